@@ -1,0 +1,2 @@
+//! meshrollout.
+fn main() {}
