@@ -1,0 +1,171 @@
+//! Does any client's rule turn mutual TLS off towards a server in scope? Source of the algorithm:
+//! `istio-semantics.md` B5, B6.
+
+use super::Context;
+use crate::client_tls::{ClientTls, Wire};
+use crate::finding::{Code, Finding, Subject};
+use crate::ident::{Labels, Namespace};
+use crate::reading::Reading;
+use crate::workload::{NamespaceFacts, Pod, Service, ServicePort};
+use std::collections::BTreeSet;
+
+pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
+    let Context { snapshot, facts, .. } = context;
+    let auto = match &snapshot.mesh {
+        Reading::Known(mesh) => mesh.auto_mtls,
+        // Without the mesh's configuration the policies gate blocks already.
+        Reading::Unknown(_) => true,
+    };
+    let clients = clients(context);
+    let mut findings = vec![];
+    for service in &facts.services {
+        let endpoints: Vec<_> = facts.endpoints(service).map(|(_, pod)| pod).collect();
+        if !endpoints.iter().any(|pod| pod.takes_mutual_tls()) {
+            continue;
+        }
+        let unmeshed = endpoints.iter().filter(|pod| !pod.takes_mutual_tls()).count();
+        for (client, labels) in &clients {
+            let passthrough = service.headless
+                || snapshot.rules.is_passthrough(client, labels, &facts.name, &service.host);
+            for port in &service.ports {
+                let choices = snapshot.rules.client_tls(
+                    client,
+                    labels,
+                    &facts.name,
+                    &service.host,
+                    port.port,
+                );
+                for tls in choices {
+                    findings.extend(judge(
+                        &Call { facts, service, port, client },
+                        &tls,
+                        auto,
+                        passthrough,
+                        unmeshed,
+                    ));
+                }
+            }
+        }
+    }
+    findings
+}
+
+struct Call<'a> {
+    facts: &'a NamespaceFacts,
+    service: &'a Service,
+    port: &'a ServicePort,
+    client: &'a Namespace,
+}
+
+fn judge(
+    call: &Call<'_>,
+    tls: &ClientTls<'_>,
+    auto: bool,
+    passthrough: bool,
+    unmeshed: usize,
+) -> Option<Finding> {
+    let Call { facts, service, port, client } = call;
+    let host = &service.host;
+    let here = || Subject::new("Service", &facts.name, &service.name).on(port.port);
+    let rule = || {
+        tls.decided_by.map_or_else(here, |rule| {
+            Subject::new("DestinationRule", &rule.namespace, &rule.name).on(port.port)
+        })
+    };
+    let by = tls.decided_by.map_or_else(String::new, |rule| {
+        format!("DestinationRule {}/{} (host {})", rule.namespace, rule.name, rule.host)
+    });
+    let subset = tls.subset.map_or_else(String::new, |subset| format!(", subset {subset}"));
+    let edit = tls.decided_by.map_or_else(String::new, |rule| {
+        format!("kubectl edit destinationrule {} -n {}", rule.name, rule.namespace)
+    });
+    let finding = match &tls.wire {
+        Wire::Plaintext => Finding::new(
+            Code::ClientTlsDisabled,
+            rule(),
+            format!("{by} makes clients of {host}:{}{subset} send plaintext: 503 after STRICT", port.port),
+        )
+        .remedy(format!("{edit}: remove trafficPolicy.tls, or set mode ISTIO_MUTUAL")),
+        Wire::Foreign(mode) => Finding::new(
+            Code::ClientTlsForeign,
+            rule(),
+            format!(
+                "{by} makes clients of {host}:{}{subset} speak {mode} TLS, which is not the mesh's: refused after STRICT",
+                port.port
+            ),
+        )
+        .remedy(format!("{edit}: remove trafficPolicy.tls, or set mode ISTIO_MUTUAL")),
+        Wire::IstioMutual if unmeshed > 0 => Finding::new(
+            Code::MutualToUnmeshed,
+            rule(),
+            format!(
+                "{by} demands mutual TLS of {host}:{}{subset}, but {unmeshed} of its pods cannot end it: calls to them fail today",
+                port.port
+            ),
+        )
+        .remedy("give every pod of the Service a sidecar"),
+        Wire::IstioMutual => return None,
+        Wire::Unknown(why) => Finding::new(
+            Code::ClientTlsUnknown,
+            rule(),
+            format!("{by} cannot be understood ({why}), so what clients of {host} send is unknown"),
+        )
+        .remedy(edit),
+        Wire::Auto if !auto => Finding::new(
+            Code::AutoMtlsOff,
+            here(),
+            format!("meshConfig.enableAutoMtls is false and no rule turns mutual TLS on for {host}: clients send plaintext"),
+        )
+        .remedy("set meshConfig.enableAutoMtls to true"),
+        Wire::Auto if passthrough && unmeshed > 0 => Finding::new(
+            Code::HeadlessMixed,
+            here(),
+            format!(
+                "{host} is headless or passthrough and {unmeshed} of its pods have no sidecar: clients send plaintext to all of them"
+            ),
+        )
+        .remedy("give every pod of the Service a sidecar"),
+        Wire::Auto => return None,
+    };
+    Some(finding.evidence(format!("in force for clients in namespace {client}")))
+}
+
+/// The clients whose rules may differ: every namespace with meshed clients; where rules select
+/// workloads, every label set they tell apart. Namespaces without rules of their own that no
+/// `exportTo` names all see the same, so that one of them stands for all.
+fn clients(context: Context<'_>) -> Vec<(Namespace, Labels)> {
+    let Context { snapshot, facts, .. } = context;
+    let root = snapshot.policies.root();
+    let named: BTreeSet<&str> = [&facts.name, root]
+        .into_iter()
+        .flat_map(|namespace| snapshot.rules.of(namespace))
+        .flat_map(|rule| rule.export_to.iter().map(String::as_str))
+        .collect();
+    let mut clients = vec![];
+    let mut ordinary_seen = false;
+    for client in snapshot.namespaces.values().filter(|client| client.has_meshed_clients()) {
+        let rules = snapshot.rules.of(&client.name);
+        let ordinary = rules.is_empty()
+            && client.name != facts.name
+            && client.name != *root
+            && !named.contains(client.name.as_str());
+        if ordinary {
+            if !ordinary_seen {
+                clients.push((client.name.clone(), Labels::default()));
+            }
+            ordinary_seen = true;
+        } else if rules.iter().any(|rule| rule.selector.is_some()) {
+            let labels: BTreeSet<_> = client
+                .workloads
+                .values()
+                .flat_map(|workload| workload.running())
+                .filter(|pod| Pod::is_meshed_client(pod))
+                .map(|pod| pod.labels.as_ref().clone())
+                .collect();
+            clients.extend(labels.into_iter().map(|labels| (client.name.clone(), labels)));
+        } else {
+            clients.push((client.name.clone(), Labels::default()));
+        }
+    }
+    clients
+}

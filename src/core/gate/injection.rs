@@ -1,0 +1,180 @@
+//! Can every server in scope speak mutual TLS, now and after a restart?
+
+use super::{Context, list};
+use crate::finding::{Code, Finding, Subject};
+use crate::injection::{self, Injection, NotInjected};
+use crate::reading::Reading;
+use crate::workload::{Proxy, Workload};
+
+pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
+    let Context { snapshot, facts, .. } = context;
+    let mut findings = vec![];
+
+    for workload in facts.servers() {
+        live(workload, &mut findings);
+    }
+
+    match &snapshot.injectors {
+        Reading::Unknown(cause) => findings.push(
+            Finding::new(
+                Code::InjectionUnknown,
+                Subject::namespace(&facts.name),
+                format!("whether new pods get a sidecar is not known: {cause}"),
+            )
+            .remedy("give the operator the right to list MutatingWebhookConfigurations"),
+        ),
+        Reading::Known(injectors) => {
+            for workload in facts.servers() {
+                let Some(template) = &workload.template else { continue };
+                let injection = injection::decide(&facts.name, &facts.labels, template, injectors);
+                if let Injection::None(why) = injection {
+                    findings.push(not_injected(context, workload, &why));
+                }
+            }
+        }
+    }
+
+    if facts.labels.value("istio-injection").is_some()
+        && facts.labels.value("istio.io/rev").is_some()
+    {
+        findings.push(
+            Finding::new(
+                Code::InjectionLabelConflict,
+                Subject::namespace(&facts.name),
+                format!(
+                    "namespace {} has both istio-injection and istio.io/rev; the first wins",
+                    facts.name
+                ),
+            )
+            .remedy(format!("kubectl label namespace {} istio.io/rev-", facts.name)),
+        );
+    }
+    for entry in &facts.workload_entries {
+        findings.push(not_covered(
+            Subject::new("WorkloadEntry", &facts.name, entry),
+            format!("WorkloadEntry {}/{entry} is a machine outside Kubernetes", facts.name),
+        ));
+    }
+    findings
+}
+
+/// What the pods that run now say.
+fn live(workload: &Workload, findings: &mut Vec<Finding>) {
+    let running = workload.running().count();
+    let named = |wanted: &dyn Fn(&crate::workload::Pod) -> bool| {
+        workload.running().filter(|pod| wanted(pod)).map(|pod| pod.name.clone()).collect::<Vec<_>>()
+    };
+
+    let bare = named(&|pod| pod.proxy == Proxy::None && !pod.host_network);
+    if !bare.is_empty() {
+        findings.push(
+            Finding::new(
+                Code::PodWithoutProxy,
+                &workload.id,
+                format!("{} of {running} pods of {} have no sidecar", bare.len(), workload.id),
+            )
+            .evidence(format!("without a sidecar: {}", list(bare.iter().cloned())))
+            .measured(format!("{}/{running} meshed", running - bare.len()), "all meshed")
+            .remedy(format!(
+                "enable injection, then: kubectl rollout restart {}/{} -n {}",
+                workload.id.kind.to_lowercase(),
+                workload.id.name,
+                workload.id.namespace
+            )),
+        );
+    }
+
+    let silent = named(&|pod| matches!(pod.proxy, Proxy::Sidecar { announces_tls: false, .. }));
+    if !silent.is_empty() {
+        findings.push(
+            Finding::new(
+                Code::TlsModeLabelMissing,
+                &workload.id,
+                format!(
+                    "{} pods of {} have a sidecar but not the label security.istio.io/tlsMode=istio: clients send them plaintext",
+                    silent.len(),
+                    workload.id
+                ),
+            )
+            .evidence(format!("without the label: {}", list(silent)))
+            .remedy("remove security.istio.io/tlsMode from the pod template and restart; injection sets it"),
+        );
+    }
+
+    if workload.running().any(|pod| pod.host_network) {
+        findings.push(
+            Finding::new(
+                Code::HostNetworkPod,
+                &workload.id,
+                format!("{} runs on its node's network: STRICT does not protect it", workload.id),
+            )
+            .remedy("move it off the host network if it should be protected"),
+        );
+    }
+
+    for (proxy, what) in [
+        (Proxy::Ambient, "is served by ztunnel (ambient)"),
+        (Proxy::Proxyless, "uses proxyless gRPC, which captures no traffic"),
+    ] {
+        if workload.running().any(|pod| pod.proxy == proxy) {
+            findings
+                .push(not_covered(Subject::from(&workload.id), format!("{} {what}", workload.id)));
+        }
+    }
+}
+
+/// What a pod made from the template now would come out as.
+fn not_injected(context: Context<'_>, workload: &Workload, why: &NotInjected) -> Finding {
+    let namespace = &context.facts.name;
+    let label = format!("kubectl label namespace {namespace} istio-injection=enabled --overwrite");
+    match why {
+        NotInjected::NotSelected => Finding::new(
+            Code::NamespaceNotInjected,
+            Subject::namespace(namespace),
+            format!("new pods in {namespace} come without a sidecar: neither the namespace nor its pods ask for injection"),
+        )
+        .remedy(label),
+        NotInjected::NamespaceDisabled => Finding::new(
+            Code::NamespaceNotInjected,
+            Subject::namespace(namespace),
+            format!("namespace {namespace} has injection switched off, which beats every label on a pod"),
+        )
+        .remedy(label),
+        NotInjected::IgnoredNamespace => Finding::new(
+            Code::NamespaceNotInjected,
+            Subject::namespace(namespace),
+            format!("istiod never injects into {namespace}"),
+        )
+        .remedy("take the namespace out of the plan"),
+        NotInjected::TemplateOptsOut => Finding::new(
+            Code::TemplateOptsOut,
+            &workload.id,
+            format!("the pod template of {} says sidecar.istio.io/inject=false", workload.id),
+        )
+        .remedy(format!(
+            "remove sidecar.istio.io/inject from the pod template of {}/{} in {namespace}",
+            workload.id.kind.to_lowercase(),
+            workload.id.name
+        )),
+        NotInjected::HostNetwork => Finding::new(
+            Code::HostNetworkPod,
+            &workload.id,
+            format!("{} runs on its node's network: it cannot be injected", workload.id),
+        ),
+        NotInjected::RevisionUnserved(revision) => Finding::new(
+            Code::RevisionUnserved,
+            Subject::namespace(namespace),
+            format!("a label asks for revision {revision:?}, which no injector serves"),
+        )
+        .remedy("kubectl get mutatingwebhookconfigurations -l istio.io/rev; then correct the label"),
+    }
+}
+
+fn not_covered(subject: Subject, what: String) -> Finding {
+    Finding::new(
+        Code::DataplaneNotCovered,
+        subject,
+        format!("{what}: this version has no gate for it and does not guess"),
+    )
+    .remedy("take the namespace out of the plan")
+}

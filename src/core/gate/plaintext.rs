@@ -1,0 +1,120 @@
+//! Did anybody send plaintext in the look-back? Clients send the same bytes before and after
+//! STRICT, so whoever did would be refused.
+
+use super::{Context, list, unknown_metrics};
+use crate::finding::{Code, Finding, Subject};
+use crate::reading::Reading;
+use crate::traffic::{Caller, Observed};
+use std::collections::BTreeMap;
+
+pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
+    let Context { snapshot, facts, .. } = context;
+    let callers = match &snapshot.telemetry.callers {
+        Reading::Known(callers) => callers,
+        Reading::Unknown(cause) => {
+            return vec![unknown_metrics(cause, &facts.name, "who sends plaintext")];
+        }
+    };
+
+    // One finding per caller and destination, however many series speak of it.
+    let mut seen: BTreeMap<_, Vec<&Caller>> = BTreeMap::new();
+    let here = callers.iter().filter(|caller| caller.destination.namespace == facts.name);
+    for caller in here {
+        seen.entry((&caller.destination, &caller.source, caller.observed))
+            .or_default()
+            .push(caller);
+    }
+    seen.into_values().map(|callers| finding(context, &callers)).collect()
+}
+
+fn finding(context: Context<'_>, callers: &[&Caller]) -> Finding {
+    let Context { snapshot, facts, plan } = context;
+    let [first, ..] = callers else {
+        return Finding::new(Code::AmbiguousSeries, Subject::namespace(&facts.name), "no caller");
+    };
+    let destination = &first.destination;
+    let subject =
+        facts.workloads.keys().find(|workload| workload.name == destination.workload).map_or_else(
+            || Subject::new("Workload", &destination.namespace, &destination.workload),
+            Subject::from,
+        );
+    let to = format!("{}/{}", destination.namespace, destination.workload);
+    let lookback = plan.gates.lookback;
+    let counts = list(callers.iter().map(|caller| match caller.protocol.as_str() {
+        "tcp" => format!("{:.0} TCP connections or bytes", caller.count),
+        protocol => format!("{:.0} {protocol} requests", caller.count),
+    }));
+    let evidence = format!("{counts} in the last {lookback:#}, not over mutual TLS");
+    let window = format!("0 in {lookback:#}");
+    let count: f64 = callers.iter().map(|caller| caller.count).sum();
+
+    match (first.observed, &first.source) {
+        (Observed::Undetermined | Observed::MutualTls, _) => Finding::new(
+            Code::SecurityLabelRemoved,
+            subject,
+            format!("calls to {to} do not say whether they were encrypted: connection_security_policy is missing"),
+        )
+        .evidence(counts)
+        .remedy("remove the Telemetry override that drops connection_security_policy"),
+        (Observed::Plaintext, Some(source)) => {
+            let from = format!("{}/{}", source.namespace, source.workload);
+            let meshed = snapshot.namespace(&source.namespace).is_some_and(|client| {
+                client.workloads.values().any(|workload| {
+                    workload.id.name == source.workload && workload.meshed().next().is_some()
+                })
+            });
+            let why = if meshed {
+                "its sidecar sends plaintext: a DestinationRule, a pod IP or an excluded port"
+            } else {
+                "it has no sidecar"
+            };
+            Finding::new(
+                Code::PlaintextSeen,
+                subject,
+                format!("{from} sends plaintext to {to} ({why}); STRICT would refuse it"),
+            )
+            .evidence(evidence)
+            .measured(format!("{count:.0}"), window)
+            .remedy(if meshed {
+                format!("kubectl get destinationrules -A; then let {from} call through the Service")
+            } else {
+                format!(
+                    "kubectl label namespace {} istio-injection=enabled, then restart {from}",
+                    source.namespace
+                )
+            })
+        }
+        (Observed::Plaintext, None) => {
+            let candidates = candidates(context);
+            Finding::new(
+                Code::PlaintextSourceUnknown,
+                subject,
+                format!("an unnamed client sends plaintext to {to}; STRICT would refuse it"),
+            )
+            .evidence(evidence)
+            .evidence(if candidates.is_empty() {
+                "no unmeshed pod is running: the caller is outside the cluster, or gone".into()
+            } else {
+                format!("unmeshed pods that could be it: {}", list(candidates))
+            })
+            .measured(format!("{count:.0}"), window)
+            .remedy(format!("bring the caller into the mesh; to find it, read the access log of {to}'s istio-proxy"))
+        }
+    }
+}
+
+/// Workloads outside the mesh, in any namespace: the proxy cannot name such callers.
+fn candidates(context: Context<'_>) -> Vec<String> {
+    let Context { snapshot, plan, .. } = context;
+    let system = |namespace: &crate::ident::Namespace| {
+        snapshot.is_forbidden(namespace, &plan.operator_namespace)
+    };
+    snapshot
+        .namespaces
+        .values()
+        .filter(|facts| !system(&facts.name))
+        .flat_map(|facts| facts.workloads.values())
+        .filter(|workload| workload.running().any(|pod| !pod.is_meshed_client()))
+        .map(|workload| workload.id.to_string())
+        .collect()
+}

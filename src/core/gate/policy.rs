@@ -1,0 +1,285 @@
+//! Would our policy be the effective one, and would no other workload change? The question is
+//! put to the after-image: Istio's own merge on the current policies plus ours.
+
+use super::Context;
+use crate::effective::{DecidedBy, Effective, Policies};
+use crate::finding::{Code, Finding, Subject};
+use crate::ident::{Labels, Port};
+use crate::mode::{Declared, Mode};
+use crate::policy::{OUR_NAME, Policy};
+use crate::reading::Reading;
+use crate::snapshot::Snapshot;
+use crate::workload::NamespaceFacts;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
+    let Context { snapshot, facts, plan } = context;
+    if let Reading::Unknown(cause) = &snapshot.mesh {
+        return vec![
+            Finding::new(
+                Code::EffectiveModeUnknown,
+                Subject::cluster("ConfigMap", "istio"),
+                format!("the mesh's configuration is not known, so neither is its root namespace: {cause}"),
+            )
+            .remedy("give the operator the right to read the mesh's ConfigMap"),
+        ];
+    }
+    let mut findings = vec![];
+    findings.extend(standing(context));
+    let after = snapshot.policies.with(ours(snapshot, facts, Mode::Strict));
+    for target in targets(facts) {
+        findings.extend(judge(context, &after, &target));
+    }
+    if let Some(found) = disabled_above_strict(snapshot, facts) {
+        findings.push(found);
+    }
+    for policy in snapshot.policies.of(&facts.name) {
+        if let Some(revision) = &policy.revision {
+            findings.push(
+                Finding::new(
+                    Code::RevisionBoundPolicy,
+                    subject(policy),
+                    format!(
+                        "PeerAuthentication {}/{} is read by revision {revision:?} only",
+                        policy.namespace, policy.name
+                    ),
+                )
+                .remedy(format!(
+                    "kubectl label peerauthentication {} -n {} istio.io/rev-",
+                    policy.name, policy.namespace
+                )),
+            );
+        }
+    }
+    let _ = plan;
+    findings
+}
+
+/// Every server whose mode counts: a set of like pods, their revision, and a port or all ports.
+pub struct Target<'a> {
+    /// Whose pods.
+    pub workload: &'a crate::ident::WorkloadRef,
+    /// Their labels.
+    pub labels: Arc<Labels>,
+    /// The control plane that serves them.
+    pub revision: Option<&'a str>,
+    /// A container port; `None` for all ports that no policy names.
+    pub port: Option<Port>,
+}
+
+/// The targets of a namespace: every workload as a whole, and every port that a Service leads to.
+pub fn targets(facts: &NamespaceFacts) -> Vec<Target<'_>> {
+    let mut targets = vec![];
+    for workload in facts.servers() {
+        let ports = facts.ports(workload);
+        let kinds: BTreeSet<_> =
+            workload.meshed().map(|pod| (Arc::clone(&pod.labels), pod.revision())).collect();
+        for (labels, revision) in kinds {
+            for port in std::iter::once(None).chain(ports.iter().copied().map(Some)) {
+                let labels = Arc::clone(&labels);
+                targets.push(Target { workload: &workload.id, labels, revision, port });
+            }
+        }
+    }
+    targets
+}
+
+impl Target<'_> {
+    /// The mode in force for it under `policies`.
+    pub fn mode<'p>(&self, policies: &'p Policies) -> Reading<Effective<'p>> {
+        policies.effective(&self.workload.namespace, &self.labels, self.port, self.revision)
+    }
+}
+
+/// The policy we would write in this namespace: the one that stands there with another mode, or a
+/// new one.
+pub fn ours(snapshot: &Snapshot, facts: &NamespaceFacts, mode: Mode) -> Policy {
+    let standing = snapshot
+        .policies
+        .of(&facts.name)
+        .iter()
+        .find(|policy| policy.name == OUR_NAME && policy.is_namespace_wide());
+    match standing {
+        Some(policy) => Policy { mode: Declared::Mode(mode), ..policy.clone() },
+        None => Policy {
+            namespace: facts.name.clone(),
+            name: OUR_NAME.into(),
+            uid: crate::ident::Uid::new(""),
+            resource_version: String::new(),
+            created: None,
+            selector: Labels::default(),
+            mode: Declared::Mode(mode),
+            ports: BTreeMap::new(),
+            revision: None,
+            managers: vec![],
+            ours: None,
+        },
+    }
+}
+
+/// What stands in the place of our policy, or beside it.
+fn standing(context: Context<'_>) -> Vec<Finding> {
+    let Context { snapshot, facts, plan } = context;
+    let mut findings = vec![];
+    for policy in snapshot.policies.of(&facts.name) {
+        let in_our_place = policy.name == OUR_NAME || policy.is_namespace_wide();
+        match &policy.ours {
+            _ if !in_our_place => {}
+            Some(ours) if ours.rollout_uid == plan.uid => {
+                if policy.has_drifted() {
+                    findings.push(drifted(policy));
+                }
+            }
+            Some(ours) => findings.push(
+                Finding::new(
+                    Code::AnotherRolloutOwns,
+                    subject(policy),
+                    format!(
+                        "MeshRollout {} wrote PeerAuthentication {}/{} and keeps it",
+                        ours.rollout, policy.namespace, policy.name
+                    ),
+                )
+                .remedy(format!("take namespace {} out of one of the two rollouts", facts.name)),
+            ),
+            None => {
+                let who = match policy.managers.as_slice() {
+                    [] => "someone else".to_owned(),
+                    managers => managers.join(", "),
+                };
+                findings.push(
+                    Finding::new(
+                        Code::PolicyOwnedByOther,
+                        subject(policy),
+                        format!(
+                            "PeerAuthentication {}/{} stands in our place and belongs to {who}",
+                            policy.namespace, policy.name
+                        ),
+                    )
+                    .remedy(format!(
+                        "kubectl delete peerauthentication {} -n {} (if it says PERMISSIVE, nothing changes), or take the namespace out of the plan",
+                        policy.name, policy.namespace
+                    )),
+                );
+            }
+        }
+    }
+    findings
+}
+
+/// Someone changed our policy.
+pub fn drifted(policy: &Policy) -> Finding {
+    let who = policy
+        .managers
+        .iter()
+        .filter(|manager| manager.as_str() != "meshrollout")
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+    let wrote = policy.mode_we_wrote().map_or("nothing", Mode::as_str);
+    let who = if who.is_empty() { "someone".into() } else { who };
+    let found = match &policy.mode {
+        Declared::Unset => "no mode".to_owned(),
+        Declared::Mode(mode) => mode.to_string(),
+        Declared::Unknown(word) => word.clone(),
+    };
+    Finding::new(
+        Code::PolicyDrifted,
+        subject(policy),
+        format!(
+            "{who} changed PeerAuthentication {}/{}: we wrote {wrote}, it says {found}; we do not fight",
+            policy.namespace, policy.name
+        ),
+    )
+    .measured(found, wrote)
+    .remedy(format!(
+        "agree with its writer; to start again: kubectl delete peerauthentication {} -n {}",
+        policy.name, policy.namespace
+    ))
+}
+
+fn judge(context: Context<'_>, after: &Policies, target: &Target<'_>) -> Option<Finding> {
+    let before = &context.snapshot.policies;
+    let on = target.port.map_or_else(String::new, |port| format!(" port {port}"));
+    let workload = target.workload;
+    let (now, then) = match (target.mode(before), target.mode(after)) {
+        (Reading::Known(now), Reading::Known(then)) => (now, then),
+        (Reading::Unknown(cause), _) | (_, Reading::Unknown(cause)) => {
+            return Some(
+                Finding::new(
+                    Code::EffectiveModeUnknown,
+                    workload,
+                    format!("the mode in force on {workload}{on} is not known: {cause}"),
+                )
+                .remedy("correct or delete that policy"),
+            );
+        }
+    };
+    let at = |subject: Subject| match target.port {
+        Some(port) => subject.on(port),
+        None => subject,
+    };
+    match (then.mode, then.decided_by) {
+        (Mode::Strict, _) => match (now.mode, now.decided_by) {
+            (Mode::Disable, by) => Some(
+                Finding::new(
+                    Code::StartsAtDisable,
+                    at(workload.into()),
+                    format!("{workload}{on} is at DISABLE by {by}: it must become PERMISSIVE and prove mutual TLS first"),
+                )
+                .remedy("set that policy to PERMISSIVE"),
+            ),
+            (Mode::Permissive | Mode::Strict, _) => None,
+        },
+        (_, by @ (DecidedBy::Workload(policy) | DecidedBy::PortLevel(policy))) => Some(
+            Finding::new(
+                Code::LooserPolicyRemains,
+                at(subject(policy)),
+                format!("{workload}{on} would stay {} after STRICT by {by}", then.mode),
+            )
+            .measured(then.mode.as_str(), "STRICT")
+            .remedy(format!(
+                "kubectl delete peerauthentication {} -n {}",
+                policy.name, policy.namespace
+            )),
+        ),
+        (_, by @ (DecidedBy::Default | DecidedBy::MeshWide(_) | DecidedBy::NamespaceWide(_))) => {
+            Some(
+                Finding::new(
+                    Code::PolicyShadowed,
+                    at(workload.into()),
+                    format!("our STRICT would not be in force on {workload}{on}: {by} wins because it is older"),
+                )
+                .measured(then.mode.as_str(), "STRICT")
+                .remedy(by.policy().map_or_else(String::new, |policy| {
+                    format!("kubectl delete peerauthentication {} -n {}", policy.name, policy.namespace)
+                })),
+            )
+        }
+    }
+}
+
+/// Clients look at the wide levels only: DISABLE there and STRICT on a workload is an outage.
+fn disabled_above_strict(snapshot: &Snapshot, facts: &NamespaceFacts) -> Option<Finding> {
+    let revision = targets(facts).first().and_then(|target| target.revision.map(str::to_owned));
+    let guess = snapshot.policies.service_guess(&facts.name, revision.as_deref());
+    let Reading::Known(Effective { mode: Mode::Disable, decided_by }) = guess else { return None };
+    let strict = targets(facts).into_iter().find(|target| {
+        target.mode(&snapshot.policies).known().is_some_and(|now| now.mode == Mode::Strict)
+    })?;
+    Some(
+        Finding::new(
+            Code::DisabledAboveStrict,
+            strict.workload,
+            format!(
+                "{decided_by} says DISABLE above a STRICT policy on {}: its clients send plaintext and fail today",
+                strict.workload
+            ),
+        )
+        .remedy("set the wider policy to PERMISSIVE"),
+    )
+}
+
+fn subject(policy: &Policy) -> Subject {
+    Subject::new("PeerAuthentication", &policy.namespace, &policy.name)
+}

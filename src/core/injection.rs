@@ -1,0 +1,214 @@
+//! Would a pod made now get a sidecar? Two stages: the apiserver picks a webhook by the selectors
+//! that really exist in the cluster, then istiod decides.
+//!
+//! Source: Istio `pkg/kube/inject/inject.go:injectRequired` and the chart's
+//! `mutatingwebhook.yaml` (`istio-semantics.md` C1, C2).
+
+use crate::ident::{Labels, Namespace, Selector};
+
+const INJECT: &str = "sidecar.istio.io/inject";
+
+/// Namespaces istiod never injects into (`pkg/kube/inject/initializer.go:IgnoredNamespaces`).
+const IGNORED: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
+
+/// One entry of an injector's MutatingWebhookConfiguration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Injector {
+    /// `configuration/entry`, for messages.
+    pub name: String,
+    /// The label `istio.io/rev` of the configuration.
+    pub revision: String,
+    /// Which namespaces it is called for.
+    pub namespaces: Selector,
+    /// Which pods it is called for.
+    pub pods: Selector,
+}
+
+/// What injection looks at in a pod template, or in a pod that nothing owns.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Template {
+    /// The pod's labels.
+    pub labels: Labels,
+    /// The deprecated annotation `sidecar.istio.io/inject`.
+    pub inject_annotation: Option<String>,
+    /// `spec.hostNetwork`.
+    pub host_network: bool,
+}
+
+/// What becomes of a pod made now.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Injection {
+    /// It gets a sidecar of this revision.
+    Sidecar {
+        /// The revision of the injector that takes it.
+        revision: String,
+    },
+    /// It does not.
+    None(NotInjected),
+}
+
+/// Why a pod made now would have no sidecar.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum NotInjected {
+    /// Nothing asks for one.
+    NotSelected,
+    /// The namespace says `istio-injection: disabled`, which beats everything on the pod.
+    NamespaceDisabled,
+    /// The template says `sidecar.istio.io/inject: "false"`.
+    TemplateOptsOut,
+    /// `hostNetwork: true`.
+    HostNetwork,
+    /// The namespace is one that istiod never injects into.
+    IgnoredNamespace,
+    /// A label names a revision or tag that no injector serves.
+    RevisionUnserved(String),
+}
+
+/// What a pod from `template`, made now in `namespace`, would get.
+pub fn decide(
+    namespace: &Namespace,
+    namespace_labels: &Labels,
+    template: &Template,
+    injectors: &[Injector],
+) -> Injection {
+    let called = injectors.iter().find(|injector| {
+        injector.namespaces.matches(namespace_labels) && injector.pods.matches(&template.labels)
+    });
+    let opts_out = match template.labels.value(INJECT) {
+        Some(label) => label == "false",
+        // The annotation counts only where the label is absent.
+        None => template.inject_annotation.as_deref() == Some("false"),
+    };
+
+    if template.host_network {
+        return Injection::None(NotInjected::HostNetwork);
+    }
+    if IGNORED.contains(&namespace.as_str()) {
+        return Injection::None(NotInjected::IgnoredNamespace);
+    }
+    if opts_out {
+        return Injection::None(NotInjected::TemplateOptsOut);
+    }
+    if let Some(injector) = called {
+        return Injection::Sidecar { revision: injector.revision.clone() };
+    }
+    Injection::None(why_not_called(namespace_labels, &template.labels))
+}
+
+fn why_not_called(namespace: &Labels, pod: &Labels) -> NotInjected {
+    match namespace.value("istio-injection") {
+        Some("enabled") => NotInjected::RevisionUnserved("default".into()),
+        Some(_) => NotInjected::NamespaceDisabled,
+        None => match namespace.value("istio.io/rev").or_else(|| pod.value("istio.io/rev")) {
+            Some(revision) => NotInjected::RevisionUnserved(revision.into()),
+            None => NotInjected::NotSelected,
+        },
+    }
+}
+
+/// The entries that Istio's chart installs for `revision`; `default_too` adds those of the default
+/// revision or tag. For files and tests, where no cluster can be asked.
+pub fn chart_injectors(revision: &str, default_too: bool) -> Vec<Injector> {
+    use crate::ident::{Operator, Requirement};
+    let is_in = |key: &str, value: &str| Requirement {
+        key: key.into(),
+        operator: Operator::In(vec![value.into()]),
+    };
+    let not_false =
+        || Requirement { key: INJECT.into(), operator: Operator::NotIn(vec!["false".into()]) };
+    let absent = |key: &str| Requirement { key: key.into(), operator: Operator::DoesNotExist };
+    let entry = |name: &str, namespaces, pods| Injector {
+        name: format!("istio-sidecar-injector/{name}"),
+        revision: revision.into(),
+        namespaces: Selector::new(namespaces),
+        pods: Selector::new(pods),
+    };
+    let (rev, injection) = ("istio.io/rev", "istio-injection");
+    let mut entries = vec![
+        entry("rev.namespace", vec![is_in(rev, revision), absent(injection)], vec![not_false()]),
+        entry(
+            "rev.object",
+            vec![absent(rev), absent(injection)],
+            vec![not_false(), is_in(rev, revision)],
+        ),
+    ];
+    if default_too {
+        entries.push(entry("namespace", vec![is_in(injection, "enabled")], vec![not_false()]));
+        entries.push(entry(
+            "object",
+            vec![absent(injection), absent(rev)],
+            vec![is_in(INJECT, "true"), absent(rev)],
+        ));
+    }
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decided(namespace: &[(&str, &str)], pod: &[(&str, &str)]) -> Option<String> {
+        let mut injectors = chart_injectors("default", true);
+        injectors.extend(chart_injectors("canary", false));
+        let template = Template { labels: pod.iter().copied().collect(), ..Template::default() };
+        let labels = namespace.iter().copied().collect();
+        match decide(&"shop".into(), &labels, &template, &injectors) {
+            Injection::Sidecar { revision } => Some(revision),
+            Injection::None(_) => None,
+        }
+    }
+
+    /// The combined truth table of `istio-semantics.md` C2, row by row.
+    #[test]
+    fn truth_table_of_istio_holds() {
+        let (injection, rev) = ("istio-injection", "istio.io/rev");
+        let by = |revision: &str| Some(revision.to_owned());
+        let rows: [(&[(&str, &str)], &[(&str, &str)], Option<String>); 15] = [
+            (&[(injection, "enabled")], &[], by("default")),
+            (&[(injection, "enabled")], &[(INJECT, "true")], by("default")),
+            (&[(injection, "enabled")], &[(rev, "canary")], by("default")),
+            (&[(injection, "enabled")], &[(INJECT, "false")], None),
+            (&[(injection, "enabled"), (rev, "canary")], &[], by("default")),
+            (&[(injection, "disabled")], &[(INJECT, "true")], None),
+            (&[(rev, "canary")], &[], by("canary")),
+            (&[(rev, "canary")], &[(INJECT, "true")], by("canary")),
+            (&[(rev, "canary")], &[(INJECT, "false")], None),
+            (&[(rev, "gone")], &[], None),
+            (&[], &[(INJECT, "true")], by("default")),
+            (&[], &[(INJECT, "true"), (rev, "canary")], by("canary")),
+            (&[], &[(rev, "canary")], by("canary")),
+            (&[], &[(INJECT, "false"), (rev, "canary")], None),
+            (&[], &[], None),
+        ];
+        for (namespace, pod, expected) in rows {
+            assert_eq!(decided(namespace, pod), expected, "{namespace:?} {pod:?}");
+        }
+    }
+
+    #[test]
+    fn the_annotation_opts_out_only_without_the_label() {
+        let injectors = chart_injectors("default", true);
+        let labels = Labels::from_iter([("istio-injection", "enabled")]);
+        let mut template =
+            Template { inject_annotation: Some("false".into()), ..Template::default() };
+        let decided = |template: &Template| decide(&"shop".into(), &labels, template, &injectors);
+        assert_eq!(decided(&template), Injection::None(NotInjected::TemplateOptsOut));
+        template.labels = Labels::from_iter([(INJECT, "true")]);
+        assert_eq!(decided(&template), Injection::Sidecar { revision: "default".into() });
+    }
+
+    #[test]
+    fn host_network_and_system_namespaces_are_never_injected() {
+        let injectors = chart_injectors("default", true);
+        let labels = Labels::from_iter([("istio-injection", "enabled")]);
+        let host = Template { host_network: true, ..Template::default() };
+        assert_eq!(
+            decide(&"shop".into(), &labels, &host, &injectors),
+            Injection::None(NotInjected::HostNetwork)
+        );
+        assert_eq!(
+            decide(&"kube-system".into(), &labels, &Template::default(), &injectors),
+            Injection::None(NotInjected::IgnoredNamespace)
+        );
+    }
+}

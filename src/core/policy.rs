@@ -1,0 +1,90 @@
+//! PeerAuthentication as facts.
+
+use crate::ident::{Labels, Namespace, Port, Uid};
+use crate::mode::{Declared, Mode};
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+
+/// The name of the one policy we write in a namespace. It is `default` so that a person's reflex
+/// `kubectl apply` at night hits our object, not a second one that Istio would ignore.
+pub const OUR_NAME: &str = "default";
+
+/// One PeerAuthentication.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Policy {
+    /// Where it stands. In the root namespace it speaks for the whole mesh.
+    pub namespace: Namespace,
+    /// Its name. Istio does not care which (`istio-semantics.md` A1).
+    pub name: String,
+    /// Tells a recreated policy from the one we knew.
+    pub uid: Uid,
+    /// The version just read: a write carries it, so that it meets exactly this object.
+    pub resource_version: String,
+    /// Creation time, whole seconds. A policy from a file has none and counts as newest.
+    pub created: Option<Timestamp>,
+    /// `spec.selector.matchLabels`; empty is a namespace-wide (or mesh-wide) policy.
+    pub selector: Labels,
+    /// `spec.mtls.mode`.
+    pub mode: Declared,
+    /// `spec.portLevelMtls`, by container port.
+    pub ports: BTreeMap<Port, Declared>,
+    /// The label `istio.io/rev`: only the control plane of exactly this revision reads it (A8).
+    pub revision: Option<String>,
+    /// Field managers that hold `spec.mtls`, in the apiserver's order.
+    pub managers: Vec<String>,
+    /// What we noted on it when we wrote it; absent on everybody else's policies.
+    pub ours: Option<Ours>,
+}
+
+/// All that a rollback needs, carried by the policy itself: it survives us, the metrics, the
+/// status and the report.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ours {
+    /// Name of the rollout that wrote it.
+    pub rollout: String,
+    /// Uid of the rollout that wrote it.
+    pub rollout_uid: Uid,
+    /// Uid of the namespace it was written in.
+    pub namespace_uid: Uid,
+    /// The mode in effect before our first write; rolling back never goes below it.
+    pub previous: Mode,
+    /// When we wrote STRICT, if we did and have not rolled back since.
+    pub strict_since: Option<Timestamp>,
+    /// When and why STRICT was taken back.
+    pub rolled_back: Option<RolledBack>,
+}
+
+/// The mark of a rollback on the policy.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RolledBack {
+    /// When the restoring write was made.
+    pub at: Timestamp,
+    /// Why, in words for a person.
+    pub because: String,
+}
+
+impl Policy {
+    /// Speaks for its whole namespace: no selector, or an empty one (A1).
+    pub fn is_namespace_wide(&self) -> bool {
+        self.selector.is_empty()
+    }
+
+    /// The mode we last wrote, by our own notes; `None` if the policy is not ours.
+    pub fn mode_we_wrote(&self) -> Option<Mode> {
+        let ours = self.ours.as_ref()?;
+        Some(match ours.strict_since {
+            Some(_) => Mode::Strict,
+            None => ours.previous,
+        })
+    }
+
+    /// Someone changed our policy after we wrote it.
+    pub fn has_drifted(&self) -> bool {
+        self.mode_we_wrote().is_some_and(|wrote| {
+            self.mode != Declared::Mode(wrote)
+                || !self.is_namespace_wide()
+                || !self.ports.is_empty()
+                || self.revision.is_some()
+        })
+    }
+}

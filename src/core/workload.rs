@@ -1,0 +1,225 @@
+//! What we know of a workload: its pods, whether each can speak mutual TLS, and its Services.
+
+use crate::ident::{Host, Labels, Namespace, PodRef, Port, Uid, WorkloadRef};
+use crate::injection::Template;
+use jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+/// Everything known of one namespace, rebuilt when one of its objects changes and shared between
+/// snapshots otherwise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamespaceFacts {
+    /// Its name.
+    pub name: Namespace,
+    /// Tells a recreated namespace from the one we knew.
+    pub uid: Uid,
+    /// Its labels: injection, dataplane mode, and what plans select by.
+    pub labels: Labels,
+    /// Being deleted: nothing is begun here.
+    pub terminating: bool,
+    /// The workloads, each with its pods.
+    pub workloads: BTreeMap<WorkloadRef, Workload>,
+    /// The Services.
+    pub services: Vec<Service>,
+    /// WorkloadEntries: machines outside Kubernetes.
+    pub workload_entries: Vec<String>,
+}
+
+/// A set of like pods with one owner.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    /// Who owns the pods.
+    pub id: WorkloadRef,
+    /// Replicas asked for, where the owner says so; a fall in ready pods without a change here is
+    /// a sign of harm.
+    pub desired: Option<u32>,
+    /// What the pods are made from, as far as injection looks at it. Absent when only pods are
+    /// known.
+    pub template: Option<Template>,
+    /// Its pods, running or not.
+    pub pods: Vec<Pod>,
+}
+
+/// One pod, as much of it as decisions look at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Its labels, the proxy's own as well.
+    pub labels: Arc<Labels>,
+    /// How it takes part in the mesh.
+    pub proxy: Proxy,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Since when it is Ready, if it is.
+    pub ready_since: Option<Timestamp>,
+    /// Uses its node's network: cannot be injected.
+    pub host_network: bool,
+    /// Restarts of all its containers.
+    pub restarts: u32,
+}
+
+/// How a pod takes part in the mesh (`istio-semantics.md` C3, D1).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Proxy {
+    /// Not at all: what it sends is plaintext, and STRICT does not protect it.
+    None,
+    /// A sidecar that captures inbound traffic, served by the control plane of this revision.
+    Sidecar {
+        /// The annotation `istio.io/rev`, written by the injector: the revision, never a tag.
+        revision: Option<String>,
+        /// The label `security.istio.io/tlsMode: istio`, without which clients send it plaintext.
+        announces_tls: bool,
+    },
+    /// A gateway: a client of others; PeerAuthentication does not apply to its listeners (A4).
+    Gateway,
+    /// Redirected to ztunnel.
+    Ambient,
+    /// Proxyless gRPC: no capture, PeerAuthentication is up to the library.
+    Proxyless,
+}
+
+/// A pod's phase, as far as it matters here.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Phase {
+    /// Not running yet.
+    Pending,
+    /// Running, Ready or not.
+    Running,
+    /// Done: neither server nor client any more.
+    Completed,
+    /// Being deleted.
+    Terminating,
+}
+
+/// A Kubernetes Service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Its full host name.
+    pub host: Host,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+    /// The pods behind it; empty for a Service without selector.
+    pub selector: Labels,
+    /// `clusterIP: None`: clients choose mTLS for all endpoints or for none (B2 rule 6).
+    pub headless: bool,
+    /// `type: ExternalName`: no server here.
+    pub external: bool,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServicePort {
+    /// The number clients dial; DestinationRule speaks of this one.
+    pub port: Port,
+    /// The container port, if it is a number; PeerAuthentication speaks of this one.
+    pub target: Option<Port>,
+    /// Its name.
+    pub name: String,
+}
+
+impl Pod {
+    /// Up and running: counts as a server and as a client.
+    pub fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running)
+    }
+
+    /// Running and Ready.
+    pub fn is_ready(&self) -> bool {
+        self.is_running() && self.ready_since.is_some()
+    }
+
+    /// What it sends through a Service is mutual TLS, unless a DestinationRule says otherwise.
+    pub fn is_meshed_client(&self) -> bool {
+        match self.proxy {
+            Proxy::Sidecar { .. } | Proxy::Gateway | Proxy::Ambient => true,
+            Proxy::None | Proxy::Proxyless => false,
+        }
+    }
+
+    /// Clients will send it mutual TLS and its proxy will end it (C3).
+    pub fn takes_mutual_tls(&self) -> bool {
+        matches!(self.proxy, Proxy::Sidecar { announces_tls: true, .. })
+    }
+
+    /// The control plane that serves it.
+    pub fn revision(&self) -> Option<&str> {
+        match &self.proxy {
+            Proxy::Sidecar { revision, .. } => revision.as_deref(),
+            Proxy::None | Proxy::Gateway | Proxy::Ambient | Proxy::Proxyless => None,
+        }
+    }
+}
+
+impl Workload {
+    /// The pods that are up.
+    pub fn running(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.iter().filter(|pod| pod.is_running())
+    }
+
+    /// The pods that are up and have a sidecar.
+    pub fn meshed(&self) -> impl Iterator<Item = &Pod> {
+        self.running().filter(|pod| matches!(pod.proxy, Proxy::Sidecar { .. }))
+    }
+
+    /// Gateways are clients, never targets.
+    pub fn is_gateway(&self) -> bool {
+        self.running().next().is_some() && self.running().all(|pod| pod.proxy == Proxy::Gateway)
+    }
+
+    /// `pod` of this workload, fully named.
+    pub fn pod_ref(&self, pod: &Pod) -> PodRef {
+        PodRef { namespace: self.id.namespace.clone(), name: pod.name.clone() }
+    }
+}
+
+impl NamespaceFacts {
+    /// The workloads STRICT would act on: those with running pods that are no gateways.
+    pub fn servers(&self) -> impl Iterator<Item = &Workload> {
+        self.workloads
+            .values()
+            .filter(|workload| workload.running().next().is_some() && !workload.is_gateway())
+    }
+
+    /// Some pod here sends mutual TLS.
+    pub fn has_meshed_clients(&self) -> bool {
+        self.workloads.values().any(|workload| workload.running().any(Pod::is_meshed_client))
+    }
+
+    /// The running pods behind `service`, with their workloads.
+    pub fn endpoints<'a>(
+        &'a self,
+        service: &'a Service,
+    ) -> impl Iterator<Item = (&'a Workload, &'a Pod)> {
+        let selects_pods = !service.external && !service.selector.is_empty();
+        self.workloads
+            .values()
+            .flat_map(|workload| workload.running().map(move |pod| (workload, pod)))
+            .filter(move |(_, pod)| selects_pods && service.selector.select(&pod.labels))
+    }
+
+    /// Container ports that some Service of this namespace leads to on `workload`.
+    pub fn ports(&self, workload: &Workload) -> BTreeSet<Port> {
+        self.services
+            .iter()
+            .filter(|service| self.endpoints(service).any(|(behind, _)| behind.id == workload.id))
+            .flat_map(|service| service.ports.iter().filter_map(|port| port.target))
+            .collect()
+    }
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "no proxy",
+            Self::Sidecar { .. } => "sidecar",
+            Self::Gateway => "gateway",
+            Self::Ambient => "ambient",
+            Self::Proxyless => "proxyless gRPC",
+        })
+    }
+}
