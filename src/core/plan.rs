@@ -28,10 +28,23 @@ pub struct Plan {
     pub gates: Settings,
     /// Whether harm is undone without asking.
     pub rollback: Trigger,
+    /// Requests by a person, by the values of their annotations.
+    pub asked: Asked,
     /// The operator's own namespace: nothing is written there.
     pub operator_namespace: Namespace,
     /// The operator's times.
     pub timing: Timing,
+}
+
+/// Requests by a person: each is heard once, by its value.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Asked {
+    /// `meshrollout.dev/abort`: stop; roll the stage in flight back; keep what earlier ones reached.
+    pub abort: Option<String>,
+    /// `meshrollout.dev/retry`: try again what was rolled back or aborted.
+    pub retry: Option<String>,
+    /// `meshrollout.dev/rollback`: roll everything back.
+    pub rollback: Option<String>,
 }
 
 /// Whether a plan writes.

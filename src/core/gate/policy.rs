@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
-    let Context { snapshot, facts, plan } = context;
+    let Context { snapshot, facts, .. } = context;
     if let Reading::Unknown(cause) = &snapshot.mesh {
         return vec![
             Finding::new(
@@ -52,7 +52,6 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
             );
         }
     }
-    let _ = plan;
     findings
 }
 

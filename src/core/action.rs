@@ -1,0 +1,63 @@
+//! The closed list of everything this operator may ever do to a policy.
+
+use crate::clearance::Clearance;
+use crate::finding::Finding;
+use crate::ident::{Namespace, Uid};
+use crate::mode::Mode;
+
+/// One write of one policy. There is no way to say "STRICT" without a [`Clearance`].
+#[derive(Debug, PartialEq)]
+pub enum Action {
+    /// Say PERMISSIVE where nothing says anything: changes no effective mode, and gives a later
+    /// rollback something to return to.
+    PinPermissive(Pin),
+    /// Go STRICT. Spends the clearance.
+    EnforceStrict(Clearance),
+    /// Put back what stood immediately before STRICT.
+    RollBack(RollBack),
+}
+
+/// A policy to create.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pin {
+    /// Where.
+    pub namespace: Namespace,
+    /// The namespace it was decided for; a recreated one is another.
+    pub namespace_uid: Uid,
+}
+
+/// A policy to put back. Needs neither metrics nor gates nor status (S4): all of it is on the
+/// policy.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RollBack {
+    /// Where.
+    pub namespace: Namespace,
+    /// The policy it was decided for.
+    pub policy_uid: Uid,
+    /// The version it was decided on.
+    pub resource_version: String,
+    /// The mode that stood before STRICT. Never DISABLE, never STRICT.
+    pub to: Mode,
+    /// Why, for the mark on the policy.
+    pub because: Finding,
+}
+
+impl Action {
+    /// Where it writes.
+    pub fn namespace(&self) -> &Namespace {
+        match self {
+            Self::PinPermissive(pin) => &pin.namespace,
+            Self::EnforceStrict(clearance) => clearance.namespace(),
+            Self::RollBack(back) => &back.namespace,
+        }
+    }
+
+    /// The mode it writes.
+    pub fn mode(&self) -> Mode {
+        match self {
+            Self::PinPermissive(_) => Mode::Permissive,
+            Self::EnforceStrict(_) => Mode::Strict,
+            Self::RollBack(back) => back.to,
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! From a decision to conditions: the table of `design.md` section 1, in one place.
+
+use crate::decide::{Decision, State};
+use crate::finding::Level;
+use crate::plan::{Mission, Plan};
+use jiff::Timestamp;
+
+/// The status of a condition.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Status {
+    /// It holds.
+    True,
+    /// It does not.
+    False,
+    /// It cannot be told.
+    Unknown,
+}
+
+/// One condition.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Condition {
+    /// Its type.
+    pub kind: &'static str,
+    /// Its status.
+    pub status: Status,
+    /// A reason out of a closed set.
+    pub reason: &'static str,
+    /// A sentence for somebody who was just woken up.
+    pub message: String,
+    /// When the status last changed.
+    pub since: Timestamp,
+}
+
+/// The six conditions, always all of them.
+pub fn of(plan: &Plan, decision: &Decision, old: &[Condition], now: Timestamp) -> Vec<Condition> {
+    use Status::{False, True, Unknown};
+    let obstacles = decision.obstacles();
+    let worst = obstacles.first();
+    let states = || decision.namespaces.values().map(|standing| standing.state);
+    let message =
+        worst.map_or_else(|| "nothing stands in the way".into(), |one| one.message.clone());
+    let name = worst.map_or("Soaking", |one| one.code.name());
+    let lowered = plan.gates.any_lowered();
+    let passed = if worst.is_none() { True } else { False };
+    let gates = |status| match status {
+        True if lowered => (True, "GatesLowered"),
+        True => (True, "AllPassed"),
+        False => (False, name),
+        Unknown => (Unknown, name),
+    };
+
+    // accepted, gates, enforced, reconciling, stalled, ready, reason
+    let row = if !decision.refused.is_empty() {
+        (False, Unknown, Unknown, False, True, False, name)
+    } else if plan.action == Mission::Observe {
+        (True, passed, Unknown, False, False, True, "Observing")
+    } else if decision.halted {
+        let aborted = decision.progress.requests.standing().is_some();
+        let reason = if aborted { "Aborted" } else { "RolledBack" };
+        (True, False, False, False, True, False, reason)
+    } else if decision.is_complete() {
+        (True, True, True, False, False, True, "Enforced")
+    } else if plan.paused {
+        (True, passed, False, False, False, False, "Paused")
+    } else if worst.is_some_and(|one| one.level == Level::Block) {
+        (True, False, False, True, False, False, name)
+    } else if worst.is_some() {
+        (True, Unknown, False, True, False, False, name)
+    } else if states().any(|state| state == State::Watching) {
+        (True, True, False, True, False, False, "Watching")
+    } else if states().any(|state| state == State::Preparing) {
+        (True, True, False, True, False, False, "Preparing")
+    } else {
+        (True, True, False, True, False, False, "Soaking")
+    };
+    let (accepted, gate, enforced, reconciling, stalled, ready, reason) = row;
+    let (gate, gate_reason) = gates(gate);
+    let make = |kind, status, reason, message: &str| Condition {
+        kind,
+        status,
+        reason,
+        message: message.into(),
+        since: old
+            .iter()
+            .find(|one| one.kind == kind && one.status == status)
+            .map_or(now, |one| one.since),
+    };
+    vec![
+        make("Accepted", accepted, if accepted == True { "Accepted" } else { reason }, &message),
+        make("GatesPassed", gate, gate_reason, &message),
+        make("Enforced", enforced, reason, &message),
+        make("Reconciling", reconciling, reason, &message),
+        make("Stalled", stalled, reason, &message),
+        make("Ready", ready, reason, &message),
+    ]
+}

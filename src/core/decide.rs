@@ -1,0 +1,536 @@
+//! The one function to read first: from what was asked, remembered and seen, to what is done.
+//!
+//! It reads no clock, no cluster and no environment. The operator, `preflight` and the tests run
+//! this same function.
+
+use crate::action::{Action, Pin, RollBack};
+use crate::clearance::{Clearance, our_policy};
+use crate::finding::{Code, Finding, Level, Subject};
+use crate::gate::policy::{ours, targets};
+use crate::gate::{Evaluation, Verdict};
+use crate::ident::Namespace;
+use crate::mode::Mode;
+use crate::plan::{Mission, Plan, Targets, Trigger};
+use crate::policy::{Ours, Policy};
+use crate::progress::{Bake, Heard, Memory, Progress, Requests, Soak};
+use crate::rollback::{Harm, harm};
+use crate::snapshot::{Snapshot, Source};
+use crate::workload::NamespaceFacts;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+
+/// What is to be done, remembered and said.
+#[derive(Debug, PartialEq)]
+pub struct Decision {
+    /// The writes, at most one for each namespace.
+    pub actions: Vec<Action>,
+    /// What to remember.
+    pub progress: Progress,
+    /// Each namespace of the plan.
+    pub namespaces: BTreeMap<Namespace, Standing>,
+    /// What is wrong with the plan itself; nothing is written then.
+    pub refused: Vec<Finding>,
+    /// The first stage that is not done.
+    pub current_stage: Option<usize>,
+    /// A rolled back namespace or a request by a person stands in the way of every new step.
+    pub halted: bool,
+}
+
+/// Where one namespace stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// Its stage.
+    pub stage: usize,
+    /// Its place in the life of a rollout.
+    pub state: State,
+    /// What the gates say.
+    pub evaluation: Evaluation,
+    /// Harm, drift and the like: what the gates do not know.
+    pub findings: Vec<Finding>,
+}
+
+/// The life of a namespace.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum State {
+    /// An earlier stage comes first.
+    Pending,
+    /// PERMISSIVE is about to be pinned.
+    Preparing,
+    /// The gates are asked again and again until they have held for the soak.
+    Proving,
+    /// Proven; STRICT is being written.
+    Enforcing,
+    /// STRICT, and watched for harm.
+    Watching,
+    /// STRICT, watched long enough; guarded from now on.
+    Enforced,
+    /// STRICT was taken back.
+    RolledBack,
+    /// A person must act.
+    Blocked,
+    /// STRICT by somebody else's policy, or without servers: nothing to write.
+    Exempt,
+}
+
+impl State {
+    /// Nothing more is to be done here.
+    pub fn is_done(self) -> bool {
+        match self {
+            Self::Enforced | Self::Exempt => true,
+            Self::Pending
+            | Self::Preparing
+            | Self::Proving
+            | Self::Enforcing
+            | Self::Watching
+            | Self::RolledBack
+            | Self::Blocked => false,
+        }
+    }
+}
+
+/// Decides. STRICT is decided only on a snapshot from quorum reads; on any other, a proven
+/// namespace comes out as [`State::Enforcing`] without an action, which asks the shell for one.
+pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timestamp) -> Decision {
+    let (members, refused) = members(plan, snapshot);
+    let mut decision = Decision {
+        actions: vec![],
+        progress: Progress {
+            plan_hash: plan.hash(),
+            namespaces: BTreeMap::new(),
+            requests: progress.requests.clone(),
+        },
+        namespaces: BTreeMap::new(),
+        refused,
+        current_stage: None,
+        halted: false,
+    };
+    // A policy in the root namespace is the whole mesh's: without knowing which it is, no write.
+    let may_write = plan.action == Mission::Enforce
+        && decision.refused.is_empty()
+        && snapshot.mesh.known().is_some();
+
+    for (name, stage) in &members {
+        if let Some(facts) = snapshot.namespace(name) {
+            let mut memory = progress.of(name, &facts.uid);
+            if progress.plan_hash != decision.progress.plan_hash {
+                memory.soak = None;
+            }
+            // A bake belongs to a STRICT that stands; a retry forgives one that is gone.
+            let retried = progress.requests.retry.as_ref().map(|retry| retry.at);
+            let strict = our_policy(plan, snapshot, name)
+                .map(|policy| policy.ours.as_ref().is_some_and(|ours| ours.strict_since.is_some()));
+            let forgiven = memory.bake.is_some_and(|bake| retried > Some(bake.last));
+            if strict == Some(false) || (strict.is_none() && forgiven) {
+                memory.bake = None;
+            }
+            let standing = stand(plan, snapshot, facts, *stage, &memory, &progress.requests);
+            decision.namespaces.insert(name.clone(), standing);
+            decision.progress.namespaces.insert(name.clone(), memory);
+        } else {
+            let missing = Finding::new(
+                Code::NamespaceMissing,
+                Subject::namespace(name),
+                format!("namespace {name} does not exist"),
+            )
+            .remedy(format!("create it, or take it out of stage {}", plan.stages[*stage].name));
+            decision.namespaces.insert(
+                name.clone(),
+                Standing {
+                    stage: *stage,
+                    state: State::Pending,
+                    evaluation: Evaluation::default(),
+                    findings: vec![missing],
+                },
+            );
+        }
+    }
+    decision.current_stage =
+        decision.namespaces.values().filter(|one| !one.state.is_done()).map(|one| one.stage).min();
+    hear(plan, &mut decision, now);
+
+    watch(plan, snapshot, &mut decision, may_write, now);
+    let standing = decision.progress.requests.standing().is_some();
+    decision.halted =
+        standing || decision.namespaces.values().any(|one| one.state == State::RolledBack);
+    advance(plan, snapshot, &mut decision, may_write, now);
+    decision
+}
+
+/// Which namespace belongs to which stage, and what is wrong with that.
+fn members(plan: &Plan, snapshot: &Snapshot) -> (BTreeMap<Namespace, usize>, Vec<Finding>) {
+    let mut members: BTreeMap<Namespace, usize> = BTreeMap::new();
+    let mut refused = vec![];
+    for (index, stage) in plan.stages.iter().enumerate() {
+        let mut covered: Vec<Namespace> = snapshot
+            .namespaces
+            .values()
+            .filter(|facts| !facts.terminating && stage.targets.cover(&facts.name, &facts.labels))
+            .map(|facts| facts.name.clone())
+            .collect();
+        if let Targets::Named(names) = &stage.targets {
+            covered = names.iter().cloned().collect();
+        }
+        for name in covered {
+            let known = snapshot.mesh.known().is_some();
+            if known && snapshot.is_forbidden(&name, &plan.operator_namespace) {
+                if matches!(stage.targets, Targets::Named(_)) {
+                    refused.push(
+                        Finding::new(
+                            Code::RootNamespaceInScope,
+                            Subject::namespace(&name),
+                            format!(
+                                "stage {} names {name}: nothing is ever written there",
+                                stage.name
+                            ),
+                        )
+                        .remedy(format!("take {name} out of the stage")),
+                    );
+                }
+                continue;
+            }
+            match members.insert(name.clone(), index) {
+                Some(other) if other != index => refused.push(
+                    Finding::new(
+                        Code::AnotherRolloutOwns,
+                        Subject::namespace(&name),
+                        format!(
+                            "{name} is in stage {} and in stage {}",
+                            plan.stages[other].name, stage.name
+                        ),
+                    )
+                    .remedy("let one stage cover it"),
+                ),
+                _ => {}
+            }
+        }
+    }
+    (members, refused)
+}
+
+/// Where a namespace stands, told by the policies that really are there.
+fn stand(
+    plan: &Plan,
+    snapshot: &Snapshot,
+    facts: &NamespaceFacts,
+    stage: usize,
+    memory: &Memory,
+    requests: &Requests,
+) -> Standing {
+    let evaluation = Evaluation::run(plan, snapshot, facts);
+    let mut findings = vec![];
+    let state = match our_policy(plan, snapshot, &facts.name) {
+        Some(policy) if policy.has_drifted() => State::Blocked,
+        Some(Policy { ours: Some(ours), .. }) => written(ours, memory, requests),
+        Some(_) | None if memory.bake.is_some() => {
+            findings.push(
+                Finding::new(
+                    Code::PolicyDrifted,
+                    Subject::new("PeerAuthentication", &facts.name, "default"),
+                    format!("our STRICT policy in {} was deleted; we do not fight", facts.name),
+                )
+                .remedy("agree with whoever deleted it; then ask for a retry"),
+            );
+            State::Blocked
+        }
+        Some(_) | None => unwritten(snapshot, facts, &evaluation, &mut findings),
+    };
+    Standing { stage, state, evaluation, findings }
+}
+
+fn written(ours: &Ours, memory: &Memory, requests: &Requests) -> State {
+    let retried_at = requests.retry.as_ref().map(|retry| retry.at);
+    match (ours.strict_since, &ours.rolled_back) {
+        (Some(since), _) => {
+            let done = memory.bake.is_some_and(|bake| bake.complete && bake.strict_since == since);
+            if done { State::Enforced } else { State::Watching }
+        }
+        (None, Some(back)) if retried_at.is_none_or(|retried| retried < back.at) => {
+            State::RolledBack
+        }
+        (None, _) => State::Proving,
+    }
+}
+
+/// Nothing of ours stands there. A pin may change no effective mode (S3).
+fn unwritten(
+    snapshot: &Snapshot,
+    facts: &NamespaceFacts,
+    evaluation: &Evaluation,
+    findings: &mut Vec<Finding>,
+) -> State {
+    if [Code::PolicyOwnedByOther, Code::AnotherRolloutOwns].iter().any(|code| evaluation.has(*code))
+    {
+        return State::Blocked;
+    }
+    let modes: Vec<_> = targets(facts)
+        .iter()
+        .map(|target| target.mode(&snapshot.policies).known().map(|now| now.mode))
+        .collect();
+    if !modes.is_empty() && modes.iter().all(|mode| *mode == Some(Mode::Strict)) {
+        findings.push(
+            Finding::new(
+                Code::StrictWithoutProof,
+                Subject::namespace(&facts.name),
+                format!("{} is STRICT already by a policy we did not write or prove", facts.name),
+            )
+            .at(Level::Warn),
+        );
+        return State::Exempt;
+    }
+    if pin_is_harmless(snapshot, facts) { State::Preparing } else { State::Blocked }
+}
+
+/// With our PERMISSIVE added, every server's mode stays exactly what it is.
+pub(crate) fn pin_is_harmless(snapshot: &Snapshot, facts: &NamespaceFacts) -> bool {
+    let after = snapshot.policies.with(ours(snapshot, facts, Mode::Permissive));
+    let guess = |policies: &crate::effective::Policies| {
+        policies.service_guess(&facts.name, None).known().map(|guess| guess.mode)
+    };
+    guess(&snapshot.policies) == Some(Mode::Permissive)
+        && targets(facts).iter().all(|target| {
+            let mode = |policies| target.mode(policies).known().map(|now| now.mode);
+            mode(&snapshot.policies).is_some() && mode(&snapshot.policies) == mode(&after)
+        })
+}
+
+/// Hears each request once, by its value; from then on our own clock counts.
+fn hear(plan: &Plan, decision: &mut Decision, now: Timestamp) {
+    let stage = decision.current_stage;
+    let heard = |asked: &Option<String>, known: &mut Option<Heard>| {
+        if let Some(value) = asked
+            && known.as_ref().is_none_or(|known| known.value != *value)
+        {
+            *known = Some(Heard { value: value.clone(), at: now, stage });
+        }
+    };
+    let requests = &mut decision.progress.requests;
+    heard(&plan.asked.abort, &mut requests.abort);
+    heard(&plan.asked.rollback, &mut requests.rollback);
+    heard(&plan.asked.retry, &mut requests.retry);
+}
+
+/// Looks after what is STRICT already. Works while paused.
+fn watch(
+    plan: &Plan,
+    snapshot: &Snapshot,
+    decision: &mut Decision,
+    may_write: bool,
+    now: Timestamp,
+) {
+    let requests = decision.progress.requests.clone();
+    for (name, standing) in &mut decision.namespaces {
+        let strict = matches!(standing.state, State::Watching | State::Enforced);
+        let (Some(facts), Some(policy)) =
+            (snapshot.namespace(name), our_policy(plan, snapshot, name))
+        else {
+            continue;
+        };
+        let Some(since) =
+            policy.ours.as_ref().and_then(|ours| ours.strict_since).filter(|_| strict)
+        else {
+            continue;
+        };
+        let asked = requests.standing().filter(|heard| {
+            let everything = requests.rollback.as_ref() == Some(*heard);
+            everything || heard.stage == Some(standing.stage)
+        });
+        let memory = decision.progress.namespaces.get_mut(name);
+        let because = match asked {
+            Some(_) => Some(
+                Finding::new(
+                    Code::HarmAfterStrict,
+                    Subject::namespace(name),
+                    "a person asked to step back",
+                )
+                .at(Level::Inform),
+            ),
+            // Enforced is never weakened by itself: refusals can be forged by a port scan.
+            None if standing.state == State::Watching => {
+                let Some(memory) = memory else { continue };
+                bake(plan, snapshot, facts, since, standing, memory, now)
+                    .filter(|_| plan.rollback == Trigger::Automatic)
+            }
+            None => {
+                if let Harm::Hard(found) | Harm::Soft(found) = harm(plan, snapshot, facts, since) {
+                    standing.findings.push(found.at(Level::Warn));
+                }
+                None
+            }
+        };
+        if let (Some(because), true) = (because, may_write) {
+            standing.findings.push(because.clone());
+            decision.actions.push(step_back(name, policy, because));
+        }
+    }
+}
+
+/// Restores what stood immediately before STRICT. Needs nothing but the policy (S4).
+pub fn step_back(namespace: &Namespace, policy: &Policy, because: Finding) -> Action {
+    Action::RollBack(RollBack {
+        namespace: namespace.clone(),
+        policy_uid: policy.uid.clone(),
+        resource_version: policy.resource_version.clone(),
+        // Our own pin stood there; it accepts both, and is never weaker than what was before us.
+        to: Mode::Permissive,
+        because,
+    })
+}
+
+/// One look at a namespace that bakes: counts the time, or says why to step back.
+fn bake(
+    plan: &Plan,
+    snapshot: &Snapshot,
+    facts: &NamespaceFacts,
+    since: Timestamp,
+    standing: &mut Standing,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Option<Finding> {
+    // We cannot see the proxies take the change, so the bake begins when they must have.
+    let begins = since + plan.timing.acknowledgement + plan.timing.drain;
+    let mut bake = memory.bake.filter(|bake| bake.strict_since == since).unwrap_or(Bake {
+        strict_since: since,
+        covered: SignedDuration::ZERO,
+        last: now,
+        suspicions: 0,
+        complete: false,
+    });
+    let gap = now.duration_since(bake.last.max(begins));
+    bake.last = now;
+    let verdict = match harm(plan, snapshot, facts, since) {
+        Harm::None => {
+            bake.suspicions = 0;
+            if gap > SignedDuration::ZERO && gap <= plan.timing.max_gap() {
+                bake.covered += gap;
+            }
+            None
+        }
+        Harm::Blind(found) => {
+            standing.findings.push(found.at(Level::Hold));
+            None
+        }
+        Harm::Soft(found) => {
+            bake.suspicions = bake.suspicions.saturating_add(1);
+            standing.findings.push(found.clone().at(Level::Hold));
+            (bake.suspicions >= 2).then_some(found)
+        }
+        Harm::Hard(found) => Some(found),
+    };
+    let long_enough =
+        plan.stages.get(standing.stage).is_some_and(|stage| bake.covered >= stage.bake);
+    bake.complete = verdict.is_none() && bake.suspicions == 0 && long_enough;
+    if bake.complete {
+        standing.state = State::Enforced;
+    }
+    memory.bake = Some(bake);
+    if let Some(found) = &verdict {
+        standing.findings.push(found.clone());
+    }
+    verdict
+}
+
+/// Takes the next step of the current stage, if nothing stands in the way.
+fn advance(
+    plan: &Plan,
+    snapshot: &Snapshot,
+    decision: &mut Decision,
+    may_write: bool,
+    now: Timestamp,
+) {
+    let Some(current) = decision.current_stage else { return };
+    let Some(stage) = plan.stages.get(current) else { return };
+    let watching = |stage: &dyn Fn(usize) -> bool, all: &BTreeMap<Namespace, Standing>| {
+        all.values().filter(|one| one.state == State::Watching && stage(one.stage)).count()
+    };
+    let elsewhere = watching(&|stage| stage != current, &decision.namespaces) > 0;
+    // The proxies' acknowledgement cannot be seen (MR0801), so one namespace goes at a time.
+    let limit = stage.max_concurrent.min(1);
+    let mut free = limit.saturating_sub(watching(&|stage| stage == current, &decision.namespaces));
+    let may_step = may_write && !plan.paused && !decision.halted && !elsewhere;
+
+    for (name, standing) in &mut decision.namespaces {
+        let Some(facts) = snapshot.namespace(name) else { continue };
+        let Some(memory) = decision.progress.namespaces.get_mut(name) else { continue };
+        if standing.stage != current {
+            memory.soak = None;
+            if matches!(standing.state, State::Preparing | State::Proving) {
+                standing.state = State::Pending;
+            }
+            continue;
+        }
+        match standing.state {
+            State::Preparing if may_step => decision.actions.push(Action::PinPermissive(Pin {
+                namespace: name.clone(),
+                namespace_uid: facts.uid.clone(),
+            })),
+            State::Proving => {
+                memory.soak = soak(plan, memory.soak, standing.evaluation.verdict(), now);
+                if standing.evaluation.verdict() == Verdict::Block {
+                    standing.state = State::Blocked;
+                }
+                let over =
+                    memory.soak.is_some_and(|soak| now.duration_since(soak.since) >= stage.soak);
+                if over && may_step && free > 0 {
+                    free -= 1;
+                    standing.state = State::Enforcing;
+                    if snapshot.source == Source::Quorum
+                        && let Some(clearance) = Clearance::cut(plan, snapshot, facts)
+                    {
+                        decision.actions.push(Action::EnforceStrict(clearance));
+                    }
+                }
+            }
+            State::Pending
+            | State::Preparing
+            | State::Enforcing
+            | State::Watching
+            | State::Enforced
+            | State::RolledBack
+            | State::Blocked
+            | State::Exempt => {}
+        }
+    }
+}
+
+/// Any verdict but Pass restarts it, and so does a gap between evaluations: a new leader goes on
+/// only with a soak that is younger than that.
+fn soak(plan: &Plan, soak: Option<Soak>, verdict: Verdict, now: Timestamp) -> Option<Soak> {
+    match verdict {
+        Verdict::Hold | Verdict::Block => None,
+        Verdict::Pass => {
+            let since = soak
+                .filter(|soak| {
+                    let gap = now.duration_since(soak.last);
+                    gap >= SignedDuration::ZERO && gap <= plan.timing.max_gap()
+                })
+                .map_or(now, |soak| soak.since);
+            Some(Soak { since, last: now })
+        }
+    }
+}
+
+impl Decision {
+    /// The findings that stop the rollout now, the heaviest first.
+    pub fn obstacles(&self) -> Vec<&Finding> {
+        let mut all: Vec<_> = self.refused.iter().collect();
+        for standing in self.namespaces.values() {
+            // A later stage's findings are its team's report, not yet an obstacle.
+            if Some(standing.stage) == self.current_stage || standing.state == State::Enforced {
+                all.extend(standing.evaluation.obstacles());
+                all.extend(standing.findings.iter().filter(|found| found.level >= Level::Hold));
+            }
+        }
+        all.sort_by(|a, b| b.level.cmp(&a.level).then_with(|| a.cmp(b)));
+        all.dedup();
+        all
+    }
+
+    /// Every namespace is done and nothing threatens it.
+    pub fn is_complete(&self) -> bool {
+        self.refused.is_empty()
+            && self.current_stage.is_none()
+            && !self.namespaces.is_empty()
+            && self.obstacles().is_empty()
+            && !self.namespaces.values().any(|one| one.evaluation.has(Code::LooserPolicyRemains))
+    }
+}

@@ -1,0 +1,123 @@
+//! The safety statements, once. Tests, the model and the writer use these same functions.
+//!
+//! S4 is a matter of types: [`step_back`](crate::decide::step_back) takes nothing but the policy.
+//! S5 and S7 are promises of the shell, judged by the apiserver's audit log.
+
+use crate::action::Action;
+use crate::clearance::our_policy;
+use crate::decide::{Decision, State};
+use crate::gate::policy::{ours, targets};
+use crate::gate::{Evaluation, Verdict};
+use crate::mode::Mode;
+use crate::plan::{Mission, Plan};
+use crate::snapshot::{Snapshot, Source};
+use jiff::Timestamp;
+use std::collections::BTreeSet;
+
+/// A statement that a decision breaks, and where.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Violation {
+    /// `S1` to `S9`.
+    pub statement: &'static str,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// Every statement, put to one decision.
+pub fn violations(
+    plan: &Plan,
+    snapshot: &Snapshot,
+    decision: &Decision,
+    now: Timestamp,
+) -> Vec<Violation> {
+    let mut found: Vec<_> = decision
+        .actions
+        .iter()
+        .flat_map(|action| {
+            let where_ = action.namespace();
+            [
+                ("S1", strict_is_proven(plan, snapshot, action, now)),
+                ("S2", owns_what_it_writes(plan, snapshot, action)),
+                ("S3", weakens_nothing(snapshot, action)),
+                ("S9", spares_the_roots(plan, snapshot, action)),
+            ]
+            .into_iter()
+            .filter(|(_, holds)| !holds)
+            .map(move |(statement, _)| Violation {
+                statement,
+                what: format!("{where_}: {action:?}"),
+            })
+        })
+        .collect();
+    if !one_stage_in_flight(decision) {
+        found.push(Violation { statement: "S6", what: "two stages are in flight".into() });
+    }
+    if plan.action == Mission::Observe && !decision.actions.is_empty() {
+        found.push(Violation { statement: "S2", what: "an observer writes".into() });
+    }
+    found
+}
+
+/// S1: STRICT only where every gate passes, on fresh evidence from quorum reads.
+pub fn strict_is_proven(plan: &Plan, snapshot: &Snapshot, action: &Action, now: Timestamp) -> bool {
+    let Action::EnforceStrict(clearance) = action else { return true };
+    snapshot.source == Source::Quorum
+        && clearance.is_current(now)
+        && snapshot
+            .namespace(clearance.namespace())
+            .is_some_and(|facts| Evaluation::run(plan, snapshot, facts).verdict() == Verdict::Pass)
+}
+
+/// S2: an update meets our own policy, at the version read; a creation meets an empty place.
+pub fn owns_what_it_writes(plan: &Plan, snapshot: &Snapshot, action: &Action) -> bool {
+    let standing = our_policy(plan, snapshot, action.namespace());
+    match action {
+        Action::PinPermissive(pin) => {
+            snapshot.policies.of(&pin.namespace).iter().all(|policy| !policy.is_namespace_wide())
+        }
+        Action::EnforceStrict(clearance) => standing.is_some_and(|policy| {
+            clearance.precondition() == (&policy.uid, policy.resource_version.as_str())
+        }),
+        Action::RollBack(back) => standing.is_some_and(|policy| {
+            policy.uid == back.policy_uid && policy.resource_version == back.resource_version
+        }),
+    }
+}
+
+/// S3: no write makes any server's effective mode DISABLE, or weaker than it was before us.
+pub fn weakens_nothing(snapshot: &Snapshot, action: &Action) -> bool {
+    let Some(facts) = snapshot.namespace(action.namespace()) else { return false };
+    let after = snapshot.policies.with(ours(snapshot, facts, action.mode()));
+    targets(facts).iter().all(|target| {
+        let mode = |policies| target.mode(policies).known().map(|now| now.mode);
+        match (mode(&snapshot.policies), mode(&after), action) {
+            // Only a rollback may go below what is now: what is now is our own STRICT.
+            (_, Some(then), Action::RollBack(_)) => then >= Mode::Permissive,
+            (Some(now), Some(then), _) => then >= now,
+            (None, _, _) | (_, None, _) => matches!(action, Action::RollBack(_)),
+        }
+    })
+}
+
+/// S6: at most one stage between STRICT and Enforced.
+pub fn one_stage_in_flight(decision: &Decision) -> bool {
+    let strict = decision.actions.iter().filter_map(|action| match action {
+        Action::EnforceStrict(clearance) => Some(clearance.namespace()),
+        Action::PinPermissive(_) | Action::RollBack(_) => None,
+    });
+    let stages: BTreeSet<_> = decision
+        .namespaces
+        .iter()
+        .filter(|(_, standing)| standing.state == State::Watching)
+        .map(|(name, _)| name)
+        .chain(strict)
+        .filter_map(|name| decision.namespaces.get(name))
+        .map(|standing| standing.stage)
+        .collect();
+    stages.len() <= 1
+}
+
+/// S9: nothing in a root namespace, Kubernetes' own, or ours.
+pub fn spares_the_roots(plan: &Plan, snapshot: &Snapshot, action: &Action) -> bool {
+    !snapshot.is_forbidden(action.namespace(), &plan.operator_namespace)
+}
