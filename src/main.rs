@@ -1,2 +1,7 @@
-//! meshrollout.
-fn main() {}
+//! The one binary: operator, command-line tool and kubectl plugin.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    meshrollout::cli::run()
+}

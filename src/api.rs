@@ -1,0 +1,117 @@
+//! The custom resources: what a user writes and what the operator answers.
+//!
+//! No logic lives here but the rules of the schema; [`parse`](crate::api) turns a spec into a plan.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
+use kube::CustomResourceExt;
+
+pub mod names;
+pub mod v1alpha1;
+
+pub use v1alpha1::*;
+
+/// The CustomResourceDefinitions as they are installed, in the order of their file names.
+///
+/// Optional fields come out of the derive as `nullable`; here that is taken back, so that
+/// `soak: null` is defaulted or refused like any other wrong value instead of being stored.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    let mut crds = vec![MeshReport::crd(), MeshRollout::crd()];
+    for schema in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
+        if let Some(root) = schema.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
+            refuse_null(root);
+        }
+    }
+    crds
+}
+
+fn refuse_null(schema: &mut JSONSchemaProps) {
+    schema.nullable = None;
+    for property in schema.properties.iter_mut().flat_map(|p| p.values_mut()) {
+        refuse_null(property);
+    }
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => refuse_null(items),
+        Some(JSONSchemaPropsOrArray::Schemas(many)) => many.iter_mut().for_each(refuse_null),
+        None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every string, list and map in the schema says how long it may get: the apiserver's estimate
+    /// of what a CEL rule costs, and the size of a status, depend on it.
+    #[test]
+    fn every_list_string_and_map_is_bounded() {
+        fn visit(path: &str, schema: &JSONSchemaProps, unbounded: &mut Vec<String>) {
+            let bounded = match schema.type_.as_deref() {
+                Some("array") => schema.max_items.is_some(),
+                Some("string") => {
+                    schema.max_length.is_some() || schema.enum_.is_some() || schema.format.is_some()
+                }
+                Some("object") if schema.additional_properties.is_some() => {
+                    schema.max_properties.is_some()
+                }
+                _ => true,
+            };
+            if !bounded {
+                unbounded.push(path.to_owned());
+            }
+            for (name, property) in schema.properties.iter().flatten() {
+                visit(&format!("{path}.{name}"), property, unbounded);
+            }
+            if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
+                visit(&format!("{path}[]"), items, unbounded);
+            }
+        }
+        let mut unbounded = Vec::new();
+        for crd in crds() {
+            for (name, property) in root(&crd).properties.iter().flatten() {
+                if name == "spec" || name == "status" {
+                    visit(&format!("{}.{name}", crd.spec.names.kind), property, &mut unbounded);
+                }
+            }
+        }
+        // Kubernetes' own Condition type has no bounds in its schema.
+        unbounded.retain(|path| !path.contains(".conditions[]"));
+        assert_eq!(unbounded, Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_field_is_described() {
+        fn visit(path: &str, schema: &JSONSchemaProps, silent: &mut Vec<String>) {
+            for (name, property) in schema.properties.iter().flatten() {
+                let path = format!("{path}.{name}");
+                if property.description.as_deref().unwrap_or_default().is_empty() {
+                    silent.push(path.clone());
+                }
+                visit(&path, property, silent);
+            }
+            if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
+                visit(&format!("{path}[]"), items, silent);
+            }
+        }
+        let mut silent = Vec::new();
+        for crd in crds() {
+            for (name, property) in root(&crd).properties.iter().flatten() {
+                if name == "spec" || name == "status" {
+                    visit(&format!("{}.{name}", crd.spec.names.kind), property, &mut silent);
+                }
+            }
+        }
+        assert_eq!(silent, Vec::<String>::new());
+    }
+
+    #[test]
+    fn null_is_accepted_nowhere() {
+        let text = serde_json::to_string(&crds()).unwrap();
+        assert!(!text.contains("nullable"));
+    }
+
+    fn root(crd: &CustomResourceDefinition) -> &JSONSchemaProps {
+        crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap()
+    }
+}

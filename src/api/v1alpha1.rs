@@ -1,0 +1,14 @@
+//! Version `v1alpha1` of the custom resources.
+#![expect(unreachable_pub, reason = "KubeSchema copies every struct into the body of a function")]
+
+mod duration;
+mod report;
+mod rollout;
+mod selector;
+mod status;
+
+pub use duration::{Duration, DurationError};
+pub use report::*;
+pub use rollout::*;
+pub use selector::*;
+pub use status::*;

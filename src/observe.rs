@@ -1,0 +1,1 @@
+//! Observing: what is read from the outside.
