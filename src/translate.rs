@@ -1,0 +1,292 @@
+//! Kubernetes and Istio objects into the core's words. Nothing is decided here.
+
+use crate::istio;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use meshrollout_core::client_tls::{Rule, Subset, TlsMode, TrafficPolicy};
+use meshrollout_core::ident::{
+    Host, Labels, Namespace, Operator, Port, Requirement, Selector, Uid,
+};
+use meshrollout_core::injection::{Injector, Template};
+use meshrollout_core::mode::Declared;
+use meshrollout_core::policy::Policy;
+use meshrollout_core::workload::{Phase, Pod, Proxy, Service, ServicePort};
+use std::sync::Arc;
+
+/// A PeerAuthentication as facts. One that cannot be read decides an unknown mode.
+pub fn policy(object: &istio::PeerAuthentication) -> Policy {
+    let meta = &object.metadata;
+    let mode = |mtls: Option<&istio::MutualTls>| {
+        let mode = mtls.and_then(|mtls| mtls.mode.as_ref()).map(ToString::to_string);
+        Declared::parse(mode.as_deref())
+    };
+    let mut policy = Policy {
+        namespace: namespace(meta),
+        name: meta.name.clone().unwrap_or_default(),
+        uid: Uid::new(meta.uid.clone().unwrap_or_default()),
+        resource_version: meta.resource_version.clone().unwrap_or_default(),
+        created: meta.creation_timestamp.as_ref().map(|time| time.0),
+        selector: Labels::default(),
+        mode: Declared::Unset,
+        ports: Default::default(),
+        revision: labels(meta).value("istio.io/rev").map(str::to_owned),
+        managers: managers(meta),
+        ours: None,
+    };
+    match object.spec.as_result() {
+        Ok(spec) => {
+            policy.selector = selector(spec.selector.as_ref());
+            policy.mode = mode(spec.mtls.as_ref());
+            for (port, mtls) in spec.port_level_mtls.iter().flatten() {
+                match port.parse() {
+                    Ok(port) => drop(policy.ports.insert(Port(port), mode(Some(mtls)))),
+                    Err(_) => policy.mode = Declared::Unknown(format!("port {port}")),
+                }
+            }
+        }
+        Err(why) => policy.mode = Declared::Unknown(why.to_owned()),
+    }
+    policy
+}
+
+/// A DestinationRule as facts, its host expanded with its own namespace (`istio-semantics.md` B3).
+pub fn rule(object: &istio::DestinationRule, domain: &str) -> Rule {
+    let meta = &object.metadata;
+    let mut rule = Rule {
+        namespace: namespace(meta),
+        name: meta.name.clone().unwrap_or_default(),
+        created: meta.creation_timestamp.as_ref().map(|time| time.0),
+        host: Host::new("*"),
+        export_to: Default::default(),
+        selector: None,
+        policy: None,
+        passthrough: false,
+        subsets: vec![],
+        malformed: None,
+    };
+    match object.spec.as_result() {
+        Ok(spec) => {
+            rule.host = host(&spec.host, &rule.namespace, domain);
+            rule.export_to = spec.export_to.iter().cloned().collect();
+            rule.selector = spec.workload_selector.as_ref().map(|one| selector(Some(one)));
+            rule.passthrough = spec
+                .traffic_policy
+                .as_ref()
+                .and_then(|policy| policy.load_balancer.as_ref()?.simple.as_deref())
+                == Some("PASSTHROUGH");
+            rule.policy = spec.traffic_policy.as_ref().map(traffic_policy);
+            rule.subsets = spec
+                .subsets
+                .iter()
+                .map(|subset| Subset {
+                    name: subset.name.clone(),
+                    policy: subset.traffic_policy.as_ref().map(traffic_policy),
+                })
+                .collect();
+        }
+        // Its host is not known either, so it may be in force for any.
+        Err(why) => rule.malformed = Some(why.to_owned()),
+    }
+    rule
+}
+
+fn traffic_policy(policy: &istio::TrafficPolicy) -> TrafficPolicy {
+    TrafficPolicy {
+        tls: policy.tls.as_ref().map(tls),
+        ports: policy
+            .port_level_settings
+            .iter()
+            .filter_map(|settings| {
+                let port = u16::try_from(settings.port.as_ref()?.number?).ok()?;
+                Some((Port(port), settings.tls.as_ref().map(tls)))
+            })
+            .collect(),
+    }
+}
+
+/// An empty `tls` block means DISABLE, the zero value (`istio-semantics.md` H).
+fn tls(tls: &istio::ClientTls) -> TlsMode {
+    match tls.mode.as_ref().map(ToString::to_string).as_deref() {
+        None | Some("DISABLE") => TlsMode::Disable,
+        Some("SIMPLE") => TlsMode::Simple,
+        Some("MUTUAL") => TlsMode::Mutual,
+        Some("ISTIO_MUTUAL") => TlsMode::IstioMutual,
+        Some(other) => TlsMode::Unknown(other.to_owned()),
+    }
+}
+
+/// Short names belong to the rule's own namespace; dotted names and wildcards are whole.
+fn host(host: &str, namespace: &Namespace, domain: &str) -> Host {
+    if host.contains('.') || host.starts_with('*') {
+        Host::new(host)
+    } else {
+        Host::new(format!("{host}.{namespace}.svc.{domain}"))
+    }
+}
+
+/// A Service as facts. A named target port is unknown here and counts for no port-level policy.
+pub fn service(object: &core::Service, domain: &str) -> Service {
+    let meta = &object.metadata;
+    let name = meta.name.clone().unwrap_or_default();
+    let spec = object.spec.clone().unwrap_or_default();
+    Service {
+        host: Host::new(format!("{name}.{}.svc.{domain}", namespace(meta))),
+        name,
+        ports: spec
+            .ports
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|port| {
+                let number = u16::try_from(port.port).ok()?;
+                let target = match &port.target_port {
+                    None => Some(number),
+                    Some(IntOrString::Int(target)) => u16::try_from(*target).ok(),
+                    Some(IntOrString::String(target)) => target.parse().ok(),
+                };
+                Some(ServicePort {
+                    port: Port(number),
+                    target: target.map(Port),
+                    name: port.name.clone().unwrap_or_default(),
+                })
+            })
+            .collect(),
+        selector: spec.selector.unwrap_or_default().into_iter().collect(),
+        headless: spec.cluster_ip.as_deref() == Some("None"),
+        external: spec.type_.as_deref() == Some("ExternalName"),
+    }
+}
+
+/// A pod as facts (`istio-semantics.md` C3, D1).
+pub fn pod(object: &core::Pod) -> Pod {
+    let meta = &object.metadata;
+    let status = object.status.clone().unwrap_or_default();
+    let ready = status.conditions.iter().flatten().find(|one| one.type_ == "Ready");
+    Pod {
+        name: meta.name.clone().unwrap_or_default(),
+        labels: Arc::new(labels(meta)),
+        proxy: proxy(object),
+        phase: match status.phase.as_deref() {
+            _ if meta.deletion_timestamp.is_some() => Phase::Terminating,
+            Some("Succeeded" | "Failed") => Phase::Completed,
+            Some("Pending") => Phase::Pending,
+            // A pod from a file has no status: it stands for one that runs.
+            _ => Phase::Running,
+        },
+        ready_since: ready
+            .filter(|one| one.status == "True")
+            .and_then(|one| one.last_transition_time.as_ref().map(|time| time.0)),
+        host_network: object.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)),
+        restarts: status
+            .container_statuses
+            .iter()
+            .flatten()
+            .map(|one| u32::try_from(one.restart_count).unwrap_or(0))
+            .sum(),
+    }
+}
+
+fn proxy(object: &core::Pod) -> Proxy {
+    let annotations = object.metadata.annotations.clone().unwrap_or_default();
+    let labels = labels(&object.metadata);
+    let Some(spec) = &object.spec else { return Proxy::None };
+    let native = spec.init_containers.iter().flatten().find(|one| {
+        one.name == "istio-proxy" && one.restart_policy.as_deref() == Some("Always")
+    });
+    let Some(container) = spec.containers.iter().find(|one| one.name == "istio-proxy").or(native)
+    else {
+        let redirected = annotations.get("ambient.istio.io/redirection").map(String::as_str);
+        return if redirected == Some("enabled") { Proxy::Ambient } else { Proxy::None };
+    };
+    let templates = annotations.get("inject.istio.io/templates").map(String::as_str);
+    if templates.is_some_and(|templates| templates.contains("grpc-")) {
+        return Proxy::Proxyless;
+    }
+    let is_router = container.args.iter().flatten().any(|arg| arg == "router" || arg == "waypoint");
+    if is_router || templates.is_some_and(|one| one.contains("gateway") || one.contains("waypoint")) {
+        return Proxy::Gateway;
+    }
+    Proxy::Sidecar {
+        revision: annotations.get("istio.io/rev").cloned(),
+        announces_tls: labels.value("security.istio.io/tlsMode") == Some("istio"),
+    }
+}
+
+/// What injection looks at in a pod template.
+pub fn template(object: &core::PodTemplateSpec) -> Template {
+    let meta = object.metadata.clone().unwrap_or_default();
+    Template {
+        inject_annotation: meta
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get("sidecar.istio.io/inject").cloned()),
+        labels: labels(&meta),
+        host_network: object.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)),
+    }
+}
+
+/// The entries of an injector's webhook configuration.
+pub fn injectors(object: &MutatingWebhookConfiguration) -> Vec<Injector> {
+    let revision = labels(&object.metadata).value("istio.io/rev").unwrap_or("default").to_owned();
+    let name = object.metadata.name.clone().unwrap_or_default();
+    object
+        .webhooks
+        .iter()
+        .flatten()
+        .filter(|webhook| webhook.name.ends_with("sidecar-injector.istio.io"))
+        .map(|webhook| Injector {
+            name: format!("{name}/{}", webhook.name),
+            revision: revision.clone(),
+            namespaces: label_selector(webhook.namespace_selector.as_ref()),
+            pods: label_selector(webhook.object_selector.as_ref()),
+        })
+        .collect()
+}
+
+/// A Kubernetes label selector; an absent one selects everything.
+pub fn label_selector(selector: Option<&LabelSelector>) -> Selector {
+    let Some(selector) = selector else { return Selector::default() };
+    let labels = selector.match_labels.iter().flatten().map(|(key, value)| Requirement {
+        key: key.clone(),
+        operator: Operator::In(vec![value.clone()]),
+    });
+    let expressions = selector.match_expressions.iter().flatten().map(|one| Requirement {
+        key: one.key.clone(),
+        operator: {
+            let values = one.values.clone().unwrap_or_default();
+            match one.operator.as_str() {
+                "In" => Operator::In(values),
+                "NotIn" => Operator::NotIn(values),
+                "Exists" => Operator::Exists,
+                "DoesNotExist" => Operator::DoesNotExist,
+                other => Operator::Unknown(other.to_owned()),
+            }
+        },
+    });
+    Selector::new(labels.chain(expressions).collect())
+}
+
+/// The labels of an object.
+pub fn labels(meta: &ObjectMeta) -> Labels {
+    meta.labels.iter().flatten().collect()
+}
+
+fn selector(selector: Option<&istio::WorkloadSelector>) -> Labels {
+    selector.map(|selector| selector.match_labels.iter().collect()).unwrap_or_default()
+}
+
+fn namespace(meta: &ObjectMeta) -> Namespace {
+    Namespace::new(meta.namespace.clone().unwrap_or_else(|| "default".into()))
+}
+
+/// The field managers that hold `spec.mtls`.
+fn managers(meta: &ObjectMeta) -> Vec<String> {
+    let holds = |fields: &serde_json::Value| fields.pointer("/f:spec/f:mtls").is_some();
+    meta.managed_fields
+        .iter()
+        .flatten()
+        .filter(|entry| entry.fields_v1.as_ref().is_some_and(|fields| holds(&fields.0)))
+        .filter_map(|entry| entry.manager.clone())
+        .collect()
+}
