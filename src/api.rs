@@ -1,6 +1,6 @@
 //! The custom resources: what a user writes and what the operator answers.
 //!
-//! No logic lives here but the rules of the schema; [`parse`](crate::api) turns a spec into a plan.
+//! No logic lives here but the rules of the schema.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
