@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 mod crd;
+mod preflight;
 
 /// Exit codes, as `preflight` documents them.
 pub mod exit {
@@ -32,6 +33,8 @@ struct Args {
 enum Command {
     /// Print the CustomResourceDefinitions, or write them as files.
     Crd(crd::Args),
+    /// Say what STRICT would break, from files. Writes nothing.
+    Preflight(preflight::Args),
 }
 
 /// Parses the command line, runs it, and says how it ended.
@@ -47,6 +50,7 @@ pub fn run() -> ExitCode {
     };
     match args.command {
         Command::Crd(args) => crd::run(&args),
+        Command::Preflight(args) => preflight::run(&args),
     }
 }
 

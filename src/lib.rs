@@ -12,6 +12,7 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod files;
 pub mod istio;
 pub mod observe;
 pub mod translate;

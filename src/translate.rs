@@ -191,9 +191,10 @@ fn proxy(object: &core::Pod) -> Proxy {
     let annotations = object.metadata.annotations.clone().unwrap_or_default();
     let labels = labels(&object.metadata);
     let Some(spec) = &object.spec else { return Proxy::None };
-    let native = spec.init_containers.iter().flatten().find(|one| {
-        one.name == "istio-proxy" && one.restart_policy.as_deref() == Some("Always")
-    });
+    let native =
+        spec.init_containers.iter().flatten().find(|one| {
+            one.name == "istio-proxy" && one.restart_policy.as_deref() == Some("Always")
+        });
     let Some(container) = spec.containers.iter().find(|one| one.name == "istio-proxy").or(native)
     else {
         let redirected = annotations.get("ambient.istio.io/redirection").map(String::as_str);
@@ -204,7 +205,8 @@ fn proxy(object: &core::Pod) -> Proxy {
         return Proxy::Proxyless;
     }
     let is_router = container.args.iter().flatten().any(|arg| arg == "router" || arg == "waypoint");
-    if is_router || templates.is_some_and(|one| one.contains("gateway") || one.contains("waypoint")) {
+    if is_router || templates.is_some_and(|one| one.contains("gateway") || one.contains("waypoint"))
+    {
         return Proxy::Gateway;
     }
     Proxy::Sidecar {

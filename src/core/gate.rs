@@ -141,6 +141,11 @@ impl Evaluation {
         Gate::ALL.into_iter().map(|gate| self.verdict_of(gate)).max().unwrap_or(Verdict::Hold)
     }
 
+    /// What one gate found.
+    pub fn findings_of(&self, gate: Gate) -> &[Finding] {
+        self.findings.get(&gate).map_or(&[], Vec::as_slice)
+    }
+
     /// All findings, the heaviest first.
     pub fn findings(&self) -> Vec<&Finding> {
         let mut all: Vec<_> = self.findings.values().flatten().collect();
