@@ -1,1 +1,43 @@
-//! The control-plane harness.
+//! A real control plane as ordinary processes, for tests and for trying things by hand.
+//!
+//! [`Cluster::start`] brings up etcd, kube-apiserver with an audit log, kube-controller-manager,
+//! kube-scheduler, kwok's nodes, istiod with its real injector and validator, and Prometheus, all
+//! on free ports and in a folder of its own. No kubelet and no proxy runs: kwok makes pods ready,
+//! and the [`Exporter`] says what their sidecars would have measured.
+//!
+//! | question | where |
+//! |---|---|
+//! | what is running, and how do I reach it? | [`Cluster`] |
+//! | which namespaces, workloads and policies are there? | [`scenario`], [`Cluster::apply_yaml`] |
+//! | which traffic do the sidecars report? | [`Exporter`] |
+//! | how does the metrics source fail? | [`MetricsProxy`] |
+//! | who wrote what? | [`Audit`] |
+
+mod apply;
+mod audit;
+mod cluster;
+mod control_plane;
+mod error;
+mod exporter;
+mod http_probe;
+mod istio;
+mod kwok;
+mod metrics_proxy;
+mod pki;
+mod ports;
+mod process;
+mod prometheus;
+mod run_folder;
+pub mod scenario;
+mod servers;
+mod tools;
+mod wait;
+
+pub use audit::{Audit, Event, ObjectRef};
+pub use cluster::{AuditMark, Cluster, Options};
+pub use error::{Doing, Error};
+pub use exporter::{Client, Edge, EdgeId, Exporter, Protocol, Security, Server};
+pub use istio::Istiod;
+pub use metrics_proxy::{Fault, MetricsProxy, Query};
+pub use prometheus::Prometheus;
+pub use wait::until;

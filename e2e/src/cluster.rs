@@ -1,0 +1,354 @@
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::PostParams;
+use kube::{Api, Client, Config};
+use serde_json::{Value, json};
+
+use crate::apply::{Applier, documents};
+use crate::audit::Audit;
+use crate::control_plane::{self, AUDIT_LOG, Addresses, Kubeconfigs};
+use crate::exporter::Exporter;
+use crate::istio::{self, Istiod, IstiodPorts};
+use crate::metrics_proxy::MetricsProxy;
+use crate::pki::Pki;
+use crate::ports::Ports;
+use crate::process::Process;
+use crate::prometheus::{Prometheus, Targets};
+use crate::run_folder::RunFolder;
+use crate::servers::Servers;
+use crate::tools::Tools;
+use crate::{Doing, Error, kwok, until};
+
+/// What a cluster is to be like.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How often Prometheus scrapes.
+    pub scrape_interval: Duration,
+    /// Leave the run folder when the cluster goes; `KEEP=1` does the same.
+    pub keep: bool,
+    /// Further environment of istiod, such as `DEFAULT_WORKLOAD_CERT_TTL`.
+    pub istiod_env: Vec<(String, String)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let keep = std::env::var_os("KEEP").is_some_and(|keep| keep == "1");
+        Self { scrape_interval: Duration::from_secs(1), keep, istiod_env: vec![] }
+    }
+}
+
+/// A running control plane. It goes when this value goes, or the process, in whatever way.
+// Fields are dropped in this order: the programs before the folder that they write to.
+pub struct Cluster {
+    processes: Vec<Process>,
+    istiod: Istiod,
+    prometheus: Prometheus,
+    exporter: Exporter,
+    metrics_proxy: MetricsProxy,
+    config: Config,
+    kubeconfigs: Kubeconfigs,
+    pki: Pki,
+    tools: Tools,
+    server: String,
+    start_up: Duration,
+    _servers: Servers,
+    folder: RunFolder,
+    _ports: Ports,
+}
+
+impl Cluster {
+    /// Starts everything and waits until it works.
+    ///
+    /// Fails with the last log lines of the program that is to blame.
+    pub async fn start(options: Options) -> Result<Self, Error> {
+        let tools = tokio::task::spawn_blocking(Tools::find).await.doing("finding the tools")??;
+        let begin = Instant::now();
+        let mut ports = Ports::reserve()?;
+        let run = RunFolder::create(options.keep)?;
+        let folder = run.path().to_owned();
+        let at = Addresses {
+            etcd: ports.take()?,
+            etcd_peers: ports.take()?,
+            apiserver: ports.take()?,
+            controller_manager: ports.take()?,
+            scheduler: ports.take()?,
+        };
+        let istiod_ports = IstiodPorts {
+            http: ports.take()?,
+            monitoring: ports.take()?,
+            grpc: ports.take()?,
+            secure_grpc: ports.take()?,
+            webhooks: ports.take()?,
+        };
+        let (kwok_port, prometheus_port) = (ports.take()?, ports.take()?);
+        let (exporter_port, proxy_port) = (ports.take()?, ports.take()?);
+
+        // Nothing of these needs the apiserver to be up.
+        let pki = Pki::create(folder.join("pki"))?;
+        let etcd = control_plane::etcd(&tools, &folder, &at).start()?;
+        let apiserver = control_plane::apiserver(&tools, &folder, &pki, &at)?.start()?;
+        let prometheus = Prometheus::launch(
+            &tools,
+            &folder,
+            prometheus_port,
+            options.scrape_interval,
+            &Targets { istiod: istiod_ports.monitoring, exporter: exporter_port },
+        )?;
+        let manifest = tokio::task::spawn_blocking({
+            let (tools, webhooks) = (tools.clone(), istiod_ports.webhooks);
+            move || istio::manifest(&tools, webhooks)
+        });
+        let server = at.server();
+        let kubeconfigs = Kubeconfigs::write(&pki, &server)?;
+        let config = client_config(&kubeconfigs.admin).await?;
+        let client = Client::try_from(config.clone()).doing("making a client")?;
+        let mut processes = vec![etcd, apiserver];
+        apiserver_ready(&client, &mut processes).await?;
+
+        processes.extend([
+            control_plane::controller_manager(
+                &tools,
+                &folder,
+                &pki,
+                &kubeconfigs.controller_manager,
+                &at,
+            )
+            .start()?,
+            control_plane::scheduler(&tools, &folder, &kubeconfigs.scheduler, &at).start()?,
+        ]);
+        create_nodes(&client).await?;
+        processes.push(kwok::kwok(&tools, &folder, &kubeconfigs.kwok, kwok_port)?.start()?);
+        let manifest = manifest.await.doing("generating Istio's manifest")??;
+        istio::apply_manifest(&client, &manifest).await?;
+        let istiod = Istiod::launch(
+            &tools,
+            &folder,
+            &kubeconfigs.istiod,
+            istiod_ports,
+            &options.istiod_env,
+            client.clone(),
+        )?;
+        let servers = Servers::start()?;
+        let exporter = Exporter::serve(&servers, exporter_port, config.clone()).await?;
+        let metrics_proxy = MetricsProxy::serve(&servers, proxy_port, prometheus.port()).await?;
+        let mut cluster = Self {
+            processes,
+            istiod,
+            prometheus,
+            exporter,
+            metrics_proxy,
+            config,
+            kubeconfigs,
+            pki,
+            tools,
+            server,
+            start_up: Duration::ZERO,
+            _servers: servers,
+            folder: run,
+            _ports: ports,
+        };
+        cluster.ready(&client).await?;
+        cluster.start_up = begin.elapsed();
+        Ok(cluster)
+    }
+
+    async fn ready(&mut self, client: &Client) -> Result<(), Error> {
+        self.istiod.ready().await?;
+        self.prometheus.ready().await?;
+        let limit = Duration::from_secs(30);
+        let works = async {
+            until("the injector to inject", limit, async || injects(client).await).await?;
+            until("the validator to refuse", limit, async || refuses_typo(client).await).await
+        };
+        let works = works.await;
+        for process in &mut self.processes {
+            process.check()?;
+        }
+        works
+    }
+
+    /// How long it took from the first program to the last check.
+    pub fn start_up(&self) -> Duration {
+        self.start_up
+    }
+
+    /// A client as the user `admin`; to be called within a tokio runtime, which it then needs.
+    pub fn client(&self) -> Client {
+        // The same configuration made a client when the cluster started.
+        Client::try_from(self.config.clone()).expect("the cluster's client configuration is valid")
+    }
+
+    /// The kubeconfig of the user `admin`.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfigs.admin
+    }
+
+    /// A kubeconfig for a user of this name, in a group if one is given.
+    ///
+    /// The audit log then tells that user's requests from the tests', which are `admin`'s.
+    pub fn kubeconfig_for(&self, user: &str, group: Option<&str>) -> Result<PathBuf, Error> {
+        self.pki.kubeconfig(&self.server, user, group)
+    }
+
+    /// Runs kubectl as `admin`.
+    pub async fn kubectl(&self, args: &[&str]) -> Result<Output, Error> {
+        tokio::process::Command::new(self.tools.program("kubectl"))
+            .env("KUBECONFIG", self.kubeconfig())
+            .args(args)
+            .output()
+            .await
+            .doing("running kubectl")
+    }
+
+    /// The folder with kubectl, istioctl and the other programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.tools.program(name)
+    }
+
+    /// Server-side apply of all documents, in their order.
+    pub async fn apply_yaml(&self, yaml: &str) -> Result<(), Error> {
+        self.apply(&documents(yaml)?).await
+    }
+
+    /// Server-side apply of all objects, in their order.
+    pub async fn apply(&self, objects: &[Value]) -> Result<(), Error> {
+        Applier::new(self.client()).apply(objects).await
+    }
+
+    /// The running istiod.
+    pub fn istiod(&self) -> &Istiod {
+        &self.istiod
+    }
+
+    /// The running Prometheus.
+    pub fn prometheus(&self) -> &Prometheus {
+        &self.prometheus
+    }
+
+    /// Prometheus' own address; [`MetricsProxy::url`] is the one that can be made to fail.
+    pub fn prometheus_url(&self) -> String {
+        self.prometheus.url()
+    }
+
+    /// What the sidecars measure.
+    pub fn exporter(&self) -> &Exporter {
+        &self.exporter
+    }
+
+    /// What stands between the operator and Prometheus.
+    pub fn metrics_proxy(&self) -> &MetricsProxy {
+        &self.metrics_proxy
+    }
+
+    /// All requests so far.
+    pub fn audit(&self) -> Result<Audit, Error> {
+        self.audit_since(AuditMark(0))
+    }
+
+    /// All requests answered after the mark.
+    pub fn audit_since(&self, mark: AuditMark) -> Result<Audit, Error> {
+        Audit::read(&self.folder.path().join(AUDIT_LOG), mark.0)
+    }
+
+    /// This moment in the audit log.
+    pub fn audit_mark(&self) -> Result<AuditMark, Error> {
+        let log = self.folder.path().join(AUDIT_LOG);
+        Ok(AuditMark(std::fs::metadata(log).doing("looking at the audit log")?.len()))
+    }
+
+    /// The folder with the logs.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The process ids of all programs that run.
+    pub async fn process_ids(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.processes.iter().map(Process::id).collect();
+        ids.extend(self.istiod.process_id().await);
+        ids.extend(self.prometheus.process_id().await);
+        ids
+    }
+}
+
+/// A moment in the audit log.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditMark(u64);
+
+async fn client_config(kubeconfig: &Path) -> Result<Config, Error> {
+    let reading = "reading the kubeconfig";
+    let file = kube::config::Kubeconfig::read_from(kubeconfig).doing(reading)?;
+    Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
+        .await
+        .doing(reading)
+}
+
+async fn apiserver_ready(client: &Client, processes: &mut [Process]) -> Result<(), Error> {
+    let ready = until("the apiserver to be ready", Duration::from_secs(60), async || {
+        for process in &mut *processes {
+            if let Err(error) = process.check() {
+                return Ok(Err(error));
+            }
+        }
+        let request = http::Request::get("/readyz").body(vec![]);
+        let request = request.map_err(|error| error.to_string())?;
+        client.request_text(request).await.map(|_| Ok(())).map_err(|error| error.to_string())
+    });
+    match ready.await {
+        Ok(result) => result,
+        Err(error) => Err(processes[1].blame(&error.to_string())),
+    }
+}
+
+async fn create_nodes(client: &Client) -> Result<(), Error> {
+    let nodes = Api::<Node>::all(client.clone());
+    for node in kwok::nodes() {
+        let node = serde_json::from_value(node).doing("making a node")?;
+        nodes.create(&PostParams::default(), &node).await.doing("creating a node")?;
+    }
+    Ok(())
+}
+
+/// A pod that asks for a sidecar gets one: webhook, certificate and template are in place.
+async fn injects(client: &Client) -> Result<(), String> {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "probe", "labels": {"sidecar.istio.io/inject": "true"}},
+        "spec": {"containers": [{"name": "app", "image": "app"}]},
+    });
+    let pod: Pod = serde_json::from_value(pod).map_err(|error| error.to_string())?;
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let pods = Api::<Pod>::namespaced(client.clone(), "default");
+    let pod = pods.create(&dry_run, &pod).await.map_err(|error| error.to_string())?;
+    let spec = pod.spec.unwrap_or_default();
+    let mut containers = spec.init_containers.into_iter().flatten().chain(spec.containers);
+    match containers.any(|container| container.name == "istio-proxy") {
+        true => Ok(()),
+        false => Err("a pod without a sidecar".to_owned()),
+    }
+}
+
+/// A policy with a mode that does not exist is refused, and a good one is not.
+async fn refuses_typo(client: &Client) -> Result<(), String> {
+    let policy = |mode: &str| {
+        let object = json!({
+            "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+            "metadata": {"name": "probe"}, "spec": {"mtls": {"mode": mode}},
+        });
+        http::Request::post(
+            "/apis/security.istio.io/v1/namespaces/default/peerauthentications?dryRun=All",
+        )
+        .header("content-type", "application/json")
+        .body(object.to_string().into_bytes())
+    };
+    let good = policy("STRICT").map_err(|error| error.to_string())?;
+    client.request_text(good).await.map_err(|error| error.to_string())?;
+    let bad = policy("STRICTT").map_err(|error| error.to_string())?;
+    match client.request_text(bad).await {
+        Err(kube::Error::Api(status)) if status.code == 422 => Ok(()),
+        Err(error) => Err(error.to_string()),
+        Ok(_) => Err("the mode STRICTT was accepted".to_owned()),
+    }
+}

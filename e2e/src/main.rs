@@ -1,0 +1,52 @@
+//! Starts a control plane by hand.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use meshrollout_e2e::{Cluster, Doing, Error, Options};
+
+/// A real control plane for meshrollout, as processes on this machine.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start one, say how to reach it, and stop it at Ctrl-C.
+    Up {
+        /// YAML files to apply, in this order.
+        #[arg(short, long = "file")]
+        files: Vec<PathBuf>,
+    },
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    match Arguments::parse().command {
+        Command::Up { files } => up(&files).await,
+    }
+}
+
+async fn up(files: &[PathBuf]) -> Result<(), Error> {
+    eprintln!("starting a control plane; the first time, its programs are built");
+    let cluster = Cluster::start(Options::default()).await?;
+    for file in files {
+        let yaml = std::fs::read_to_string(file).doing(format!("reading {}", file.display()))?;
+        cluster.apply_yaml(&yaml).await?;
+    }
+    eprintln!(
+        "ready after {:.1} s; logs are in {}",
+        cluster.start_up().as_secs_f64(),
+        cluster.folder().display()
+    );
+    println!("export KUBECONFIG={}", cluster.kubeconfig().display());
+    println!("export PROMETHEUS={}", cluster.prometheus_url());
+    println!("export METRICS_PROXY={}", cluster.metrics_proxy().url());
+    println!("kubectl: {}", cluster.program("kubectl").display());
+    std::io::stdout().flush().doing("printing")?;
+    eprintln!("Ctrl-C stops it");
+    tokio::signal::ctrl_c().await.doing("waiting for Ctrl-C")
+}

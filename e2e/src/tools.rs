@@ -1,0 +1,43 @@
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::{Doing, Error};
+
+/// The folder with the programs of a control plane.
+#[derive(Clone)]
+pub(crate) struct Tools(PathBuf);
+
+impl Tools {
+    /// From `MESHROLLOUT_TOOLS`, or from the builder, which builds what is missing.
+    pub(crate) fn find() -> Result<Self, Error> {
+        if let Some(folder) = std::env::var_os("MESHROLLOUT_TOOLS") {
+            return Ok(Self(folder.into()));
+        }
+        let builder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/build");
+        let output = Command::new(&builder)
+            .arg("control-plane")
+            .stderr(Stdio::inherit())
+            .output()
+            .doing("running e2e/tools/build")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        match text.lines().last() {
+            Some(folder) if output.status.success() => Ok(Self(folder.into())),
+            _ => Err(Error::new("e2e/tools/build failed; what it said stands above")),
+        }
+    }
+
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+/// Where what was made once is kept for later runs; the same folder as the builder's.
+pub(crate) fn cache_folder() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("MESHROLLOUT_CACHE").unwrap_or_else(|| {
+        let cache = set("XDG_CACHE_HOME")
+            .or_else(|| set("HOME").map(|home| home.join(".cache")))
+            .unwrap_or_else(std::env::temp_dir);
+        cache.join("meshrollout")
+    })
+}

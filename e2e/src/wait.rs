@@ -1,0 +1,30 @@
+use std::time::{Duration, Instant};
+
+use crate::Error;
+
+const POLL: Duration = Duration::from_millis(100);
+
+/// Polls `attempt` until it yields a value; `Err` says why not yet, and is told at the limit.
+pub async fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut attempt: impl AsyncFnMut() -> Result<T, String>,
+) -> Result<T, Error> {
+    let begin = Instant::now();
+    loop {
+        // Bounded as well: one attempt that hangs must not outlast the limit by much.
+        let left = limit.saturating_sub(begin.elapsed()).max(Duration::from_secs(1));
+        let not_yet = match tokio::time::timeout(left, attempt()).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(not_yet)) => not_yet,
+            Err(_) => "no answer".to_owned(),
+        };
+        if begin.elapsed() >= limit {
+            return Err(Error::new(format!(
+                "waited {} s for {what}; last seen: {not_yet}",
+                limit.as_secs()
+            )));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
