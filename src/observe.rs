@@ -1,1 +1,3 @@
-//! Observing: what is read from the outside.
+//! Observing: what is read from the outside, and what could not be.
+
+pub mod prometheus;

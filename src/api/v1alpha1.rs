@@ -1,4 +1,5 @@
 //! Version `v1alpha1` of the custom resources.
+#![expect(clippy::duplicated_attributes, reason = "two printer columns may be of one type")]
 #![expect(unreachable_pub, reason = "KubeSchema copies every struct into the body of a function")]
 
 mod duration;

@@ -57,7 +57,7 @@ impl Duration {
 
     /// The same for timers of the runtime.
     pub fn parse_std(&self) -> Result<StdDuration, DurationError> {
-        self.parse().map(|length| length.unsigned_abs())
+        self.parse().map(SignedDuration::unsigned_abs)
     }
 }
 
