@@ -205,7 +205,7 @@ impl Rules {
                 return own;
             }
         } else {
-            let own = self.most_specific(client, host, |rule| rule.is_private());
+            let own = self.most_specific(client, host, Rule::is_private);
             if !own.is_empty() {
                 return own;
             }

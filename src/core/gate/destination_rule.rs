@@ -6,7 +6,7 @@ use crate::client_tls::{ClientTls, Wire};
 use crate::finding::{Code, Finding, Subject};
 use crate::ident::{Labels, Namespace};
 use crate::reading::Reading;
-use crate::workload::{NamespaceFacts, Pod, Service, ServicePort};
+use crate::workload::{NamespaceFacts, Pod, Service, ServicePort, Workload};
 use std::collections::BTreeSet;
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
@@ -158,7 +158,7 @@ fn clients(context: Context<'_>) -> Vec<(Namespace, Labels)> {
             let labels: BTreeSet<_> = client
                 .workloads
                 .values()
-                .flat_map(|workload| workload.running())
+                .flat_map(Workload::running)
                 .filter(|pod| Pod::is_meshed_client(pod))
                 .map(|pod| pod.labels.as_ref().clone())
                 .collect();
