@@ -129,7 +129,7 @@ impl Cluster {
             &kubeconfigs.istiod,
             istiod_ports,
             &options.istiod_env,
-            client.clone(),
+            config.clone(),
         )?;
         let servers = Servers::start()?;
         let exporter = Exporter::serve(&servers, exporter_port, config.clone()).await?;

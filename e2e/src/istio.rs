@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, Patch, PatchParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Config, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
@@ -94,7 +94,7 @@ pub(crate) struct IstiodPorts {
 pub struct Istiod {
     program: Program,
     ports: IstiodPorts,
-    client: Client,
+    config: Config,
     process: Mutex<Option<Process>>,
 }
 
@@ -105,7 +105,7 @@ impl Istiod {
         kubeconfig: &Path,
         ports: IstiodPorts,
         extra_env: &[(String, String)],
-        client: Client,
+        config: Config,
     ) -> Result<Self, Error> {
         let local = |port: u16| format!("127.0.0.1:{port}");
         let mut program = Program::new("istiod", tools.program("pilot-discovery"), folder)
@@ -134,7 +134,7 @@ impl Istiod {
             program = program.env(name, value);
         }
         let process = Mutex::new(Some(program.start()?));
-        Ok(Self { program, ports, client, process })
+        Ok(Self { program, ports, config, process })
     }
 
     /// The port of `/ready` and `/debug/…`.
@@ -191,7 +191,9 @@ impl Istiod {
 
     /// Ready as the process is: what the operator reads of the control plane's health.
     async fn mark_pods(&self, ready: &str) -> Result<(), Error> {
-        let pods = Api::<Pod>::namespaced(self.client.clone(), ROOT_NAMESPACE);
+        // Made anew: a client lives as long as the runtime that it was made on, a test's.
+        let client = Client::try_from(self.config.clone()).doing("making a client")?;
+        let pods = Api::<Pod>::namespaced(client, ROOT_NAMESPACE);
         let list = pods.list(&ListParams::default().labels("app=istiod")).await;
         let condition = |kind: &str| json!({"type": kind, "status": ready});
         let status = json!({"status": {

@@ -30,6 +30,7 @@ mod prometheus;
 mod run_folder;
 pub mod scenario;
 mod servers;
+mod shop;
 mod tools;
 mod wait;
 
@@ -40,4 +41,5 @@ pub use exporter::{Client, Edge, EdgeId, Exporter, Protocol, Security, Server};
 pub use istio::Istiod;
 pub use metrics_proxy::{Fault, MetricsProxy, Query};
 pub use prometheus::Prometheus;
+pub use shop::{Shop, ShopTraffic};
 pub use wait::until;

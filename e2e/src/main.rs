@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use meshrollout_e2e::{Cluster, Doing, Error, Options};
+use meshrollout_e2e::{Cluster, Doing, Error, Options, Shop};
 
 /// A real control plane for meshrollout, as processes on this machine.
 #[derive(Parser)]
@@ -20,19 +20,25 @@ enum Command {
         /// YAML files to apply, in this order.
         #[arg(short, long = "file")]
         files: Vec<PathBuf>,
+        /// Set up the shop of the demo, with its everyday traffic, before those files.
+        #[arg(long)]
+        shop: bool,
     },
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     match Arguments::parse().command {
-        Command::Up { files } => up(&files).await,
+        Command::Up { files, shop } => up(&files, shop).await,
     }
 }
 
-async fn up(files: &[PathBuf]) -> Result<(), Error> {
+async fn up(files: &[PathBuf], shop: bool) -> Result<(), Error> {
     eprintln!("starting a control plane; the first time, its programs are built");
     let cluster = Cluster::start(Options::default()).await?;
+    if shop {
+        Shop::open(&cluster).await?;
+    }
     for file in files {
         let yaml = std::fs::read_to_string(file).doing(format!("reading {}", file.display()))?;
         cluster.apply_yaml(&yaml).await?;

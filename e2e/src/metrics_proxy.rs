@@ -141,7 +141,8 @@ impl MetricsProxy {
 
 fn distorted(status: u16, answer: String, fault: &Fault, parameters: &str) -> Response<Body> {
     let mut response = Response::builder().status(status).header(CONTENT_TYPE, "application/json");
-    let Ok(mut json) = serde_json::from_str::<Value>(&answer) else {
+    let json = serde_json::from_str::<Value>(&answer);
+    let (false, Ok(mut json)) = (matches!(fault, Fault::Pass), json) else {
         return finished(response, Bytes::from(answer));
     };
     match fault {
