@@ -66,6 +66,11 @@ impl Clearance {
     }
 }
 
+/// Since when `namespace` is STRICT by this rollout, if it is.
+pub fn strict_since(plan: &Plan, snapshot: &Snapshot, namespace: &Namespace) -> Option<Timestamp> {
+    our_policy(plan, snapshot, namespace)?.ours.as_ref()?.strict_since
+}
+
 /// The policy this rollout wrote in `namespace`, if it stands there.
 pub fn our_policy<'a>(
     plan: &Plan,

@@ -4,7 +4,7 @@
 //! this same function.
 
 use crate::action::{Action, Pin, RollBack};
-use crate::clearance::{Clearance, our_policy};
+use crate::clearance::{Clearance, our_policy, strict_since};
 use crate::finding::{Code, Finding, Level, Subject};
 use crate::gate::policy::{ours, targets};
 use crate::gate::{Evaluation, Verdict};
@@ -68,7 +68,7 @@ pub enum State {
     RolledBack,
     /// A person must act.
     Blocked,
-    /// STRICT by somebody else's policy, or without servers: nothing to write.
+    /// STRICT already by somebody else's policy: nothing to write.
     Exempt,
 }
 
@@ -117,10 +117,9 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
             }
             // A bake belongs to a STRICT that stands; a retry forgives one that is gone.
             let retried = progress.requests.retry.as_ref().map(|retry| retry.at);
-            let strict = our_policy(plan, snapshot, name)
-                .map(|policy| policy.ours.as_ref().is_some_and(|ours| ours.strict_since.is_some()));
             let forgiven = memory.bake.is_some_and(|bake| retried > Some(bake.last));
-            if strict == Some(false) || (strict.is_none() && forgiven) {
+            let stands = our_policy(plan, snapshot, name).is_some();
+            if strict_since(plan, snapshot, name).is_none() && (stands || forgiven) {
                 memory.bake = None;
             }
             let standing = stand(plan, snapshot, facts, *stage, &memory, &progress.requests);
@@ -161,15 +160,18 @@ fn members(plan: &Plan, snapshot: &Snapshot) -> (BTreeMap<Namespace, usize>, Vec
     let mut members: BTreeMap<Namespace, usize> = BTreeMap::new();
     let mut refused = vec![];
     for (index, stage) in plan.stages.iter().enumerate() {
-        let mut covered: Vec<Namespace> = snapshot
-            .namespaces
-            .values()
-            .filter(|facts| !facts.terminating && stage.targets.cover(&facts.name, &facts.labels))
-            .map(|facts| facts.name.clone())
-            .collect();
-        if let Targets::Named(names) = &stage.targets {
-            covered = names.iter().cloned().collect();
-        }
+        // A named namespace counts even before it exists; a selected one is there by nature.
+        let covered: Vec<Namespace> = match &stage.targets {
+            Targets::Named(names) => names.iter().cloned().collect(),
+            Targets::Selected(_) => snapshot
+                .namespaces
+                .values()
+                .filter(|facts| {
+                    !facts.terminating && stage.targets.cover(&facts.name, &facts.labels)
+                })
+                .map(|facts| facts.name.clone())
+                .collect(),
+        };
         for name in covered {
             let known = snapshot.mesh.known().is_some();
             if known && snapshot.is_forbidden(&name, &plan.operator_namespace) {
@@ -320,33 +322,34 @@ fn watch(
     let requests = decision.progress.requests.clone();
     for (name, standing) in &mut decision.namespaces {
         let strict = matches!(standing.state, State::Watching | State::Enforced);
-        let (Some(facts), Some(policy)) =
-            (snapshot.namespace(name), our_policy(plan, snapshot, name))
-        else {
-            continue;
-        };
-        let Some(since) =
-            policy.ours.as_ref().and_then(|ours| ours.strict_since).filter(|_| strict)
-        else {
+        let (true, Some(facts), Some(policy), Some(since)) = (
+            strict,
+            snapshot.namespace(name),
+            our_policy(plan, snapshot, name),
+            strict_since(plan, snapshot, name),
+        ) else {
             continue;
         };
         let asked = requests.standing().filter(|heard| {
             let everything = requests.rollback.as_ref() == Some(*heard);
             everything || heard.stage == Some(standing.stage)
         });
-        let memory = decision.progress.namespaces.get_mut(name);
         let because = match asked {
-            Some(_) => Some(
-                Finding::new(
+            Some(_) => {
+                let asked = Finding::new(
                     Code::HarmAfterStrict,
                     Subject::namespace(name),
                     "a person asked to step back",
                 )
-                .at(Level::Inform),
-            ),
+                .at(Level::Inform);
+                if may_write {
+                    standing.findings.push(asked.clone());
+                }
+                Some(asked)
+            }
             // Enforced is never weakened by itself: refusals can be forged by a port scan.
             None if standing.state == State::Watching => {
-                let Some(memory) = memory else { continue };
+                let Some(memory) = decision.progress.namespaces.get_mut(name) else { continue };
                 bake(plan, snapshot, facts, since, standing, memory, now)
                     .filter(|_| plan.rollback == Trigger::Automatic)
             }
@@ -358,7 +361,6 @@ fn watch(
             }
         };
         if let (Some(because), true) = (because, may_write) {
-            standing.findings.push(because.clone());
             decision.actions.push(step_back(name, policy, because));
         }
     }
@@ -439,14 +441,11 @@ fn advance(
 ) {
     let Some(current) = decision.current_stage else { return };
     let Some(stage) = plan.stages.get(current) else { return };
-    let watching = |stage: &dyn Fn(usize) -> bool, all: &BTreeMap<Namespace, Standing>| {
-        all.values().filter(|one| one.state == State::Watching && stage(one.stage)).count()
-    };
-    let elsewhere = watching(&|stage| stage != current, &decision.namespaces) > 0;
+    let watching = decision.namespaces.values().filter(|one| one.state == State::Watching);
+    let (here, elsewhere): (Vec<_>, Vec<_>) = watching.partition(|one| one.stage == current);
     // The proxies' acknowledgement cannot be seen (MR0801), so one namespace goes at a time.
-    let limit = stage.max_concurrent.min(1);
-    let mut free = limit.saturating_sub(watching(&|stage| stage == current, &decision.namespaces));
-    let may_step = may_write && !plan.paused && !decision.halted && !elsewhere;
+    let mut free = stage.max_concurrent.min(1).saturating_sub(here.len());
+    let may_step = may_write && !plan.paused && !decision.halted && elsewhere.is_empty();
 
     for (name, standing) in &mut decision.namespaces {
         let Some(facts) = snapshot.namespace(name) else { continue };

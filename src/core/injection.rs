@@ -163,7 +163,8 @@ mod tests {
     fn truth_table_of_istio_holds() {
         let (injection, rev) = ("istio-injection", "istio.io/rev");
         let by = |revision: &str| Some(revision.to_owned());
-        let rows: [(&[(&str, &str)], &[(&str, &str)], Option<String>); 15] = [
+        type Row<'a> = (&'a [(&'a str, &'a str)], &'a [(&'a str, &'a str)], Option<String>);
+        let rows: [Row<'_>; 15] = [
             (&[(injection, "enabled")], &[], by("default")),
             (&[(injection, "enabled")], &[(INJECT, "true")], by("default")),
             (&[(injection, "enabled")], &[(rev, "canary")], by("default")),

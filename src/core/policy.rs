@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 /// `kubectl apply` at night hits our object, not a second one that Istio would ignore.
 pub const OUR_NAME: &str = "default";
 
+/// The field manager of every write of ours: it tells our hand from another's.
+pub const FIELD_MANAGER: &str = "meshrollout";
+
 /// One PeerAuthentication.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Policy {

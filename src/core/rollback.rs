@@ -3,12 +3,12 @@
 //! Refused plaintext leaves no request metric (`istio-semantics.md` E5), so harm is looked for on
 //! the clients' side, in the refusal counter, and in traffic that should be there and is not.
 
+use crate::clearance::strict_since;
 use crate::finding::{Code, Finding, Subject};
-use crate::ident::Namespace;
 use crate::plan::Plan;
 use crate::reading::Reading;
 use crate::snapshot::Snapshot;
-use crate::traffic::{Edge, Timeline};
+use crate::traffic::Edge;
 use crate::workload::NamespaceFacts;
 use jiff::Timestamp;
 
@@ -62,7 +62,7 @@ pub fn harm(plan: &Plan, snapshot: &Snapshot, facts: &NamespaceFacts, since: Tim
         }))
     };
     if fresh(facts) == Some(false) {
-        let switched = |namespace: &Namespace| is_watched(plan, snapshot, namespace);
+        let switched = |namespace| strict_since(plan, snapshot, namespace).is_some();
         let others_report = snapshot
             .namespaces
             .values()
@@ -101,8 +101,8 @@ pub fn harm(plan: &Plan, snapshot: &Snapshot, facts: &NamespaceFacts, since: Tim
     // A client that could not tell whom it called may have called any namespace now watched.
     let into = |edge: &&Edge| edge.destination.as_ref().is_none_or(|to| *to == facts.name);
     for edge in edges.iter().filter(into) {
-        let before = sum(edge.failures.until(since));
-        let now = sum(edge.failures.after(since));
+        let before = edge.failures.until(since).sum::<f64>();
+        let now = edge.failures.after(since).sum::<f64>();
         if before <= 0.0 && now > 0.0 {
             return Harm::Hard(
                 edge_finding(edge, facts, "cannot connect any more (UC, UF or URX)")
@@ -141,21 +141,15 @@ fn soft(
         );
     }
     let ratio = |errors: f64, requests: f64| if requests > 0.0 { errors / requests } else { 0.0 };
-    let before = ratio(sum(edge.errors.until(since)), sum(edge.requests.until(since)));
-    let now = ratio(sum(edge.errors.after(since)), sum(edge.requests.after(since)));
+    let before =
+        ratio(edge.errors.until(since).sum::<f64>(), edge.requests.until(since).sum::<f64>());
+    let now = ratio(edge.errors.after(since).sum::<f64>(), edge.requests.after(since).sum::<f64>());
     (now > before + 0.05).then(|| {
         edge_finding(edge, facts, "gets more 5xx answers than before").measured(
             format!("{:.1} %", now * 100.0),
             format!("{:.1} % + 5 points", before * 100.0),
         )
     })
-}
-
-/// This rollout has written STRICT there.
-fn is_watched(plan: &Plan, snapshot: &Snapshot, namespace: &Namespace) -> bool {
-    crate::clearance::our_policy(plan, snapshot, namespace)
-        .and_then(|policy| policy.ours.as_ref()?.strict_since)
-        .is_some()
 }
 
 fn edge_finding(edge: &Edge, facts: &NamespaceFacts, what: &str) -> Finding {
@@ -179,15 +173,4 @@ fn lost(facts: &NamespaceFacts, why: String) -> Finding {
         format!("the evidence about {} was lost after STRICT: {why}", facts.name),
     )
     .remedy("check the metrics source, then its scrape of this namespace")
-}
-
-fn sum(counts: impl Iterator<Item = f64>) -> f64 {
-    counts.sum()
-}
-
-impl Timeline {
-    /// Windows of `count` requests each that end at `ends`.
-    pub fn steady(ends: impl IntoIterator<Item = Timestamp>, count: f64) -> Self {
-        Self(ends.into_iter().map(|end| (end, count)).collect())
-    }
 }

@@ -10,7 +10,7 @@ use crate::mode::{Declared, Mode};
 use crate::plan::{
     Asked, Mission, OnIdle, Plan, Settings, Stage, Strictness, Targets, Timing, Trigger,
 };
-use crate::policy::{Ours, Policy, RolledBack};
+use crate::policy::{FIELD_MANAGER, OUR_NAME, Ours, Policy, RolledBack};
 use crate::progress::Progress;
 use crate::reading::Reading;
 use crate::snapshot::{Mesh, Snapshot, Source};
@@ -176,7 +176,7 @@ impl World {
                     Some(RolledBack { at: at(self.now), because: back.because.message.clone() });
             }
         }
-        self.set_policy(namespace.as_str(), "default", action.mode(), Some(noted));
+        self.set_policy(namespace.as_str(), OUR_NAME, action.mode(), Some(noted));
     }
 
     /// Puts a namespace-wide policy there.
@@ -191,7 +191,7 @@ impl World {
             mode: Declared::Mode(mode),
             ports: BTreeMap::new(),
             revision: None,
-            managers: vec!["meshrollout".into()],
+            managers: vec![FIELD_MANAGER.into()],
             ours,
         };
         self.snapshot.policies = self.snapshot.policies.with(policy);
@@ -199,7 +199,7 @@ impl World {
 
     /// Our policy in `namespace`.
     pub fn policy(&self, namespace: &Namespace) -> Option<&Policy> {
-        self.snapshot.policies.of(namespace).iter().find(|policy| policy.name == "default")
+        self.snapshot.policies.of(namespace).iter().find(|policy| policy.name == OUR_NAME)
     }
 
     /// The mode that stands in `namespace`, by its namespace-wide policy.

@@ -125,6 +125,11 @@ pub struct Edge {
 }
 
 impl Timeline {
+    /// Windows of `count` each that end at `ends`.
+    pub fn steady(ends: impl IntoIterator<Item = Timestamp>, count: f64) -> Self {
+        Self(ends.into_iter().map(|end| (end, count)).collect())
+    }
+
     /// The counts of windows that ended at or before `time`.
     pub fn until(&self, time: Timestamp) -> impl DoubleEndedIterator<Item = f64> {
         self.0.iter().filter(move |(end, _)| *end <= time).map(|(_, count)| *count)

@@ -6,7 +6,7 @@ use crate::effective::{DecidedBy, Effective, Policies};
 use crate::finding::{Code, Finding, Subject};
 use crate::ident::{Labels, Port};
 use crate::mode::{Declared, Mode};
-use crate::policy::{OUR_NAME, Policy};
+use crate::policy::{FIELD_MANAGER, OUR_NAME, Policy};
 use crate::reading::Reading;
 use crate::snapshot::Snapshot;
 use crate::workload::NamespaceFacts;
@@ -28,12 +28,9 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     let mut findings = vec![];
     findings.extend(standing(context));
     let after = snapshot.policies.with(ours(snapshot, facts, Mode::Strict));
-    for target in targets(facts) {
-        findings.extend(judge(context, &after, &target));
-    }
-    if let Some(found) = disabled_above_strict(snapshot, facts) {
-        findings.push(found);
-    }
+    let targets = targets(facts);
+    findings.extend(targets.iter().filter_map(|target| judge(context, &after, target)));
+    findings.extend(disabled_above_strict(snapshot, facts, &targets));
     for policy in snapshot.policies.of(&facts.name) {
         if let Some(revision) = &policy.revision {
             findings.push(
@@ -171,7 +168,7 @@ pub fn drifted(policy: &Policy) -> Finding {
     let who = policy
         .managers
         .iter()
-        .filter(|manager| manager.as_str() != "meshrollout")
+        .filter(|manager| manager.as_str() != FIELD_MANAGER)
         .cloned()
         .collect::<Vec<_>>()
         .join(", ");
@@ -259,11 +256,15 @@ fn judge(context: Context<'_>, after: &Policies, target: &Target<'_>) -> Option<
 }
 
 /// Clients look at the wide levels only: DISABLE there and STRICT on a workload is an outage.
-fn disabled_above_strict(snapshot: &Snapshot, facts: &NamespaceFacts) -> Option<Finding> {
-    let revision = targets(facts).first().and_then(|target| target.revision.map(str::to_owned));
-    let guess = snapshot.policies.service_guess(&facts.name, revision.as_deref());
+fn disabled_above_strict(
+    snapshot: &Snapshot,
+    facts: &NamespaceFacts,
+    targets: &[Target<'_>],
+) -> Option<Finding> {
+    let revision = targets.first().and_then(|target| target.revision);
+    let guess = snapshot.policies.service_guess(&facts.name, revision);
     let Reading::Known(Effective { mode: Mode::Disable, decided_by }) = guess else { return None };
-    let strict = targets(facts).into_iter().find(|target| {
+    let strict = targets.iter().find(|target| {
         target.mode(&snapshot.policies).known().is_some_and(|now| now.mode == Mode::Strict)
     })?;
     Some(

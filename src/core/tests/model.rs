@@ -3,9 +3,11 @@
 //! goes, harm during the bake, and a crash after each visit's writes. Every event costs fuel, so
 //! the model is finite.
 
-use meshrollout_core::decide::decide;
+use meshrollout_core::decide::{State as Standing, decide};
+use meshrollout_core::ident::{Namespace, Uid};
 use meshrollout_core::invariant::violations;
 use meshrollout_core::mode::Mode;
+use meshrollout_core::plan::{Targets, Trigger};
 use meshrollout_core::policy::{Ours, RolledBack};
 use meshrollout_core::progress::Progress;
 use meshrollout_core::reading::{Cause, Reading};
@@ -117,7 +119,7 @@ impl State {
             let ours = Ours {
                 rollout: world.plan.name.clone(),
                 rollout_uid: world.plan.uid.clone(),
-                namespace_uid: meshrollout_core::ident::Uid::new(*name),
+                namespace_uid: Uid::new(*name),
                 previous: Mode::Permissive,
                 strict_since,
                 rolled_back,
@@ -154,7 +156,6 @@ impl State {
         let mut world = self.world(event);
         let truth = world.plan.clone();
         match mutant {
-            Mutant::None => {}
             Mutant::PlaintextGateOff if self.source_up => {
                 world.telemetry.callers = Reading::Known(vec![]);
             }
@@ -163,15 +164,15 @@ impl State {
             }
             Mutant::PauseIgnored => world.plan.paused = false,
             Mutant::EverythingIsQuorum => world.snapshot.source = Source::Quorum,
-            Mutant::HarmIgnored => world.plan.rollback = meshrollout_core::plan::Trigger::Manual,
+            Mutant::HarmIgnored => world.plan.rollback = Trigger::Manual,
             Mutant::RetriesUnasked => world.plan.asked.retry = Some(self.visits.to_string()),
             Mutant::AbortForgotten => world.plan.asked.abort = None,
             Mutant::OneBigStage => {
-                let names = SHOP.map(meshrollout_core::ident::Namespace::from);
+                let names = SHOP.map(Namespace::from);
                 world.plan.stages.truncate(1);
-                world.plan.stages[0].targets = meshrollout_core::plan::Targets::Named(names.into());
+                world.plan.stages[0].targets = Targets::Named(names.into());
             }
-            Mutant::PlaintextGateOff | Mutant::UnknownReadAsNone => {}
+            Mutant::None | Mutant::PlaintextGateOff | Mutant::UnknownReadAsNone => {}
         }
         let (snapshot, _) = world.look();
         let now = at(world.now);
@@ -208,20 +209,16 @@ impl State {
                 }
             };
         }
-        let aborted = self.aborts > 0 && self.retries == 0;
-        let strict_was_kept = decision.actions.is_empty();
-        if aborted && strict_was_kept && event != Event::VisitAndCrash {
-            let in_flight = decision
-                .namespaces
-                .values()
-                .any(|one| one.state == meshrollout_core::decide::State::Watching);
-            if in_flight
-                && self.strict(0)
-                && !self.strict(1)
-                && self.progress.requests.abort.is_none()
-            {
-                self.wrong = self.wrong.or(Some("an abort was not heard"));
-            }
+        // An abort is heard at the first visit after it, and undoes what is then in flight.
+        let in_flight = self.strict(0)
+            && !self.strict(1)
+            && decision.namespaces.values().any(|one| one.state == Standing::Watching);
+        let unheard = self.aborts > 0
+            && self.retries == 0
+            && self.progress.requests.abort.is_none()
+            && event != Event::VisitAndCrash;
+        if unheard && in_flight && decision.actions.is_empty() {
+            self.wrong = self.wrong.or(Some("an abort was not heard"));
         }
         // Harm is undone at once while watching; Enforced is guarded, never weakened by itself.
         let undone =
@@ -230,7 +227,7 @@ impl State {
             let state = decision.namespaces.get(&SHOP[index].into()).map(|one| one.state);
             self.harmed[index]
                 && self.source_up
-                && state == Some(meshrollout_core::decide::State::Watching)
+                && state == Some(Standing::Watching)
                 && !undone(SHOP[index])
         });
         if ignored {
