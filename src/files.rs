@@ -1,12 +1,13 @@
 //! A cluster from files: manifests or `kubectl get … -o yaml|json` dumps become a snapshot.
 
+use crate::translate::namespace;
 use crate::{istio, translate};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meshrollout_core::client_tls::Rules;
 use meshrollout_core::effective::Policies;
-use meshrollout_core::ident::{Labels, Namespace, Uid, WorkloadRef};
+use meshrollout_core::ident::{Namespace, Uid, WorkloadRef};
 use meshrollout_core::injection::{self, Injection, Injector, Template, chart_injectors};
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::snapshot::{Mesh, Snapshot, Source};
@@ -279,7 +280,7 @@ fn facts(name: &str, meta: &ObjectMeta) -> NamespaceFacts {
     NamespaceFacts {
         name: Namespace::new(name),
         uid: Uid::new(meta.uid.clone().unwrap_or_default()),
-        labels: meta.labels.iter().flatten().collect::<Labels>(),
+        labels: translate::labels(meta),
         terminating: meta.deletion_timestamp.is_some(),
         workloads: BTreeMap::new(),
         services: vec![],
@@ -304,10 +305,6 @@ fn nothing_measured(at: jiff::Timestamp) -> Telemetry {
         refusals: unknown(),
         edges: unknown(),
     }
-}
-
-fn namespace(meta: &ObjectMeta) -> Namespace {
-    Namespace::new(meta.namespace.clone().unwrap_or_else(|| "default".into()))
 }
 
 fn parse<T: DeserializeOwned>(object: Value) -> Result<T, serde_json::Error> {

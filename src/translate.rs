@@ -108,12 +108,12 @@ fn traffic_policy(policy: &istio::TrafficPolicy) -> TrafficPolicy {
 
 /// An empty `tls` block means DISABLE, the zero value (`istio-semantics.md` H).
 fn tls(tls: &istio::ClientTls) -> TlsMode {
-    match tls.mode.as_ref().map(ToString::to_string).as_deref() {
-        None | Some("DISABLE") => TlsMode::Disable,
-        Some("SIMPLE") => TlsMode::Simple,
-        Some("MUTUAL") => TlsMode::Mutual,
-        Some("ISTIO_MUTUAL") => TlsMode::IstioMutual,
-        Some(other) => TlsMode::Unknown(other.to_owned()),
+    match &tls.mode {
+        None | Some(istio::ClientTlsMode::Disable) => TlsMode::Disable,
+        Some(istio::ClientTlsMode::Simple) => TlsMode::Simple,
+        Some(istio::ClientTlsMode::Mutual) => TlsMode::Mutual,
+        Some(istio::ClientTlsMode::IstioMutual) => TlsMode::IstioMutual,
+        Some(istio::ClientTlsMode::Unknown(other)) => TlsMode::Unknown(other.clone()),
     }
 }
 
@@ -278,7 +278,8 @@ fn selector(selector: Option<&istio::WorkloadSelector>) -> Labels {
     selector.map(|selector| selector.match_labels.iter().collect()).unwrap_or_default()
 }
 
-fn namespace(meta: &ObjectMeta) -> Namespace {
+/// The namespace of an object; one that names none is in `default`, as kubectl puts it there.
+pub fn namespace(meta: &ObjectMeta) -> Namespace {
     Namespace::new(meta.namespace.clone().unwrap_or_else(|| "default".into()))
 }
 

@@ -203,7 +203,7 @@ impl Cluster {
             .doing("running kubectl")
     }
 
-    /// The folder with kubectl, istioctl and the other programs.
+    /// The path of one of the cluster's programs: kubectl, istioctl and so on.
     pub fn program(&self, name: &str) -> PathBuf {
         self.tools.program(name)
     }

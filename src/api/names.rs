@@ -3,15 +3,9 @@
 /// Our API group.
 pub const GROUP: &str = "meshrollout.dev";
 
-/// The field manager of every write.
-pub const FIELD_MANAGER: &str = "meshrollout";
-
-/// The name our policy always has, so that a person's reflex `kubectl apply` hits it and not a
-/// second object that Istio would ignore.
-pub const POLICY_NAME: &str = "default";
-
-/// Label on a namespace: opts out of the selectors of every stage.
-pub const EXCLUDE_LABEL: &str = "meshrollout.dev/exclude";
+/// What the core itself decides by.
+pub use meshrollout_core::plan::EXCLUDE_LABEL;
+pub use meshrollout_core::policy::{FIELD_MANAGER, OUR_NAME as POLICY_NAME};
 
 /// Label on what we write: the name of the rollout it belongs to.
 pub const ROLLOUT_LABEL: &str = "meshrollout.dev/rollout";
@@ -53,6 +47,6 @@ pub mod request {
     pub const ABORT: &str = "meshrollout.dev/abort";
     /// Prove again what was rolled back or aborted.
     pub const RETRY: &str = "meshrollout.dev/retry";
-    /// Roll the current stage back.
+    /// Roll back everything that this rollout made STRICT.
     pub const ROLLBACK: &str = "meshrollout.dev/rollback";
 }

@@ -1,6 +1,7 @@
 //! `meshrollout preflight`: the core's own gates, without permission to write. From files for now.
 
 use super::{exit, fail};
+use crate::config::Config;
 use crate::files::Input;
 use comfy_table::{Table, presets};
 use jiff::{SignedDuration, Timestamp};
@@ -101,7 +102,7 @@ fn table(header: &[&str]) -> Table {
 
 /// The gates with their defaults; there are no stages to think of.
 fn plan() -> Plan {
-    let seconds = SignedDuration::from_secs;
+    let config = Config::default();
     Plan {
         name: "preflight".into(),
         uid: Uid::new(""),
@@ -118,14 +119,14 @@ fn plan() -> Plan {
         },
         rollback: Trigger::Automatic,
         asked: Asked::default(),
-        operator_namespace: "meshrollout-system".into(),
+        operator_namespace: Namespace::new(config.operator_namespace),
         timing: Timing {
-            interval: seconds(30),
-            stale_watch: seconds(90),
-            drain: seconds(45),
-            acknowledgement: seconds(60),
-            harm_window: seconds(60),
-            max_skew: seconds(5),
+            interval: config.evaluation_interval,
+            stale_watch: config.stale_watch,
+            drain: config.drain,
+            acknowledgement: config.proxy_acknowledgement,
+            harm_window: SignedDuration::from_secs(60),
+            max_skew: SignedDuration::from_secs(5),
         },
     }
 }

@@ -167,7 +167,7 @@ pub enum NamespaceState {
     RolledBack,
     /// A person must act before it can move.
     Blocked,
-    /// Never changed: the root namespace, the system's or the operator's own.
+    /// STRICT already by somebody else's policy: nothing to write.
     Exempt,
 }
 

@@ -58,8 +58,8 @@ pub struct MeshRolloutStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<Requests>,
 
-    /// Accepted, GatesPassed, Enforced, Paused, RolledBack, Reconciling, Stalled and Ready, each
-    /// present from the first visit.
+    /// Accepted, GatesPassed, Enforced, Reconciling, Stalled and Ready, each present from the first
+    /// visit.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
