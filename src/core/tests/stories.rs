@@ -1,13 +1,15 @@
 //! Decision stories: they read like the manual. Every visit checks every invariant.
 
+use meshrollout_core::action::Action;
 use meshrollout_core::client_tls::TlsMode;
 use meshrollout_core::condition::{self, Status};
 use meshrollout_core::decide::State;
 use meshrollout_core::finding::Code;
 use meshrollout_core::gate::{Gate, Verdict};
 use meshrollout_core::ident::Labels;
-use meshrollout_core::mode::Mode;
+use meshrollout_core::mode::{Declared, Mode};
 use meshrollout_core::plan::{Mission, Targets};
+use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::snapshot::Source;
 use meshrollout_core::testing::{World, at, seconds};
@@ -291,8 +293,10 @@ fn rolling_back_works_with_the_metrics_source_down() {
 fn the_bake_stands_still_while_nobody_can_see() {
     let mut world = baking();
     world.telemetry.edges = Reading::Unknown(Cause::SourceUnavailable("down".into()));
-    world.visits(LONG);
+    let decision = world.visits(LONG);
     assert_eq!(world.mode("catalog"), Some(Mode::Strict), "held, not rolled back");
+    let catalog = &decision.namespaces[&"catalog".into()];
+    assert_eq!(catalog.state, State::Watching, "time without evidence is no bake");
     assert_ne!(world.mode("orders"), Some(Mode::Strict), "nothing advances");
 }
 
@@ -371,4 +375,93 @@ fn a_gap_between_evaluations_restarts_the_soak() {
     world.now += 3600;
     world.visits(1);
     assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+}
+
+/// Both namespaces in one stage.
+fn one_stage() -> World {
+    let mut world = World::shop();
+    world.plan.stages.truncate(1);
+    world.plan.stages[0].targets = Targets::Named(["catalog".into(), "orders".into()].into());
+    world
+}
+
+#[test]
+fn a_rollback_halts_the_other_namespaces_of_its_stage() {
+    let mut world = one_stage();
+    world.visits(4);
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict));
+    world.failures("catalog", 1.0);
+    world.visits(LONG);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+    assert_eq!(world.mode("orders"), Some(Mode::Permissive), "proven, and held all the same");
+}
+
+#[test]
+fn an_abort_stops_a_stage_that_has_not_switched_yet() {
+    let mut world = World::shop();
+    world.visits(2);
+    world.plan.asked.abort = Some("now".into());
+    world.visits(LONG);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+    assert_eq!(ready(&world), (Status::False, "Aborted"));
+}
+
+#[test]
+fn a_namespace_that_joins_a_finished_stage_waits_for_the_one_in_flight() {
+    let mut world = World::shop();
+    world.edit("front", |facts| {
+        facts.labels = facts.labels.clone().with("late", "yes");
+    });
+    // The second stage bakes for longer than this story lasts.
+    world.plan.stages[1].bake = seconds(100_000);
+    world.visits(LONG);
+    assert_eq!(world.mode("orders"), Some(Mode::Strict));
+    let Targets::Named(first) = &mut world.plan.stages[0].targets else { unreachable!() };
+    first.insert("front".into());
+    if let Reading::Known(edges) = &mut world.telemetry.edges {
+        let mut into_front = edges[0].clone();
+        into_front.destination = Some("front".into());
+        edges.push(into_front);
+    }
+    let decision = world.visits(LONG);
+    assert_eq!(decision.namespaces[&"front".into()].evaluation.verdict(), Verdict::Pass);
+    assert_eq!(decision.current_stage, Some(0));
+    assert_eq!(world.mode("front"), None, "one stage in flight (S6): not even a pin");
+}
+
+#[test]
+fn nothing_is_pinned_where_a_pin_would_change_a_mode() {
+    let mut disabled = World::shop();
+    disabled.set_policy("istio-system", "mesh", Mode::Disable, None);
+    let decision = disabled.visits(LONG);
+    assert_eq!(disabled.mode("catalog"), None, "DISABLE is for a person to lift");
+    assert!(decision.obstacles().iter().any(|found| found.code == Code::StartsAtDisable));
+
+    // A mesh-wide STRICT with one workload left PERMISSIVE: our pin would open the others.
+    let mut strict = World::shop();
+    strict.set_policy("istio-system", "mesh", Mode::Strict, None);
+    let workload = strict.snapshot.policies.of(&"istio-system".into())[0].clone();
+    strict.snapshot.policies = strict.snapshot.policies.with(Policy {
+        namespace: "catalog".into(),
+        name: "one".into(),
+        selector: Labels::from_iter([("app", "catalog")]),
+        mode: Declared::Mode(Mode::Permissive),
+        ..workload
+    });
+    strict.visits(LONG);
+    assert_eq!(strict.mode("catalog"), None);
+}
+
+#[test]
+fn yesterdays_clearance_opens_nothing() {
+    let mut world = World::shop();
+    world.visits(3);
+    let (_, decision) = world.look();
+    let Some(Action::EnforceStrict(clearance)) = decision.actions.first() else {
+        panic!("the soak is over: {:?}", decision.actions)
+    };
+    // Two intervals of 30 s and one scrape of 15 s.
+    assert!(clearance.is_current(at(world.now + 75)));
+    assert!(!clearance.is_current(at(world.now + 76)));
+    assert!(!clearance.is_current(at(world.now - 1)), "evidence from the future is none");
 }
