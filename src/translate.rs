@@ -1,5 +1,7 @@
 //! Kubernetes and Istio objects into the core's words. Nothing is decided here.
 
+pub mod ours;
+
 use crate::istio;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1 as core;
@@ -33,7 +35,7 @@ pub fn policy(object: &istio::PeerAuthentication) -> Policy {
         ports: Default::default(),
         revision: labels(meta).value("istio.io/rev").map(str::to_owned),
         managers: managers(meta),
-        ours: None,
+        ours: ours::read(meta),
     };
     match object.spec.as_result() {
         Ok(spec) => {

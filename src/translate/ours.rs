@@ -1,0 +1,116 @@
+//! What we noted on a policy when we wrote it: from annotations and to them.
+
+use crate::api::names::policy as name;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use meshrollout_core::ident::Uid;
+use meshrollout_core::mode::{Declared, Mode};
+use meshrollout_core::policy::{Ours, RolledBack};
+use std::collections::BTreeMap;
+
+/// The notes on a policy, if they are ours and whole.
+///
+/// A note that does not parse was changed by another hand. Half of the notes would be worse than
+/// none: without the mark of a rollback we would promote again. So such a policy is not ours, and
+/// whoever decides treats it like any other that a person wrote.
+pub fn read(meta: &ObjectMeta) -> Option<Ours> {
+    let note = |name: &str| meta.annotations.as_ref()?.get(name).map(String::as_str);
+    let uid = |name: &str| note(name).filter(|uid| !uid.is_empty()).map(Uid::new);
+    let time =
+        |name: &str| -> Option<Option<Timestamp>> { note(name).map(str::parse).transpose().ok() };
+    Some(Ours {
+        rollout: note(name::ROLLOUT).unwrap_or_default().to_owned(),
+        rollout_uid: uid(name::ROLLOUT_UID)?,
+        namespace_uid: uid(name::NAMESPACE_UID)?,
+        previous: mode(note(name::PREVIOUS_MODE)?)?,
+        strict_since: time(name::STRICT_SINCE)?,
+        rolled_back: time(name::ROLLED_BACK_AT)?.map(|at| RolledBack {
+            at,
+            because: note(name::ROLLED_BACK_BECAUSE).unwrap_or_default().to_owned(),
+        }),
+    })
+}
+
+/// The annotations that say the same; [`read`] gives it back.
+///
+/// A note that is not here must not stay on the object: the writer replaces all of them.
+pub fn annotations(ours: &Ours) -> BTreeMap<String, String> {
+    let mut notes = vec![
+        (name::ROLLOUT, ours.rollout.clone()),
+        (name::ROLLOUT_UID, ours.rollout_uid.to_string()),
+        (name::NAMESPACE_UID, ours.namespace_uid.to_string()),
+        (name::PREVIOUS_MODE, ours.previous.to_string()),
+    ];
+    if let Some(since) = ours.strict_since {
+        notes.push((name::STRICT_SINCE, since.to_string()));
+    }
+    if let Some(RolledBack { at, because }) = &ours.rolled_back {
+        notes.push((name::ROLLED_BACK_AT, at.to_string()));
+        notes.push((name::ROLLED_BACK_BECAUSE, because.clone()));
+    }
+    notes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn mode(spelled: &str) -> Option<Mode> {
+    match Declared::parse(Some(spelled)) {
+        Declared::Mode(mode) => Some(mode),
+        Declared::Unset | Declared::Unknown(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ours() -> Ours {
+        Ours {
+            rollout: "shop".into(),
+            rollout_uid: "r-1".into(),
+            namespace_uid: "n-1".into(),
+            previous: Mode::Permissive,
+            strict_since: Some(Timestamp::new(1_790_000_000, 123_000_000).unwrap()),
+            rolled_back: Some(RolledBack {
+                at: Timestamp::new(1_790_000_100, 0).unwrap(),
+                because: "MR0301 orders/orders".into(),
+            }),
+        }
+    }
+
+    fn noted(notes: BTreeMap<String, String>) -> ObjectMeta {
+        ObjectMeta { annotations: Some(notes), ..ObjectMeta::default() }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let never_strict =
+            Ours { strict_since: None, rolled_back: None, previous: Mode::Disable, ..ours() };
+        for ours in [ours(), never_strict] {
+            assert_eq!(read(&noted(annotations(&ours))), Some(ours));
+        }
+    }
+
+    #[test]
+    fn without_a_note_that_a_rollback_needs_it_is_not_ours() {
+        for missing in [name::ROLLOUT_UID, name::NAMESPACE_UID, name::PREVIOUS_MODE] {
+            let mut notes = annotations(&ours());
+            notes.remove(missing);
+            assert_eq!(read(&noted(notes)), None, "{missing}");
+        }
+        assert_eq!(read(&ObjectMeta::default()), None);
+    }
+
+    #[test]
+    fn a_note_that_does_not_parse_makes_it_not_ours() {
+        for (changed, value) in [
+            (name::ROLLOUT_UID, ""),
+            (name::PREVIOUS_MODE, "UNSET"),
+            (name::PREVIOUS_MODE, "STRICTT"),
+            (name::STRICT_SINCE, "yesterday"),
+            (name::ROLLED_BACK_AT, ""),
+        ] {
+            let mut notes = annotations(&ours());
+            notes.insert(changed.into(), value.into());
+            assert_eq!(read(&noted(notes)), None, "{changed}: {value}");
+        }
+    }
+}
