@@ -8,6 +8,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::CustomResourceExt;
 
 pub mod names;
+pub mod parse;
 pub mod v1alpha1;
 
 pub use v1alpha1::*;

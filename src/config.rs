@@ -23,7 +23,7 @@ pub struct Config {
     pub allow_short_times: bool,
     /// Between evaluations. Default 30s, at least 1s.
     pub evaluation_interval: SignedDuration,
-    /// A policy write is accepted within this time or not at all. Default 5s.
+    /// A policy write is accepted within this time or not at all. Default 4s.
     pub write_deadline: SignedDuration,
     /// A watch silent for longer is stale. Default 90s.
     pub stale_watch: SignedDuration,
@@ -31,6 +31,11 @@ pub struct Config {
     pub drain: SignedDuration,
     /// How long the control plane gets to bring a change to the proxies. Default 60s.
     pub proxy_acknowledgement: SignedDuration,
+    /// The width of one window in which harm is counted. Default 60s; at least three scrapes make
+    /// it mean something.
+    pub harm_window: SignedDuration,
+    /// The furthest our clock and a metrics source's may differ. Default 5s.
+    pub max_clock_skew: SignedDuration,
     /// A Lease not renewed for this long is free. Default 15s.
     pub lease_duration: SignedDuration,
     /// A leader that could not renew for this long stops acting. Default 10s.
@@ -72,6 +77,8 @@ struct File {
     stale_watch: Option<Duration>,
     drain: Option<Duration>,
     proxy_acknowledgement: Option<Duration>,
+    harm_window: Option<Duration>,
+    max_clock_skew: Option<Duration>,
     lease_duration: Option<Duration>,
     renew_deadline: Option<Duration>,
     retry_period: Option<Duration>,
@@ -100,10 +107,12 @@ impl Config {
             leader_elect: file.leader_elect.unwrap_or(true),
             allow_short_times: file.allow_short_times.unwrap_or(false),
             evaluation_interval: length("evaluationInterval", file.evaluation_interval, 30)?,
-            write_deadline: length("writeDeadline", file.write_deadline, 5)?,
+            write_deadline: length("writeDeadline", file.write_deadline, 4)?,
             stale_watch: length("staleWatch", file.stale_watch, 90)?,
             drain: length("drain", file.drain, 45)?,
             proxy_acknowledgement: length("proxyAcknowledgement", file.proxy_acknowledgement, 60)?,
+            harm_window: length("harmWindow", file.harm_window, 60)?,
+            max_clock_skew: length("maxClockSkew", file.max_clock_skew, 5)?,
             lease_duration: length("leaseDuration", file.lease_duration, 15)?,
             renew_deadline: length("renewDeadline", file.renew_deadline, 10)?,
             retry_period: length("retryPeriod", file.retry_period, 2)?,
@@ -130,8 +139,8 @@ impl Config {
         }
         // A leader that stops acting at the renew deadline may have a write under way: it must have
         // ended before another can lead.
-        if self.write_deadline > self.lease_duration - self.renew_deadline {
-            let problem = "must not exceed leaseDuration minus renewDeadline";
+        if self.write_deadline >= self.lease_duration - self.renew_deadline {
+            let problem = "must be shorter than leaseDuration minus renewDeadline";
             return Err(refuse("writeDeadline", problem));
         }
         Ok(())
@@ -192,10 +201,12 @@ mod tests {
                 leader_elect: true,
                 allow_short_times: false,
                 evaluation_interval: seconds(30),
-                write_deadline: seconds(5),
+                write_deadline: seconds(4),
                 stale_watch: seconds(90),
                 drain: seconds(45),
                 proxy_acknowledgement: seconds(60),
+                harm_window: seconds(60),
+                max_clock_skew: seconds(5),
                 lease_duration: seconds(15),
                 renew_deadline: seconds(10),
                 retry_period: seconds(2),
@@ -217,7 +228,7 @@ mod tests {
             ("operatorNamespace: Not/One", "operatorNamespace: "),
             ("retryPeriod: 10s", "retryPeriod: "),
             ("renewDeadline: 15s", "renewDeadline: "),
-            ("writeDeadline: 6s", "writeDeadline: "),
+            ("writeDeadline: 5s", "writeDeadline: "),
         ] {
             assert!(error(yaml).starts_with(field), "{yaml}: {}", error(yaml));
         }

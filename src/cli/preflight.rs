@@ -1,14 +1,15 @@
 //! `meshrollout preflight`: the core's own gates, without permission to write. From files for now.
 
 use super::{exit, fail};
+use crate::api::parse;
 use crate::config::Config;
 use crate::files::Input;
 use comfy_table::{Table, presets};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use meshrollout_core::finding::{Finding, Level};
 use meshrollout_core::gate::{Evaluation, Gate};
 use meshrollout_core::ident::{Namespace, Uid};
-use meshrollout_core::plan::{Asked, Mission, OnIdle, Plan, Settings, Strictness, Timing, Trigger};
+use meshrollout_core::plan::{Asked, Mission, Plan, Trigger};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -109,24 +110,10 @@ fn plan() -> Plan {
         action: Mission::Observe,
         paused: false,
         stages: vec![],
-        gates: Settings {
-            injection: Strictness::Enforce,
-            plaintext: Strictness::Enforce,
-            destination_rules: Strictness::Enforce,
-            lookback: SignedDuration::from_hours(24),
-            on_idle: OnIdle::Hold,
-            min_remaining_percent: 25,
-        },
+        gates: parse::default_settings(),
         rollback: Trigger::Automatic,
         asked: Asked::default(),
-        operator_namespace: Namespace::new(config.operator_namespace),
-        timing: Timing {
-            interval: config.evaluation_interval,
-            stale_watch: config.stale_watch,
-            drain: config.drain,
-            acknowledgement: config.proxy_acknowledgement,
-            harm_window: SignedDuration::from_secs(60),
-            max_skew: SignedDuration::from_secs(5),
-        },
+        operator_namespace: Namespace::new(&config.operator_namespace),
+        timing: parse::timing(&config),
     }
 }

@@ -4,6 +4,8 @@ use crate::clearance::Clearance;
 use crate::finding::Finding;
 use crate::ident::{Namespace, Uid};
 use crate::mode::Mode;
+use crate::policy::{Ours, RolledBack};
+use jiff::Timestamp;
 
 /// One write of one policy. There is no way to say "STRICT" without a [`Clearance`].
 #[derive(Debug, PartialEq)]
@@ -22,8 +24,8 @@ pub enum Action {
 pub struct Pin {
     /// Where.
     pub namespace: Namespace,
-    /// The namespace it was decided for; a recreated one is another.
-    pub namespace_uid: Uid,
+    /// What is noted on it.
+    pub ours: Ours,
 }
 
 /// A policy to put back. Needs neither metrics nor gates nor status (S4): all of it is on the
@@ -36,6 +38,8 @@ pub struct RollBack {
     pub policy_uid: Uid,
     /// The version it was decided on.
     pub resource_version: String,
+    /// What is noted on it so far.
+    pub ours: Ours,
     /// The mode that stood before STRICT. Never DISABLE, never STRICT.
     pub to: Mode,
     /// Why, for the mark on the policy.
@@ -49,6 +53,36 @@ impl Action {
             Self::PinPermissive(pin) => &pin.namespace,
             Self::EnforceStrict(clearance) => clearance.namespace(),
             Self::RollBack(back) => &back.namespace,
+        }
+    }
+
+    /// The object and version it must meet; `None` where nothing may stand.
+    pub fn precondition(&self) -> Option<(&Uid, &str)> {
+        match self {
+            Self::PinPermissive(_) => None,
+            Self::EnforceStrict(clearance) => Some(clearance.precondition()),
+            Self::RollBack(back) => Some((&back.policy_uid, &back.resource_version)),
+        }
+    }
+
+    /// What is noted on the policy by a write at `now`: all that a later rollback needs.
+    pub fn notes(&self, now: Timestamp) -> Ours {
+        match self {
+            Self::PinPermissive(pin) => pin.ours.clone(),
+            Self::EnforceStrict(clearance) => Ours {
+                // Whole seconds: the same instant must come back from every place that keeps it.
+                strict_since: Some(Timestamp::from_second(now.as_second()).unwrap_or(now)),
+                rolled_back: None,
+                ..clearance.ours().clone()
+            },
+            Self::RollBack(back) => Ours {
+                strict_since: None,
+                rolled_back: Some(RolledBack {
+                    at: now,
+                    because: format!("{}: {}", back.because.code, back.because.message),
+                }),
+                ..back.ours.clone()
+            },
         }
     }
 

@@ -1,21 +1,22 @@
 //! The only key to STRICT. It is cut by running every gate itself, it carries the time of its
 //! evidence and expires, and an action spends it.
 
-use crate::gate::{Evaluation, Verdict};
+use crate::gate::{Evaluation, Gate, Verdict};
 use crate::ident::{Namespace, Uid};
 use crate::plan::Plan;
-use crate::policy::{OUR_NAME, Policy};
+use crate::policy::{OUR_NAME, Ours, Policy};
 use crate::snapshot::Snapshot;
-use crate::workload::NamespaceFacts;
+use crate::workload::{NamespaceFacts, Workload};
 use jiff::Timestamp;
 
 /// Permission to write STRICT in one namespace, once, until it expires.
 #[derive(Debug, PartialEq)]
 pub struct Clearance {
     namespace: Namespace,
-    namespace_uid: Uid,
+    ours: Ours,
     policy_uid: Uid,
     resource_version: String,
+    evidence: String,
     evidence_at: Timestamp,
     expires: Timestamp,
 }
@@ -32,9 +33,10 @@ impl Clearance {
         let evidence_at = telemetry.at.min(snapshot.at);
         Some(Self {
             namespace: facts.name.clone(),
-            namespace_uid: facts.uid.clone(),
+            ours: pin.ours.clone()?,
             policy_uid: pin.uid.clone(),
             resource_version: pin.resource_version.clone(),
+            evidence: evidence(snapshot, facts),
             evidence_at,
             expires: evidence_at + plan.timing.max_evidence_age(telemetry.scrape_interval),
         })
@@ -45,9 +47,14 @@ impl Clearance {
         &self.namespace
     }
 
-    /// The namespace it was cut for.
-    pub fn namespace_uid(&self) -> &Uid {
-        &self.namespace_uid
+    /// What is noted on the policy so far.
+    pub fn ours(&self) -> &Ours {
+        &self.ours
+    }
+
+    /// What it stands on, in a line that can be read back later (S8).
+    pub fn evidence(&self) -> &str {
+        &self.evidence
     }
 
     /// The policy it was cut for: uid and version, both carried by the write.
@@ -64,6 +71,34 @@ impl Clearance {
     pub fn is_current(&self, now: Timestamp) -> bool {
         self.evidence_at <= now && now <= self.expires
     }
+}
+
+fn evidence(snapshot: &Snapshot, facts: &NamespaceFacts) -> String {
+    let telemetry = &snapshot.telemetry;
+    let pods = facts.servers().flat_map(Workload::meshed).count();
+    let mutual: f64 = telemetry
+        .mutual
+        .known()
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| name.namespace == facts.name)
+        .map(|(_, count)| count)
+        .sum();
+    let plaintext: f64 = telemetry
+        .callers
+        .known()
+        .into_iter()
+        .flatten()
+        .filter(|caller| caller.destination.namespace == facts.name)
+        .map(|caller| caller.count)
+        .sum();
+    format!(
+        "{} gates passed; {} workloads, {pods} pods; {mutual:.0} calls in mutual TLS and \
+         {plaintext:.0} in plaintext in the {} s before",
+        Gate::ALL.len(),
+        facts.servers().count(),
+        telemetry.lookback.as_secs()
+    )
 }
 
 /// Since when `namespace` is STRICT by this rollout, if it is.

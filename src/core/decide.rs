@@ -361,21 +361,23 @@ fn watch(
             }
         };
         if let (Some(because), true) = (because, may_write) {
-            decision.actions.push(step_back(name, policy, because));
+            decision.actions.extend(step_back(name, policy, because));
         }
     }
 }
 
-/// Restores what stood immediately before STRICT. Needs nothing but the policy (S4).
-pub fn step_back(namespace: &Namespace, policy: &Policy, because: Finding) -> Action {
-    Action::RollBack(RollBack {
+/// Restores what stood immediately before STRICT. Needs nothing but the policy (S4); `None` for a
+/// policy that is not ours.
+pub fn step_back(namespace: &Namespace, policy: &Policy, because: Finding) -> Option<Action> {
+    Some(Action::RollBack(RollBack {
         namespace: namespace.clone(),
         policy_uid: policy.uid.clone(),
         resource_version: policy.resource_version.clone(),
+        ours: policy.ours.clone()?,
         // Our own pin stood there; it accepts both, and is never weaker than what was before us.
         to: Mode::Permissive,
         because,
-    })
+    }))
 }
 
 /// One look at a namespace that bakes: counts the time, or says why to step back.
@@ -460,7 +462,15 @@ fn advance(
         match standing.state {
             State::Preparing if may_step => decision.actions.push(Action::PinPermissive(Pin {
                 namespace: name.clone(),
-                namespace_uid: facts.uid.clone(),
+                ours: Ours {
+                    rollout: plan.name.clone(),
+                    rollout_uid: plan.uid.clone(),
+                    namespace_uid: facts.uid.clone(),
+                    // A pin changes no effective mode, so this is also what was before it.
+                    previous: Mode::Permissive,
+                    strict_since: None,
+                    rolled_back: None,
+                },
             })),
             State::Proving => {
                 memory.soak = soak(plan, memory.soak, standing.evaluation.verdict(), now);

@@ -10,7 +10,7 @@ use crate::mode::{Declared, Mode};
 use crate::plan::{
     Asked, Mission, OnIdle, Plan, Settings, Stage, Strictness, Targets, Timing, Trigger,
 };
-use crate::policy::{FIELD_MANAGER, OUR_NAME, Ours, Policy, RolledBack};
+use crate::policy::{FIELD_MANAGER, OUR_NAME, Ours, Policy};
 use crate::progress::Progress;
 use crate::reading::Reading;
 use crate::snapshot::{Mesh, Snapshot, Source};
@@ -155,27 +155,7 @@ impl World {
     /// Does one action to the cluster, as the apiserver would store it.
     pub fn apply(&mut self, action: &Action) {
         let namespace = action.namespace().clone();
-        let standing = self.policy(&namespace).and_then(|policy| policy.ours.clone());
-        let mut noted = standing.unwrap_or_else(|| Ours {
-            rollout: self.plan.name.clone(),
-            rollout_uid: self.plan.uid.clone(),
-            namespace_uid: Uid::new(namespace.as_str()),
-            previous: Mode::Permissive,
-            strict_since: None,
-            rolled_back: None,
-        });
-        match action {
-            Action::PinPermissive(_) => {}
-            Action::EnforceStrict(_) => {
-                noted.strict_since = Some(at(self.now));
-                noted.rolled_back = None;
-            }
-            Action::RollBack(back) => {
-                noted.strict_since = None;
-                noted.rolled_back =
-                    Some(RolledBack { at: at(self.now), because: back.because.message.clone() });
-            }
-        }
+        let noted = action.notes(at(self.now));
         self.set_policy(namespace.as_str(), OUR_NAME, action.mode(), Some(noted));
     }
 

@@ -1,0 +1,276 @@
+//! From what a user wrote to the core's plan: parsed once, with the field named in every error.
+//!
+//! The schema refuses most of this at admission; what depends on the operator's configuration, or
+//! was stored before the schema refused it, is refused here.
+
+use super::names::request;
+use super::{
+    Action, Duration, GateLevel, LabelExpression, LabelOperator, MeshRollout, NamespaceSelector,
+    OnIdle, RollbackTrigger, Stage,
+};
+use crate::config::Config;
+use jiff::SignedDuration;
+use kube::ResourceExt;
+use meshrollout_core::ident::{Namespace, Operator, Requirement, Selector, Uid};
+use meshrollout_core::plan::{
+    self, Asked, Mission, Plan, Settings, Strictness, Targets, Timing, Trigger,
+};
+
+/// Why a rollout cannot be accepted.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// A field has a value that cannot be used.
+    #[error("{field}: {problem}")]
+    Field {
+        /// The field's path, as in `spec.stages[2].bake`.
+        field: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// The metrics source is not registered.
+    #[error("spec.metricsSource: {0}")]
+    MetricsSource(String),
+}
+
+/// The bake that the operator insists on: old connections drain for 45 s, and harm must have time
+/// to show.
+const MIN_BAKE: SignedDuration = SignedDuration::from_mins(5);
+
+impl Refusal {
+    /// The condition's reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Field { .. } => "InvalidSpec",
+            Self::MetricsSource(_) => "MetricsSourceUnknown",
+        }
+    }
+}
+
+/// The plan of a rollout, under this configuration.
+pub fn plan(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
+    let spec = &rollout.spec;
+    metrics_source(rollout, config)?;
+    let stages: Vec<_> = spec
+        .stages
+        .iter()
+        .enumerate()
+        .map(|(index, given)| stage(&format!("spec.stages[{index}]"), given, config))
+        .collect::<Result<_, _>>()?;
+    let gates = &spec.gates;
+    let lookback = length("spec.gates.plaintext.lookback", &gates.plaintext.lookback)?;
+    let asked = |name: &str| rollout.annotations().get(name).cloned();
+    Ok(Plan {
+        name: rollout.name_any(),
+        uid: Uid::new(rollout.uid().unwrap_or_default()),
+        action: match spec.action {
+            Action::Observe => Mission::Observe,
+            Action::Enforce => Mission::Enforce,
+        },
+        paused: spec.paused,
+        stages,
+        gates: Settings {
+            injection: strictness(gates.injection.level),
+            plaintext: strictness(gates.plaintext.level),
+            destination_rules: strictness(gates.destination_rules.level),
+            lookback,
+            on_idle: match gates.plaintext.on_idle {
+                OnIdle::Hold => plan::OnIdle::Hold,
+                OnIdle::Allow => plan::OnIdle::Allow,
+            },
+            min_remaining_percent: u8::try_from(gates.certificates.min_remaining_ratio)
+                .ok()
+                .filter(|percent| (1..50).contains(percent))
+                .ok_or_else(|| {
+                    let problem = "must be 1 to 49: Istio renews at half of the lifetime";
+                    refuse("spec.gates.certificates.minRemainingRatio", problem)
+                })?,
+        },
+        rollback: match spec.rollback.trigger {
+            RollbackTrigger::Automatic => Trigger::Automatic,
+            RollbackTrigger::Manual => Trigger::Manual,
+        },
+        asked: Asked {
+            abort: asked(request::ABORT),
+            retry: asked(request::RETRY),
+            rollback: asked(request::ROLLBACK),
+        },
+        operator_namespace: Namespace::new(&config.operator_namespace),
+        timing: timing(config),
+    })
+}
+
+/// The operator's times, as the core wants them.
+pub fn timing(config: &Config) -> Timing {
+    Timing {
+        interval: config.evaluation_interval,
+        stale_watch: config.stale_watch,
+        drain: config.drain,
+        acknowledgement: config.proxy_acknowledgement,
+        harm_window: config.harm_window,
+        max_skew: config.max_clock_skew,
+    }
+}
+
+/// The settings of a rollout that says nothing about gates.
+pub fn default_settings() -> Settings {
+    Settings {
+        injection: Strictness::Enforce,
+        plaintext: Strictness::Enforce,
+        destination_rules: Strictness::Enforce,
+        lookback: SignedDuration::from_hours(24),
+        on_idle: plan::OnIdle::Hold,
+        min_remaining_percent: 25,
+    }
+}
+
+fn metrics_source(rollout: &MeshRollout, config: &Config) -> Result<(), Refusal> {
+    let registered: Vec<_> =
+        config.metrics_sources.iter().map(|source| source.name.as_str()).collect();
+    let known = match registered.as_slice() {
+        [] => "the operator's configuration registers none".to_owned(),
+        names => format!("registered are: {}", names.join(", ")),
+    };
+    match &rollout.spec.metrics_source {
+        None => Err(Refusal::MetricsSource(format!(
+            "give the name of a registered source; the operator's own collection from the \
+             sidecars is not in this version ({known})"
+        ))),
+        Some(source) if registered.contains(&source.name.as_str()) => Ok(()),
+        Some(source) => Err(Refusal::MetricsSource(format!(
+            "no source {:?} is registered in the operator's configuration ({known})",
+            source.name
+        ))),
+    }
+}
+
+fn stage(path: &str, given: &Stage, config: &Config) -> Result<plan::Stage, Refusal> {
+    let targets = match (&given.namespaces, &given.namespace_selector) {
+        (Some(names), None) => Targets::Named(names.iter().map(Namespace::new).collect()),
+        (None, Some(selector)) => {
+            Targets::Selected(self::selector(&format!("{path}.namespaceSelector"), selector)?)
+        }
+        (Some(_), Some(_)) | (None, None) => {
+            return Err(refuse(path, "give exactly one of namespaces and namespaceSelector"));
+        }
+    };
+    let bake = length(&format!("{path}.bake"), &given.bake)?;
+    if bake.is_zero() || (bake < MIN_BAKE && !config.allow_short_times) {
+        let problem = format!(
+            "{} is too short: at least 5m, since old connections drain before harm shows",
+            given.bake
+        );
+        return Err(refuse(&format!("{path}.bake"), problem));
+    }
+    Ok(plan::Stage {
+        name: given.name.clone(),
+        targets,
+        soak: length(&format!("{path}.soak"), &given.soak)?,
+        bake,
+        max_concurrent: usize::try_from(given.max_concurrent)
+            .ok()
+            .filter(|count| *count > 0)
+            .ok_or_else(|| refuse(&format!("{path}.maxConcurrent"), "must be at least 1"))?,
+    })
+}
+
+fn selector(path: &str, given: &NamespaceSelector) -> Result<Selector, Refusal> {
+    let labels = given.match_labels.iter().map(|(key, value)| Requirement {
+        key: key.clone(),
+        operator: Operator::In(vec![value.clone()]),
+    });
+    let expressions = given.match_expressions.iter().map(requirement);
+    let requirements: Vec<_> = labels.chain(expressions).collect();
+    if requirements.is_empty() {
+        return Err(refuse(path, "an empty selector would cover every namespace of the cluster"));
+    }
+    Ok(Selector::new(requirements))
+}
+
+fn requirement(given: &LabelExpression) -> Requirement {
+    let values = given.values.clone();
+    Requirement {
+        key: given.key.clone(),
+        operator: match given.operator {
+            LabelOperator::In => Operator::In(values),
+            LabelOperator::NotIn => Operator::NotIn(values),
+            LabelOperator::Exists => Operator::Exists,
+            LabelOperator::DoesNotExist => Operator::DoesNotExist,
+        },
+    }
+}
+
+fn strictness(level: GateLevel) -> Strictness {
+    match level {
+        GateLevel::Enforce => Strictness::Enforce,
+        GateLevel::Warn => Strictness::Warn,
+    }
+}
+
+fn length(field: &str, given: &Duration) -> Result<SignedDuration, Refusal> {
+    given.parse().map_err(|error| refuse(field, error.to_string()))
+}
+
+fn refuse(field: &str, problem: impl Into<String>) -> Refusal {
+    Refusal::Field { field: field.into(), problem: problem.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn config() -> Config {
+        Config::parse("metricsSources: [{name: main, url: 'http://prometheus:9090'}]").unwrap()
+    }
+
+    fn rollout(change: impl FnOnce(&mut Value)) -> MeshRollout {
+        let mut object = json!({
+            "apiVersion": "meshrollout.dev/v1alpha1", "kind": "MeshRollout",
+            "metadata": {"name": "shop", "uid": "1", "annotations": {
+                "meshrollout.dev/retry": "2026-01-01T00:00:00Z",
+            }},
+            "spec": {
+                "metricsSource": {"name": "main"},
+                "stages": [{"name": "canary", "namespaces": ["catalog"]}],
+            },
+        });
+        change(&mut object);
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn a_rollout_that_says_little_gets_the_documented_defaults() {
+        let plan = plan(&rollout(|_| ()), &config()).unwrap();
+        assert_eq!(plan.action, Mission::Observe);
+        assert_eq!(plan.gates, default_settings());
+        assert_eq!(plan.asked.retry.as_deref(), Some("2026-01-01T00:00:00Z"));
+        let stage = &plan.stages[0];
+        assert_eq!((stage.soak.as_mins(), stage.bake.as_mins(), stage.max_concurrent), (30, 15, 1));
+        assert_eq!(stage.targets, Targets::Named(["catalog".into()].into()));
+    }
+
+    #[test]
+    fn a_refusal_names_the_field_and_what_would_be_right() {
+        for (pointer, value, begins) in [
+            ("/spec/stages/0/bake", json!("30s"), "spec.stages[0].bake: 30s is too short"),
+            ("/spec/stages/0/soak", json!("soon"), "spec.stages[0].soak: \"soon\" is not"),
+            ("/spec/stages/0/namespaces", json!(null), "spec.stages[0]: give exactly one"),
+            ("/spec/metricsSource/name", json!("maim"), "spec.metricsSource: no source \"maim\""),
+            ("/spec/metricsSource", json!(null), "spec.metricsSource: give the name"),
+        ] {
+            let wrong = rollout(|object| {
+                let (parent, field) = pointer.rsplit_once('/').unwrap();
+                object.pointer_mut(parent).unwrap()[field] = value;
+            });
+            let refused = plan(&wrong, &config()).unwrap_err().to_string();
+            assert!(refused.starts_with(begins), "{refused}");
+        }
+    }
+
+    #[test]
+    fn short_times_are_for_those_who_ask_for_them() {
+        let short = rollout(|object| object["spec"]["stages"][0]["bake"] = json!("1s"));
+        let config = Config { allow_short_times: true, ..config() };
+        assert_eq!(plan(&short, &config).unwrap().stages[0].bake.as_secs(), 1);
+    }
+}
