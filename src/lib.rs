@@ -6,13 +6,15 @@
 //! | ring | where | may use |
 //! | --- | --- | --- |
 //! | 0 core | the crate `meshrollout-core` | no kube, no tokio, no clock, no input or output |
-//! | 1 client-free | [`api`], [`istio`], [`translate`] | ring 0, k8s-openapi, kube's metadata types, serde |
+//! | 1 client-free | [`api`], [`istio`], [`translate`], [`manifest`], [`status`] | ring 0, k8s-openapi, kube's metadata types, serde |
 //! | 2 I/O | everything else | anything; only one file writes policies |
 
 pub mod api;
+pub mod apply;
 pub mod cli;
 pub mod config;
 pub mod files;
 pub mod istio;
+pub mod manifest;
 pub mod observe;
 pub mod translate;

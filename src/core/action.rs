@@ -1,7 +1,7 @@
 //! The closed list of everything this operator may ever do to a policy.
 
 use crate::clearance::Clearance;
-use crate::finding::Finding;
+use crate::finding::{Finding, Level};
 use crate::ident::{Namespace, Uid};
 use crate::mode::Mode;
 use crate::policy::{Ours, RolledBack};
@@ -79,7 +79,13 @@ impl Action {
                 strict_since: None,
                 rolled_back: Some(RolledBack {
                     at: now,
-                    because: format!("{}: {}", back.because.code, back.because.message),
+                    because: match back.because.level {
+                        // Asked for by a person: nothing was found.
+                        Level::Inform => back.because.message.clone(),
+                        Level::Warn | Level::Hold | Level::Block => {
+                            format!("{}: {}", back.because.code, back.because.message)
+                        }
+                    },
                 }),
                 ..back.ours.clone()
             },

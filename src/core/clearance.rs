@@ -1,8 +1,11 @@
 //! The only key to STRICT. It is cut by running every gate itself, it carries the time of its
 //! evidence and expires, and an action spends it.
 
+use crate::action::{Action, RollBack};
+use crate::finding::{Code, Finding, Subject};
 use crate::gate::{Evaluation, Gate, Verdict};
 use crate::ident::{Namespace, Uid};
+use crate::mode::Mode;
 use crate::plan::Plan;
 use crate::policy::{OUR_NAME, Ours, Policy};
 use crate::snapshot::Snapshot;
@@ -60,6 +63,23 @@ impl Clearance {
     /// The policy it was cut for: uid and version, both carried by the write.
     pub fn precondition(&self) -> (&Uid, &str) {
         (&self.policy_uid, &self.resource_version)
+    }
+
+    /// The write that would undo the switch, to be tried before it: an admission policy that
+    /// refuses PERMISSIVE must be known before, not in the outage.
+    pub fn way_back(&self) -> Action {
+        Action::RollBack(RollBack {
+            namespace: self.namespace.clone(),
+            policy_uid: self.policy_uid.clone(),
+            resource_version: self.resource_version.clone(),
+            ours: self.ours.clone(),
+            to: Mode::Permissive,
+            because: Finding::new(
+                Code::RollbackWouldBeRefused,
+                Subject::namespace(&self.namespace),
+                "the way back, tried before STRICT",
+            ),
+        })
     }
 
     /// The age of the oldest evidence.

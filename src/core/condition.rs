@@ -37,8 +37,7 @@ pub fn of(plan: &Plan, decision: &Decision, old: &[Condition], now: Timestamp) -
     let obstacles = decision.obstacles();
     let worst = obstacles.first();
     let states = || decision.namespaces.values().map(|standing| standing.state);
-    let message =
-        worst.map_or_else(|| "nothing stands in the way".into(), |one| one.message.clone());
+    let message = crate::explain::headline(plan, decision);
     let name = worst.map_or("Soaking", |one| one.code.name());
     let lowered = plan.gates.any_lowered();
     let passed = if worst.is_none() { True } else { False };
@@ -80,10 +79,7 @@ pub fn of(plan: &Plan, decision: &Decision, old: &[Condition], now: Timestamp) -
         status,
         reason,
         message: message.into(),
-        since: old
-            .iter()
-            .find(|one| one.kind == kind && one.status == status)
-            .map_or(now, |one| one.since),
+        since: since(old, kind, status, now),
     };
     vec![
         make("Accepted", accepted, if accepted == True { "Accepted" } else { reason }, &message),
@@ -93,4 +89,38 @@ pub fn of(plan: &Plan, decision: &Decision, old: &[Condition], now: Timestamp) -
         make("Stalled", stalled, reason, &message),
         make("Ready", ready, reason, &message),
     ]
+}
+
+/// The conditions of a rollout that has no plan, because what was written cannot be used.
+pub fn refused(
+    reason: &'static str,
+    message: &str,
+    old: &[Condition],
+    now: Timestamp,
+) -> Vec<Condition> {
+    use Status::{False, True, Unknown};
+    [
+        ("Accepted", False),
+        ("GatesPassed", Unknown),
+        ("Enforced", Unknown),
+        ("Reconciling", False),
+        ("Stalled", True),
+        ("Ready", False),
+    ]
+    .into_iter()
+    .map(|(kind, status)| Condition {
+        kind,
+        status,
+        reason,
+        message: message.into(),
+        since: since(old, kind, status, now),
+    })
+    .collect()
+}
+
+/// When the status last changed: kept from `old` while it stays the same.
+fn since(old: &[Condition], kind: &str, status: Status, now: Timestamp) -> Timestamp {
+    old.iter()
+        .find(|one| one.kind == kind && one.status == status)
+        .map_or(now, |one| one.since)
 }

@@ -11,7 +11,7 @@ use crate::gate::{Evaluation, Verdict};
 use crate::ident::Namespace;
 use crate::mode::Mode;
 use crate::plan::{Mission, Plan, Targets, Trigger};
-use crate::policy::{Ours, Policy};
+use crate::policy::{Ours, Policy, RolledBack};
 use crate::progress::{Bake, Heard, Memory, Progress, Requests, Soak};
 use crate::rollback::{Harm, harm};
 use crate::snapshot::{Snapshot, Source};
@@ -222,7 +222,13 @@ fn stand(
     let mut findings = vec![];
     let state = match our_policy(plan, snapshot, &facts.name) {
         Some(policy) if policy.has_drifted() => State::Blocked,
-        Some(Policy { ours: Some(ours), .. }) => written(ours, memory, requests),
+        Some(Policy { ours: Some(ours), .. }) => {
+            let state = written(ours, memory, requests);
+            if let (State::RolledBack, Some(back)) = (state, &ours.rolled_back) {
+                findings.extend(taken_back(plan, snapshot, facts, back));
+            }
+            state
+        }
         Some(_) | None if memory.bake.is_some() => {
             findings.push(
                 Finding::new(
@@ -251,6 +257,38 @@ fn written(ours: &Ours, memory: &Memory, requests: &Requests) -> State {
         }
         (None, _) => State::Proving,
     }
+}
+
+/// Why STRICT was taken back, and whether that took effect: every server must accept plaintext
+/// again, whatever other policies say.
+fn taken_back(
+    plan: &Plan,
+    snapshot: &Snapshot,
+    facts: &NamespaceFacts,
+    back: &RolledBack,
+) -> Vec<Finding> {
+    let why = Finding::new(
+        Code::HarmAfterStrict,
+        Subject::namespace(&facts.name),
+        format!("rolled back at {:.0}: {}", back.at, back.because),
+    )
+    .remedy(format!("mend it, then: kubectl meshrollout retry {}", plan.name));
+    let still = targets(facts).into_iter().find_map(|target| {
+        let effective = target.mode(&snapshot.policies);
+        let effective = effective.known().filter(|it| it.mode == Mode::Strict)?;
+        let by = effective.decided_by.policy().map_or("a policy".to_owned(), |policy| {
+            format!("peerauthentication {}/{}", policy.namespace, policy.name)
+        });
+        Some(
+            Finding::new(
+                Code::RollbackNotEffective,
+                target.workload,
+                format!("{} is rolled back, yet {} is still STRICT by {by}", facts.name, target.workload),
+            )
+            .remedy(format!("change or delete {by}")),
+        )
+    });
+    std::iter::once(why).chain(still).collect()
 }
 
 /// Nothing of ours stands there. A pin may change no effective mode (S3).

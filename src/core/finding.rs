@@ -151,6 +151,8 @@ codes! {
     NamespaceMissing = "MR0906", Hold;
     /// The policy could not be written.
     WriteRefused = "MR0907", Hold;
+    /// Rolled back, yet a server still refuses plaintext: another policy decides it.
+    RollbackNotEffective = "MR0908", Block;
 }
 
 /// What a finding is about.

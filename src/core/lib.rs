@@ -41,6 +41,7 @@ pub mod client_tls;
 pub mod condition;
 pub mod decide;
 pub mod effective;
+pub mod explain;
 pub mod finding;
 pub mod gate;
 pub mod ident;

@@ -87,8 +87,9 @@ impl Progress {
 impl Requests {
     /// When the latest of `requests` was heard, if it is newer than the last retry.
     pub fn standing(&self) -> Option<&Heard> {
-        let latest =
-            [&self.abort, &self.rollback].into_iter().flatten().max_by_key(|heard| heard.at)?;
+        // An abort that was heard when no stage was in flight had nothing to stop.
+        let abort = self.abort.as_ref().filter(|abort| abort.stage.is_some());
+        let latest = abort.into_iter().chain(&self.rollback).max_by_key(|heard| heard.at)?;
         self.retry.as_ref().is_none_or(|retry| retry.at < latest.at).then_some(latest)
     }
 }

@@ -206,6 +206,10 @@ pub struct ConsumedRequest {
     pub value: String,
     /// When it was acted on.
     pub consumed_at: Time,
+    /// The stage in flight then; absent when none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub stage: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]

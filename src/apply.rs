@@ -1,0 +1,163 @@
+//! The one writer of policies: it performs what was decided, once, within its deadline, and says
+//! how that ended.
+//!
+//! Every write is a server-side apply of our own fields by our own manager, never forced, that
+//! meets exactly the object and version it was decided on (or nothing, for a pin). The client has
+//! no retries: a write that was held up is not sent again when nobody asks for it any more.
+
+use crate::api::names::{FIELD_MANAGER, POLICY_NAME};
+use crate::istio::PeerAuthentication;
+use crate::manifest;
+use jiff::{SignedDuration, Timestamp};
+use kube::api::{Patch, PatchParams, Request};
+use kube::client::ClientBuilder;
+use kube::{Client, Config, Resource};
+use meshrollout_core::action::Action;
+use meshrollout_core::finding::{Code, Finding, Subject};
+use meshrollout_core::ident::Namespace;
+use serde_json::Value;
+
+/// Writes policies.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    deadline: SignedDuration,
+}
+
+/// How a write ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// Stored.
+    Done,
+    /// Not sent: the evidence had grown too old, or we do not lead any more.
+    NotSent(&'static str),
+    /// Not stored: the object is not the one it was decided on. Look again.
+    Conflict(String),
+    /// Not sent: the restoring write, tried first, would be refused.
+    NoWayBack(String),
+    /// Not stored: the apiserver or an admission plugin refused it.
+    Refused(String),
+    /// No answer within the deadline: stored or not, the next look shows it.
+    Unanswered(String),
+}
+
+impl Writer {
+    /// A writer on connections of its own, without kube's retries.
+    pub fn new(config: &Config, deadline: SignedDuration) -> Result<Self, kube::Error> {
+        let mut config = config.clone();
+        config.default_retry = false;
+        config.connect_timeout = Some(deadline.unsigned_abs());
+        let client = ClientBuilder::try_from(config)?.build();
+        Ok(Self { client, deadline })
+    }
+
+    /// Performs `action`. `leads` is asked, as the age of the evidence is, just before sending.
+    pub async fn perform(&self, action: &Action, leads: impl Fn(Timestamp) -> bool) -> Outcome {
+        if let Action::EnforceStrict(clearance) = action {
+            let back = manifest::policy(&clearance.way_back(), Timestamp::now());
+            match self.send(action.namespace(), &back, true).await {
+                Ok(()) => {}
+                Err(Outcome::Refused(why)) => return Outcome::NoWayBack(why),
+                Err(outcome) => return outcome,
+            }
+            if !clearance.is_current(Timestamp::now()) {
+                return Outcome::NotSent("the evidence has grown too old");
+            }
+        }
+        let now = Timestamp::now();
+        if !leads(now) {
+            return Outcome::NotSent("another replica leads");
+        }
+        match self.send(action.namespace(), &manifest::policy(action, now), false).await {
+            Ok(()) => Outcome::Done,
+            Err(outcome) => outcome,
+        }
+    }
+
+    async fn send(
+        &self,
+        namespace: &Namespace,
+        object: &Value,
+        dry_run: bool,
+    ) -> Result<(), Outcome> {
+        let params =
+            PatchParams { dry_run, ..PatchParams::apply(FIELD_MANAGER).validation_strict() };
+        let path = PeerAuthentication::url_path(&(), Some(namespace.as_str()));
+        let mut request = Request::new(path)
+            .patch(POLICY_NAME, &params, &Patch::Apply(object))
+            .map_err(|error| Outcome::Refused(error.to_string()))?;
+        // The apiserver gives up when we do: a write is accepted within its deadline or not at all.
+        let limit = self.deadline.as_secs().max(1);
+        let uri = format!("{}&timeout={limit}s", request.uri());
+        *request.uri_mut() =
+            uri.parse().map_err(|_| Outcome::Refused(format!("no address: {uri}")))?;
+        let sent = self.client.request::<Value>(request);
+        match tokio::time::timeout(self.deadline.unsigned_abs(), sent).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(kube::Error::Api(status))) => Err(refusal(&status)),
+            Ok(Err(error)) => Err(Outcome::Unanswered(error.to_string())),
+            Err(_) => Err(Outcome::Unanswered(format!("no answer within {limit} s"))),
+        }
+    }
+}
+
+fn refusal(status: &kube::core::Status) -> Outcome {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let owned = causes.into_iter().any(|cause| cause.reason == "FieldManagerConflict");
+    match status.code {
+        409 if owned => Outcome::Refused(status.message.clone()),
+        409 => Outcome::Conflict(status.message.clone()),
+        // Overloaded, starting or stopping: whether it was stored is not said.
+        429 | 500..=599 => Outcome::Unanswered(status.message.clone()),
+        _ => Outcome::Refused(status.message.clone()),
+    }
+}
+
+impl Outcome {
+    /// One word from a closed set, for metrics labels.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::NotSent(_) => "not_sent",
+            Self::Conflict(_) => "conflict",
+            Self::NoWayBack(_) => "no_way_back",
+            Self::Refused(_) => "refused",
+            Self::Unanswered(_) => "unanswered",
+        }
+    }
+
+    /// What a person must know of it; nothing when the next look settles it.
+    pub fn finding(&self, action: &Action) -> Option<Finding> {
+        let namespace = action.namespace();
+        let subject = Subject::new("PeerAuthentication", namespace, POLICY_NAME);
+        let mode = action.mode();
+        match self {
+            Self::Done | Self::NotSent(_) | Self::Conflict(_) => None,
+            Self::NoWayBack(why) => Some(
+                Finding::new(
+                    Code::RollbackWouldBeRefused,
+                    subject,
+                    format!("{namespace} stays PERMISSIVE, since going back from STRICT would be refused: {why}"),
+                )
+                .remedy(format!(
+                    "let the operator's account apply PERMISSIVE to peerauthentication/{POLICY_NAME} in {namespace}"
+                )),
+            ),
+            Self::Refused(why) | Self::Unanswered(why) => Some(
+                Finding::new(
+                    Code::WriteRefused,
+                    subject,
+                    format!("{mode} could not be written in {namespace}: {why}"),
+                )
+                .remedy(match action {
+                    Action::RollBack(_) => {
+                        format!("kubectl meshrollout rollback {} -n {namespace}", action.notes(Timestamp::UNIX_EPOCH).rollout)
+                    }
+                    Action::PinPermissive(_) | Action::EnforceStrict(_) => {
+                        "see what refuses it: admission policies, quotas, the operator's rights".into()
+                    }
+                }),
+            ),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! From a decision to one sentence for a person: used for conditions, events and the command line
+//! alike. Times are absolute, so that the sentence changes only when something has happened.
+
+use crate::decide::{Decision, Standing, State};
+use crate::finding::Finding;
+use crate::ident::Namespace;
+use crate::plan::{Mission, Plan};
+use jiff::{SignedDuration, Timestamp};
+
+/// Where the rollout stands and what comes next.
+pub fn headline(plan: &Plan, decision: &Decision) -> String {
+    let obstacles = decision.obstacles();
+    let rolled_back =
+        decision.namespaces.iter().find(|(_, standing)| standing.state == State::RolledBack);
+    let asked = decision.progress.requests.standing();
+    if !decision.refused.is_empty() {
+        return first_of(&obstacles);
+    }
+    match (plan.action, rolled_back, asked) {
+        (Mission::Observe, _, _) if obstacles.is_empty() => {
+            return "observing; every gate passes in the current stage".into();
+        }
+        (Mission::Observe, _, _) => return format!("observing; {}", first_of(&obstacles)),
+        (Mission::Enforce, Some((name, standing)), _) => {
+            let why = standing.findings.iter().map(|found| found.message.as_str());
+            let why = why.collect::<Vec<_>>().join("; ");
+            return format!(
+                "{name} {why}; when it is mended: kubectl meshrollout retry {}",
+                plan.name
+            );
+        }
+        (Mission::Enforce, None, Some(_)) => {
+            return format!(
+                "a person asked to stop; to go on: kubectl meshrollout retry {}",
+                plan.name
+            );
+        }
+        (Mission::Enforce, None, None) => {}
+    }
+    if !obstacles.is_empty() {
+        return first_of(&obstacles);
+    }
+    if decision.is_complete() {
+        return format!("all {} namespaces are STRICT and hold", decision.namespaces.len());
+    }
+    let current = decision.current_stage;
+    let next = decision
+        .namespaces
+        .iter()
+        .filter(|(_, standing)| Some(standing.stage) == current)
+        .filter(|(_, standing)| !standing.state.is_done())
+        .max_by_key(|(_, standing)| standing.state == State::Watching);
+    match next {
+        Some((name, standing)) => {
+            let paused = if plan.paused { "paused; " } else { "" };
+            format!("{paused}{}", where_it_stands(plan, decision, name, standing))
+        }
+        None => "no namespace matches the plan".into(),
+    }
+}
+
+/// Where one namespace stands and what comes next, when nothing is in the way.
+pub fn where_it_stands(
+    plan: &Plan,
+    decision: &Decision,
+    name: &Namespace,
+    standing: &Standing,
+) -> String {
+    let memory = decision.progress.namespaces.get(name);
+    let stage = plan.stages.get(standing.stage);
+    let stage_name = stage.map_or("", |stage| stage.name.as_str());
+    let soak = memory.and_then(|memory| memory.soak);
+    let bake = memory.and_then(|memory| memory.bake);
+    match standing.state {
+        State::Pending => format!("{name} waits for the stages before {stage_name}"),
+        State::Preparing => format!("{name} is about to be pinned to PERMISSIVE"),
+        State::Proving | State::Enforcing => match (soak, stage) {
+            (Some(soak), Some(stage)) => format!(
+                "every gate passes in {name} since {}; STRICT after {} if nothing happens",
+                clock(soak.since),
+                clock(soak.since + stage.soak)
+            ),
+            (Some(_) | None, _) => format!("{name} is being proven"),
+        },
+        State::Watching => match (bake, stage) {
+            (Some(bake), Some(stage)) => {
+                let settled = plan.timing.acknowledgement + plan.timing.drain;
+                format!(
+                    "{name} is STRICT since {}; watched for harm until {} at the earliest",
+                    clock(bake.strict_since),
+                    clock(bake.strict_since + settled + stage.bake)
+                )
+            }
+            (Some(_) | None, _) => format!("{name} is STRICT and watched for harm"),
+        },
+        State::Enforced => format!("{name} is STRICT and holds"),
+        State::RolledBack => format!("{name} is back at PERMISSIVE"),
+        State::Blocked => format!("{name} needs a person"),
+        State::Exempt => format!("{name} is STRICT by a policy that is not ours"),
+    }
+}
+
+/// A length as people write it: `30m`, `1h30m`, `45s`.
+pub fn length(length: SignedDuration) -> String {
+    let seconds = length.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let part = |count: i64, unit| if count == 0 { String::new() } else { format!("{count}{unit}") };
+    match format!("{}{}{}", part(hours, "h"), part(minutes, "m"), part(seconds, "s")) {
+        nothing if nothing.is_empty() => "0s".into(),
+        text => text,
+    }
+}
+
+fn first_of(obstacles: &[&Finding]) -> String {
+    match obstacles {
+        [] => String::new(),
+        [only] => only.message.clone(),
+        [first, others @ ..] => format!("{} (and {} more)", first.message, others.len()),
+    }
+}
+
+/// To the second.
+fn clock(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_read_as_they_are_written() {
+        for (seconds, text) in [(0, "0s"), (45, "45s"), (5400, "1h30m"), (86_400, "24h")] {
+            assert_eq!(length(SignedDuration::from_secs(seconds)), text);
+        }
+    }
+}

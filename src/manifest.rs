@@ -1,0 +1,44 @@
+//! From an action to the exact object that is sent. Nothing is decided here.
+
+use crate::api::names::{POLICY_NAME, ROLLOUT_LABEL, policy as note};
+use crate::translate;
+use jiff::Timestamp;
+use meshrollout_core::action::Action;
+use serde_json::{Value, json};
+
+/// A resource version that no object has. A server-side apply that carries one creates where
+/// nothing stands and is refused where something does: the apiserver compares it with what is
+/// there. (Creating by POST would make the same manager name two owners, "Update" and "Apply", and
+/// every later apply would conflict with ourselves; see the decision record 5.)
+const NOTHING_STANDS: &str = "1";
+
+/// The PeerAuthentication that `action` applies, sent at `now`.
+pub fn policy(action: &Action, now: Timestamp) -> Value {
+    let ours = action.notes(now);
+    let mut annotations = translate::ours::annotations(&ours);
+    let mut annotate = |name: &str, value: String| annotations.insert(name.to_owned(), value);
+    annotate(note::PREVIOUS, note::ABSENT.to_owned());
+    if let Action::EnforceStrict(clearance) = action {
+        annotate(note::EVIDENCE, clearance.evidence().to_owned());
+        annotate(note::EVIDENCE_TIME, clearance.evidence_at().to_string());
+    }
+    let mut metadata = json!({
+        "name": POLICY_NAME,
+        "namespace": action.namespace().as_str(),
+        "labels": {ROLLOUT_LABEL: ours.rollout},
+        "annotations": annotations,
+    });
+    match action.precondition() {
+        Some((uid, version)) => {
+            metadata["uid"] = json!(uid.as_str());
+            metadata["resourceVersion"] = json!(version);
+        }
+        None => metadata["resourceVersion"] = json!(NOTHING_STANDS),
+    }
+    json!({
+        "apiVersion": "security.istio.io/v1",
+        "kind": "PeerAuthentication",
+        "metadata": metadata,
+        "spec": {"mtls": {"mode": action.mode().as_str()}},
+    })
+}
