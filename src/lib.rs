@@ -17,4 +17,5 @@ pub mod files;
 pub mod istio;
 pub mod manifest;
 pub mod observe;
+pub mod status;
 pub mod translate;

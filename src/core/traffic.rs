@@ -4,6 +4,7 @@ use crate::ident::{Namespace, PodRef};
 use crate::reading::Reading;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// One evaluation's answers of one metrics source, all for the same instant.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +40,12 @@ pub struct Name {
     pub namespace: Namespace,
     /// Its name.
     pub workload: String,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.workload)
+    }
 }
 
 /// What a series says about how a call travelled. Made from (reporter, data plane, label) at once
