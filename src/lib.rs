@@ -9,13 +9,17 @@
 //! | 1 client-free | [`api`], [`istio`], [`translate`], [`manifest`], [`status`] | ring 0, k8s-openapi, kube's metadata types, serde |
 //! | 2 I/O | everything else | anything; only one file writes policies |
 
+pub mod admin;
 pub mod api;
 pub mod apply;
 pub mod cli;
 pub mod config;
 pub mod files;
 pub mod istio;
+pub mod lease;
 pub mod manifest;
+pub mod metrics;
 pub mod observe;
+pub mod report;
 pub mod status;
 pub mod translate;

@@ -132,7 +132,8 @@ fn summary(
     blocked_by: &[Blocker],
     obstacles: usize,
 ) -> Summary {
-    let mut summary = Summary { namespaces: count(decision.namespaces.len()), ..Summary::default() };
+    let mut summary =
+        Summary { namespaces: count(decision.namespaces.len()), ..Summary::default() };
     for (name, standing) in &decision.namespaces {
         match (standing.state, is_strict(snapshot, name)) {
             (State::Exempt, _) => summary.exempt += 1,
@@ -205,8 +206,7 @@ fn requests(plan: &Plan, decision: &Decision) -> Option<Requests> {
 }
 
 /// The types of conditions, which the core knows by these very strings.
-const KINDS: [&str; 6] =
-    ["Accepted", "GatesPassed", "Enforced", "Reconciling", "Stalled", "Ready"];
+const KINDS: [&str; 6] = ["Accepted", "GatesPassed", "Enforced", "Reconciling", "Stalled", "Ready"];
 
 fn of_api(conditions: &[Condition]) -> Vec<condition::Condition> {
     conditions
@@ -253,7 +253,7 @@ fn whole_second(at: Timestamp) -> Timestamp {
 }
 
 /// At most `limit` characters, as the schema bounds them; what is cut ends in an ellipsis.
-fn cut(text: &str, limit: usize) -> String {
+pub(crate) fn cut(text: &str, limit: usize) -> String {
     if text.chars().count() <= limit {
         return text.to_owned();
     }

@@ -47,6 +47,15 @@ pub struct RollBack {
 }
 
 impl Action {
+    /// One word for logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::PinPermissive(_) => "pin",
+            Self::EnforceStrict(_) => "enforce",
+            Self::RollBack(_) => "rollback",
+        }
+    }
+
     /// Where it writes.
     pub fn namespace(&self) -> &Namespace {
         match self {

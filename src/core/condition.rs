@@ -120,7 +120,5 @@ pub fn refused(
 
 /// When the status last changed: kept from `old` while it stays the same.
 fn since(old: &[Condition], kind: &str, status: Status, now: Timestamp) -> Timestamp {
-    old.iter()
-        .find(|one| one.kind == kind && one.status == status)
-        .map_or(now, |one| one.since)
+    old.iter().find(|one| one.kind == kind && one.status == status).map_or(now, |one| one.since)
 }

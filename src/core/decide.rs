@@ -283,7 +283,10 @@ fn taken_back(
             Finding::new(
                 Code::RollbackNotEffective,
                 target.workload,
-                format!("{} is rolled back, yet {} is still STRICT by {by}", facts.name, target.workload),
+                format!(
+                    "{} is rolled back, yet {} is still STRICT by {by}",
+                    facts.name, target.workload
+                ),
             )
             .remedy(format!("change or delete {by}")),
         )
@@ -557,6 +560,24 @@ fn soak(plan: &Plan, soak: Option<Soak>, verdict: Verdict, now: Timestamp) -> Op
 }
 
 impl Decision {
+    /// The namespaces whose next step is STRICT.
+    pub fn enforcing(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces
+            .iter()
+            .filter(|(_, standing)| standing.state == State::Enforcing)
+            .map(|(name, _)| name)
+    }
+
+    /// Adds what only carrying it out could find.
+    pub fn add(&mut self, namespace: &Namespace, found: Finding) {
+        if let Some(standing) = self.namespaces.get_mut(namespace) {
+            if found.level == Level::Block {
+                standing.state = State::Blocked;
+            }
+            standing.findings.push(found);
+        }
+    }
+
     /// The findings that stop the rollout now, the heaviest first.
     pub fn obstacles(&self) -> Vec<&Finding> {
         let mut all: Vec<_> = self.refused.iter().collect();

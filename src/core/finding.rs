@@ -270,14 +270,21 @@ impl fmt::Display for Code {
     }
 }
 
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Level {
+    /// One lower-case word.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Inform => "inform",
             Self::Warn => "warn",
             Self::Hold => "hold",
             Self::Block => "block",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -30,25 +30,8 @@ pub fn violations(
     decision: &Decision,
     now: Timestamp,
 ) -> Vec<Violation> {
-    let mut found: Vec<_> = decision
-        .actions
-        .iter()
-        .flat_map(|action| {
-            let where_ = action.namespace();
-            [
-                ("S1", strict_is_proven(plan, snapshot, action, now)),
-                ("S2", owns_what_it_writes(plan, snapshot, action)),
-                ("S3", weakens_nothing(snapshot, action)),
-                ("S9", spares_the_roots(plan, snapshot, action)),
-            ]
-            .into_iter()
-            .filter(|(_, holds)| !holds)
-            .map(move |(statement, _)| Violation {
-                statement,
-                what: format!("{where_}: {action:?}"),
-            })
-        })
-        .collect();
+    let mut found: Vec<_> =
+        decision.actions.iter().flat_map(|action| broken_by(plan, snapshot, action, now)).collect();
     if !one_stage_in_flight(decision) {
         found.push(Violation { statement: "S6", what: "two stages are in flight".into() });
     }
@@ -56,6 +39,28 @@ pub fn violations(
         found.push(Violation { statement: "S2", what: "an observer writes".into() });
     }
     found
+}
+
+/// Every statement about a single write. The shell asks this once more just before it sends.
+pub fn broken_by(
+    plan: &Plan,
+    snapshot: &Snapshot,
+    action: &Action,
+    now: Timestamp,
+) -> Vec<Violation> {
+    [
+        ("S1", strict_is_proven(plan, snapshot, action, now)),
+        ("S2", owns_what_it_writes(plan, snapshot, action)),
+        ("S3", weakens_nothing(snapshot, action)),
+        ("S9", spares_the_roots(plan, snapshot, action)),
+    ]
+    .into_iter()
+    .filter(|(_, holds)| !holds)
+    .map(|(statement, _)| Violation {
+        statement,
+        what: format!("{}: {action:?}", action.namespace()),
+    })
+    .collect()
 }
 
 /// S1: STRICT only where every gate passes, on fresh evidence from quorum reads.

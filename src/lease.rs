@@ -1,0 +1,223 @@
+//! Which replica acts: a Lease in the operator's own namespace.
+//!
+//! The Lease makes two writers unlikely, not impossible: a replica that was held up may wake with a
+//! write in hand. So a write is sent only while the last renewal is younger than the renew
+//! deadline, and each write meets exactly the version it was decided on.
+
+use crate::config::Config;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// The name of the Lease.
+pub const LEASE_NAME: &str = "meshrollout";
+
+/// That this replica leads, for as long as it does.
+#[derive(Clone)]
+pub struct Leadership {
+    candidate: Option<Arc<Candidate>>,
+    renewed: Arc<Mutex<Option<Instant>>>,
+    deadline: Option<Duration>,
+    lost: CancellationToken,
+}
+
+/// A replica that wants to lead.
+pub struct Candidate {
+    leases: Api<Lease>,
+    identity: String,
+    duration: Duration,
+    deadline: Duration,
+    retry: Duration,
+}
+
+/// Why an attempt failed.
+enum Missed {
+    /// Another holds it.
+    Held,
+    /// The apiserver refused or did not answer.
+    Failed(kube::Error),
+}
+
+impl Candidate {
+    /// A candidate of this name. `client` must not retry by itself.
+    pub fn new(client: Client, config: &Config, identity: String) -> Self {
+        Self {
+            leases: Api::namespaced(client, &config.operator_namespace),
+            identity,
+            duration: config.lease_duration.unsigned_abs(),
+            deadline: config.renew_deadline.unsigned_abs(),
+            retry: config.retry_period.unsigned_abs(),
+        }
+    }
+
+    /// Waits until this replica leads, and goes on renewing in the background.
+    pub async fn lead(self) -> Leadership {
+        // What we saw of another's Lease, and when by our own clock: clocks of replicas differ.
+        let mut seen: Option<(String, Instant)> = None;
+        let mut failing = false;
+        loop {
+            let begin = Instant::now();
+            match self.try_to_take(&mut seen).await {
+                Ok(()) => {
+                    tracing::info!(identity = %self.identity, "leading");
+                    return self.keep(begin);
+                }
+                Err(Missed::Held) => failing = false,
+                Err(Missed::Failed(error)) => {
+                    if !failing {
+                        tracing::warn!(%error, lease = LEASE_NAME, "cannot get the Lease");
+                    }
+                    failing = true;
+                }
+            }
+            tokio::time::sleep(self.retry).await;
+        }
+    }
+
+    fn keep(self, begin: Instant) -> Leadership {
+        let candidate = Arc::new(self);
+        let leadership = Leadership {
+            candidate: Some(Arc::clone(&candidate)),
+            renewed: Arc::new(Mutex::new(Some(begin))),
+            deadline: Some(candidate.deadline),
+            lost: CancellationToken::new(),
+        };
+        let kept = leadership.clone();
+        tokio::spawn(async move {
+            while kept.holds() {
+                tokio::time::sleep(candidate.retry).await;
+                let begin = Instant::now();
+                let mut seen = None;
+                let renewal = candidate.try_to_take(&mut seen);
+                match tokio::time::timeout(candidate.deadline, renewal).await {
+                    Ok(Ok(())) => kept.renewed_at(begin),
+                    Ok(Err(Missed::Held)) => {
+                        tracing::error!(lease = LEASE_NAME, "another replica took the Lease");
+                        break;
+                    }
+                    Ok(Err(Missed::Failed(error))) => {
+                        tracing::warn!(%error, lease = LEASE_NAME, "cannot renew the Lease");
+                    }
+                    Err(_) => tracing::warn!(lease = LEASE_NAME, "no answer while renewing"),
+                }
+            }
+            kept.give_up();
+        });
+        leadership
+    }
+
+    /// Takes the Lease, or renews it. `seen` is what was seen of another's before.
+    async fn try_to_take(&self, seen: &mut Option<(String, Instant)>) -> Result<(), Missed> {
+        let Some(lease) = self.leases.get_opt(LEASE_NAME).await.map_err(Missed::Failed)? else {
+            let lease = Lease {
+                metadata: ObjectMeta { name: Some(LEASE_NAME.into()), ..ObjectMeta::default() },
+                spec: Some(self.spec(None)),
+            };
+            let created = self.leases.create(&PostParams::default(), &lease).await;
+            return created.map(drop).map_err(missed);
+        };
+        let spec = lease.spec.clone().unwrap_or_default();
+        let holder = spec.holder_identity.clone().unwrap_or_default();
+        if !holder.is_empty() && holder != self.identity {
+            let version = lease.metadata.resource_version.clone().unwrap_or_default();
+            let unchanged = seen.as_ref().filter(|(known, _)| *known == version);
+            let since = unchanged.map_or_else(Instant::now, |(_, since)| *since);
+            *seen = Some((version, since));
+            let theirs = spec.lease_duration_seconds.and_then(|it| u64::try_from(it).ok());
+            let patience = Duration::from_secs(theirs.unwrap_or(0)).max(self.duration);
+            if since.elapsed() < patience {
+                return Err(Missed::Held);
+            }
+        }
+        // The version read makes it ours or fails: two cannot take it at once.
+        let lease = Lease { spec: Some(self.spec(Some(&spec))), ..lease };
+        let replaced = self.leases.replace(LEASE_NAME, &PostParams::default(), &lease).await;
+        replaced.map(drop).map_err(missed)
+    }
+
+    async fn hand_back(&self) -> Result<(), kube::Error> {
+        let Some(mut lease) = self.leases.get_opt(LEASE_NAME).await? else { return Ok(()) };
+        let Some(spec) = &mut lease.spec else { return Ok(()) };
+        if spec.holder_identity.as_deref() != Some(&self.identity) {
+            return Ok(());
+        }
+        spec.holder_identity = None;
+        self.leases.replace(LEASE_NAME, &PostParams::default(), &lease).await.map(drop)
+    }
+
+    fn spec(&self, old: Option<&LeaseSpec>) -> LeaseSpec {
+        let now = MicroTime(Timestamp::now());
+        let holder = old.and_then(|old| old.holder_identity.clone());
+        let ours = holder.as_deref() == Some(&self.identity);
+        let transitions = old.and_then(|old| old.lease_transitions).unwrap_or(0);
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(self.duration.as_secs()).ok(),
+            acquire_time: old
+                .filter(|_| ours)
+                .and_then(|old| old.acquire_time.clone())
+                .or_else(|| Some(now.clone())),
+            renew_time: Some(now),
+            lease_transitions: Some(transitions + i32::from(old.is_some() && !ours)),
+            ..LeaseSpec::default()
+        }
+    }
+}
+
+fn missed(error: kube::Error) -> Missed {
+    match &error {
+        kube::Error::Api(status) if status.code == 409 => Missed::Held,
+        _ => Missed::Failed(error),
+    }
+}
+
+impl Leadership {
+    /// For a single replica that needs no Lease.
+    pub fn alone() -> Self {
+        Self {
+            candidate: None,
+            renewed: Arc::new(Mutex::new(Some(Instant::now()))),
+            deadline: None,
+            lost: CancellationToken::new(),
+        }
+    }
+
+    /// This replica leads now: it may send a write.
+    pub fn holds(&self) -> bool {
+        let renewed = *self.renewed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        renewed.is_some_and(|at| self.deadline.is_none_or(|deadline| at.elapsed() < deadline))
+    }
+
+    /// Returns when it does not lead any more.
+    pub async fn lost(&self) {
+        self.lost.cancelled().await;
+    }
+
+    /// Hands the Lease back in an orderly shutdown, so that another need not wait for its end.
+    pub async fn release(&self) {
+        let held = self.holds();
+        self.give_up();
+        let Some(candidate) = self.candidate.as_ref().filter(|_| held) else { return };
+        if let Err(error) = candidate.hand_back().await {
+            tracing::warn!(%error, lease = LEASE_NAME, "not handed back: another waits for its end");
+        }
+    }
+
+    fn renewed_at(&self, begin: Instant) {
+        let mut renewed = self.renewed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if renewed.is_some() {
+            *renewed = Some(begin);
+        }
+    }
+
+    /// Once given up, a renewal that was under way changes nothing.
+    fn give_up(&self) {
+        *self.renewed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        self.lost.cancel();
+    }
+}

@@ -1,0 +1,234 @@
+//! Tells what was decided and done: status, MeshReports, events. All of it is ours alone, so it is
+//! applied with force; nothing here touches a policy.
+
+use crate::api::names::{FIELD_MANAGER, ROLLOUT_LABEL};
+use crate::api::{MeshReport, MeshReportStatus, MeshRollout, MeshRolloutStatus, parse};
+use crate::status::{self, state_name};
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter as EventReporter};
+use kube::{Api, Client, Resource, ResourceExt};
+use meshrollout_core::decide::{Decision, State};
+use meshrollout_core::explain::where_it_stands;
+use meshrollout_core::ident::Namespace;
+use meshrollout_core::plan::Plan;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// Reports written at one time.
+const CONCURRENT: usize = 8;
+
+/// Writes status, reports and events.
+pub struct Reporter {
+    client: Client,
+    events: Recorder,
+}
+
+/// One report to be written.
+pub struct Draft {
+    /// Where.
+    pub namespace: Namespace,
+    /// The object is there already.
+    pub exists: bool,
+    /// What it is to say.
+    pub status: MeshReportStatus,
+}
+
+impl Reporter {
+    /// A reporter that signs its events as this replica.
+    pub fn new(client: Client, identity: &str) -> Self {
+        let reporter =
+            EventReporter { controller: FIELD_MANAGER.into(), instance: Some(identity.to_owned()) };
+        Self { events: Recorder::new(client.clone(), reporter), client }
+    }
+
+    /// The spec cannot be used, and why.
+    pub async fn refused(
+        &self,
+        rollout: &MeshRollout,
+        refusal: &parse::Refusal,
+    ) -> Result<(), kube::Error> {
+        let old = rollout.status.clone().unwrap_or_default();
+        let message = refusal.to_string();
+        let generation = rollout.metadata.generation;
+        let now = Timestamp::now();
+        let new = status::refused(refusal.reason(), &message, generation, &old, now);
+        self.ready_changed(rollout, &old, &new).await;
+        self.status(rollout, &old, new).await
+    }
+
+    /// Writes the status, if it says anything new.
+    pub async fn status(
+        &self,
+        rollout: &MeshRollout,
+        old: &MeshRolloutStatus,
+        new: MeshRolloutStatus,
+    ) -> Result<(), kube::Error> {
+        if new == *old {
+            return Ok(());
+        }
+        let object = json!({
+            "apiVersion": MeshRollout::api_version(&()),
+            "kind": MeshRollout::kind(&()),
+            "metadata": {"name": rollout.name_any(), "uid": rollout.uid()},
+            "status": new,
+        });
+        let rollouts = Api::<MeshRollout>::all(self.client.clone());
+        let applied =
+            rollouts.patch_status(&rollout.name_any(), &ours(), &Patch::Apply(&object)).await;
+        gone_is_fine(applied)
+    }
+
+    /// Writes the reports that say anything new, and removes those of namespaces no longer covered.
+    pub async fn reports(
+        &self,
+        rollout: &MeshRollout,
+        drafts: Vec<Draft>,
+        uncovered: Vec<(Namespace, String)>,
+    ) -> Result<(), kube::Error> {
+        stream::iter(drafts)
+            .map(Ok)
+            .try_for_each_concurrent(CONCURRENT, |draft| self.draft(rollout, draft))
+            .await?;
+        for (namespace, uid) in uncovered {
+            let reports = Api::<MeshReport>::namespaced(self.client.clone(), namespace.as_str());
+            let only_this = Preconditions { uid: Some(uid), ..Preconditions::default() };
+            let params = DeleteParams::default().preconditions(only_this);
+            gone_is_fine(reports.delete(&rollout.name_any(), &params).await)?;
+        }
+        Ok(())
+    }
+
+    async fn draft(&self, rollout: &MeshRollout, draft: Draft) -> Result<(), kube::Error> {
+        let name = rollout.name_any();
+        let reports = Api::<MeshReport>::namespaced(self.client.clone(), draft.namespace.as_str());
+        if !draft.exists {
+            let mut report =
+                MeshReport::new(&name, crate::api::MeshReportSpec { rollout: name.clone() });
+            report.labels_mut().insert(ROLLOUT_LABEL.into(), name.clone());
+            // Deleting the rollout takes its reports with it, and no policy.
+            report.owner_references_mut().extend(rollout.controller_owner_ref(&()));
+            let params =
+                PostParams { field_manager: Some(FIELD_MANAGER.into()), ..Default::default() };
+            match reports.create(&params, &report).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+                // The namespace went meanwhile.
+                Err(kube::Error::Api(status)) if status.code == 404 || status.code == 403 => {
+                    tracing::debug!(namespace = %draft.namespace, message = status.message, "no report");
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let object = json!({
+            "apiVersion": MeshReport::api_version(&()),
+            "kind": MeshReport::kind(&()),
+            "metadata": {"name": name},
+            "status": draft.status,
+        });
+        gone_is_fine(reports.patch_status(&name, &ours(), &Patch::Apply(&object)).await)
+    }
+
+    /// Publishes what has changed since the last visit; `before` is empty on the first.
+    pub async fn transitions(
+        &self,
+        rollout: &MeshRollout,
+        plan: &Plan,
+        before: &BTreeMap<Namespace, State>,
+        decision: &Decision,
+    ) {
+        for (name, standing) in &decision.namespaces {
+            let Some(old) = before.get(name).filter(|old| **old != standing.state) else {
+                continue;
+            };
+            let found = standing.findings.iter().max_by_key(|found| found.level);
+            let note = match standing.state {
+                State::RolledBack | State::Blocked => found.map(|found| found.message.clone()),
+                State::Pending
+                | State::Preparing
+                | State::Proving
+                | State::Enforcing
+                | State::Watching
+                | State::Enforced
+                | State::Exempt => None,
+            };
+            let note = note.unwrap_or_else(|| where_it_stands(plan, decision, name, standing));
+            let bad = matches!(standing.state, State::RolledBack | State::Blocked);
+            let namespace = ObjectReference {
+                api_version: Some("v1".into()),
+                kind: Some("Namespace".into()),
+                name: Some(name.to_string()),
+                ..ObjectReference::default()
+            };
+            tracing::info!(
+                rollout = plan.name, namespace = %name,
+                from = state_name(*old), to = state_name(standing.state), "namespace moved"
+            );
+            let reason = state_name(standing.state);
+            self.publish(rollout, bad, reason, note, Some(namespace)).await;
+        }
+    }
+
+    /// Publishes that the condition Ready has another reason than before.
+    pub async fn ready_changed(
+        &self,
+        rollout: &MeshRollout,
+        old: &MeshRolloutStatus,
+        new: &MeshRolloutStatus,
+    ) {
+        let Some(ready) = condition(new, "Ready") else { return };
+        if condition(old, "Ready").is_some_and(|old| old.reason == ready.reason) {
+            return;
+        }
+        let holds = |kind, status| condition(new, kind).is_some_and(|one| one.status == status);
+        let bad = holds("Stalled", "True") || holds("GatesPassed", "False");
+        tracing::info!(
+            rollout = rollout.name_any(),
+            reason = ready.reason,
+            message = ready.message,
+            "rollout"
+        );
+        self.publish(rollout, bad, &ready.reason, ready.message.clone(), None).await;
+    }
+
+    async fn publish(
+        &self,
+        rollout: &MeshRollout,
+        bad: bool,
+        reason: &str,
+        note: String,
+        secondary: Option<ObjectReference>,
+    ) {
+        let event = Event {
+            type_: if bad { EventType::Warning } else { EventType::Normal },
+            reason: reason.to_owned(),
+            note: Some(status::cut(&note, 1000)),
+            action: "Rollout".into(),
+            secondary,
+        };
+        if let Err(error) = self.events.publish(&event, &rollout.object_ref(&())).await {
+            tracing::warn!(%error, reason, "an event could not be published");
+        }
+    }
+}
+
+/// Nobody but us writes these; a field that another hand put there goes.
+fn ours() -> PatchParams {
+    PatchParams::apply(FIELD_MANAGER).force()
+}
+
+/// What was deleted meanwhile needs no status.
+fn gone_is_fine<T>(result: Result<T, kube::Error>) -> Result<(), kube::Error> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+fn condition<'a>(status: &'a MeshRolloutStatus, kind: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|one| one.type_ == kind)
+}
