@@ -1,10 +1,16 @@
 //! The command line: one file per subcommand.
 
 use clap::{Parser, Subcommand};
+use request::Verb;
 use std::process::ExitCode;
 
+mod cluster;
 mod crd;
+mod explain;
 mod preflight;
+mod request;
+mod rollback;
+mod status;
 
 /// Exit codes, as `preflight` documents them.
 pub mod exit {
@@ -35,6 +41,20 @@ enum Command {
     Crd(crd::Args),
     /// Say what STRICT would break, from files. Writes nothing.
     Preflight(preflight::Args),
+    /// Say where rollouts and their namespaces stand.
+    Status(status::Args),
+    /// Say why a rollout does not move, and what to do next.
+    Explain(explain::Args),
+    /// Take no new step; still watch, still roll back on harm.
+    Pause(request::Args),
+    /// Go on after a pause.
+    Resume(request::Args),
+    /// Stop; roll the stage in flight back; keep what earlier stages reached.
+    Abort(request::Args),
+    /// Prove again what was rolled back or aborted.
+    Retry(request::Args),
+    /// Put back PERMISSIVE where a rollout wrote STRICT, now; works with the operator down.
+    Rollback(rollback::Args),
 }
 
 /// Parses the command line, runs it, and says how it ended.
@@ -51,6 +71,39 @@ pub fn run() -> ExitCode {
     match args.command {
         Command::Crd(args) => crd::run(&args),
         Command::Preflight(args) => preflight::run(&args),
+        Command::Status(args) => asynchronous(ended(status::run(args))),
+        Command::Explain(args) => asynchronous(ended(explain::run(args))),
+        Command::Pause(args) => asynchronous(ended(request::run(Verb::Pause, args))),
+        Command::Resume(args) => asynchronous(ended(request::run(Verb::Resume, args))),
+        Command::Abort(args) => asynchronous(ended(request::run(Verb::Abort, args))),
+        Command::Retry(args) => asynchronous(ended(request::run(Verb::Retry, args))),
+        Command::Rollback(args) => asynchronous(rollback::run(args)),
+    }
+}
+
+/// How a command that only fails by its cluster ended.
+async fn ended(command: impl Future<Output = Result<(), cluster::Error>>) -> ExitCode {
+    match command.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ (cluster::Error::NoRollout(_) | cluster::Error::Nothing(_))) => {
+            fail(exit::BAD_INPUT, &error)
+        }
+        Err(error) => fail(exit::UNREACHABLE, &error),
+    }
+}
+
+/// A table without borders, as kubectl prints one.
+fn table(header: &[&str]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING).set_header(header);
+    table
+}
+
+/// Runs what talks to a cluster.
+fn asynchronous(command: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => fail(exit::UNREACHABLE, &error),
     }
 }
 

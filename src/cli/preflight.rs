@@ -1,10 +1,9 @@
 //! `meshrollout preflight`: the core's own gates, without permission to write. From files for now.
 
-use super::{exit, fail};
+use super::{exit, fail, table};
 use crate::api::parse;
 use crate::config::Config;
 use crate::files::Input;
-use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use meshrollout_core::finding::{Finding, Level};
 use meshrollout_core::gate::{Evaluation, Gate};
@@ -93,12 +92,6 @@ pub(super) fn run(args: &Args) -> ExitCode {
         // Files alone never prove that nothing sends plaintext.
         (false, true) => ExitCode::from(exit::UNKNOWN),
     }
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header);
-    table
 }
 
 /// The gates with their defaults; there are no stages to think of.

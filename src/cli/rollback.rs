@@ -1,0 +1,120 @@
+//! `meshrollout rollback`: for the person who was paged. Writes by itself, with the operator up or
+//! down; needs neither metrics nor status, only the notes on the policies.
+
+use super::cluster::{Cluster, Error, doing};
+use super::request::ask;
+use super::{exit, fail};
+use crate::api::names::{ROLLOUT_LABEL, request};
+use crate::apply::{Outcome, Writer};
+use crate::istio::PeerAuthentication;
+use crate::translate;
+use jiff::SignedDuration;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt};
+use meshrollout_core::decide::step_back;
+use meshrollout_core::finding::{Code, Finding, Level, Subject};
+use meshrollout_core::mode::Mode;
+use std::process::ExitCode;
+
+/// Put back PERMISSIVE where a rollout wrote STRICT, now.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The MeshRollout; it need not exist any more.
+    #[arg(value_name = "ROLLOUT")]
+    name: String,
+    /// Only in these namespaces; without one, everywhere.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Vec<String>,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// Longer than the operator's: a person waits, and nobody else is to be kept out.
+const DEADLINE: SignedDuration = SignedDuration::from_secs(15);
+
+/// Against another writer at the same object, the operator most likely.
+const TRIES: usize = 5;
+
+pub(super) async fn run(args: Args) -> ExitCode {
+    match roll_back(&args).await {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(exit::FINDINGS),
+        Err(error @ Error::Nothing(_)) => fail(exit::BAD_INPUT, &error),
+        Err(error) => fail(exit::UNREACHABLE, &error),
+    }
+}
+
+/// How many could not be rolled back.
+async fn roll_back(args: &Args) -> Result<usize, Error> {
+    let config = args.cluster.config().await?;
+    let writer = Writer::new(&config, DEADLINE).map_err(Error::Client)?;
+    let client = Client::try_from(config).map_err(Error::Client)?;
+    if args.namespace.is_empty() {
+        // So that the operator does not go on with what is not STRICT yet. The policies matter more.
+        if let Err(error) = ask(&client, &args.name, request::ROLLBACK).await {
+            fail(exit::UNREACHABLE, &error);
+            eprintln!("the rollout itself could not be told to stop; going on with its policies");
+        }
+    }
+    let ours = ListParams::default().labels(&format!("{ROLLOUT_LABEL}={}", args.name));
+    let policies = Api::<PeerAuthentication>::all(client.clone())
+        .list(&ours)
+        .await
+        .map_err(doing("listing PeerAuthentications"))?;
+    let chosen = |policy: &&PeerAuthentication| {
+        let namespace = policy.namespace().unwrap_or_default();
+        args.namespace.is_empty() || args.namespace.contains(&namespace)
+    };
+    let policies: Vec<_> = policies.items.iter().filter(chosen).collect();
+    if policies.is_empty() {
+        return Err(Error::Nothing(format!("no policy of rollout {} stands there", args.name)));
+    }
+    let mut failures = 0;
+    for policy in policies {
+        let namespace = policy.namespace().unwrap_or_default();
+        match one(&client, &writer, policy.clone()).await {
+            Ok(said) => println!("{namespace}: {said}"),
+            Err(why) => {
+                failures += 1;
+                eprintln!("{namespace}: NOT rolled back: {why}");
+                eprintln!(
+                    "  by hand: kubectl patch peerauthentication {} -n {namespace} --type=merge -p '{{\"spec\":{{\"mtls\":{{\"mode\":\"PERMISSIVE\"}}}}}}'",
+                    policy.name_any()
+                );
+            }
+        }
+    }
+    Ok(failures)
+}
+
+async fn one(
+    client: &Client,
+    writer: &Writer,
+    mut object: PeerAuthentication,
+) -> Result<String, String> {
+    let namespace = object.namespace().unwrap_or_default();
+    let mut last = String::new();
+    for _ in 0..TRIES {
+        let policy = translate::policy(&object);
+        if policy.mode_we_wrote() == Some(Mode::Permissive) && !policy.has_drifted() {
+            return Ok("already PERMISSIVE".into());
+        }
+        let asked = Finding::new(
+            Code::HarmAfterStrict,
+            Subject::namespace(&policy.namespace),
+            "a person asked to step back",
+        )
+        .at(Level::Inform);
+        let action = step_back(&policy.namespace, &policy, asked)
+            .ok_or("the notes on it are not whole, so it is not known to be ours")?;
+        match writer.perform(&action, |_| true).await {
+            Outcome::Done => return Ok("PERMISSIVE again".into()),
+            Outcome::NotSent(why) => return Err(why.into()),
+            Outcome::Refused(why) | Outcome::NoWayBack(why) => return Err(why),
+            Outcome::Conflict(why) | Outcome::Unanswered(why) => last = why,
+        }
+        let policies = Api::<PeerAuthentication>::namespaced(client.clone(), &namespace);
+        object = policies.get(&policy.name).await.map_err(|error| error.to_string())?;
+    }
+    Err(last)
+}
