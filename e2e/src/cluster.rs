@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -56,7 +57,8 @@ pub struct Cluster {
     start_up: Duration,
     _servers: Servers,
     folder: RunFolder,
-    _ports: Ports,
+    ports: Mutex<Ports>,
+    scrape_interval: Duration,
 }
 
 impl Cluster {
@@ -148,7 +150,8 @@ impl Cluster {
             start_up: Duration::ZERO,
             _servers: servers,
             folder: run,
-            _ports: ports,
+            ports: Mutex::new(ports),
+            scrape_interval: options.scrape_interval,
         };
         cluster.ready(&client).await?;
         cluster.start_up = begin.elapsed();
@@ -257,6 +260,16 @@ impl Cluster {
     pub fn audit_mark(&self) -> Result<AuditMark, Error> {
         let log = self.folder.path().join(AUDIT_LOG);
         Ok(AuditMark(std::fs::metadata(log).doing("looking at the audit log")?.len()))
+    }
+
+    /// How often Prometheus scrapes.
+    pub fn scrape_interval(&self) -> Duration {
+        self.scrape_interval
+    }
+
+    /// A port for one more program.
+    pub(crate) fn free_port(&self) -> Result<u16, Error> {
+        self.ports.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
     }
 
     /// The folder with the logs.

@@ -15,6 +15,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Tell the story of PERMISSIVE and STRICT on one.
+    Demo {
+        /// Leave the control plane up afterwards, until Ctrl-C.
+        #[arg(long, env = "KEEP", value_parser = clap::builder::FalseyValueParser::new(), action = clap::ArgAction::SetTrue)]
+        keep: bool,
+    },
     /// Start one, say how to reach it, and stop it at Ctrl-C.
     Up {
         /// YAML files to apply, in this order.
@@ -29,6 +35,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     match Arguments::parse().command {
+        Command::Demo { keep } => meshrollout_e2e::demo(keep).await,
         Command::Up { files, shop } => up(&files, shop).await,
     }
 }

@@ -6,7 +6,7 @@ use crate::Error;
 // a port found free is not taken by somebody's connection before its program listens.
 const FIRST: u16 = 20_000;
 const END: u16 = 32_000;
-const BLOCK: u16 = 20;
+const BLOCK: u16 = 40;
 
 /// A block of neighbouring ports for one cluster.
 ///

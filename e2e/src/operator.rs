@@ -1,0 +1,209 @@
+//! The operator, as a process of the same kind as the control plane's.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use tokio::sync::OnceCell;
+
+use crate::process::{Process, Program};
+use crate::{Cluster, Doing, Error, until};
+
+/// Whom the audit log names: the ServiceAccount that `charts/meshrollout/install.yaml` makes.
+pub const OPERATOR_USER: &str = "system:serviceaccount:meshrollout-system:meshrollout";
+
+const CRDS: [&str; 2] =
+    [include_str!("../../crds/meshreports.yaml"), include_str!("../../crds/meshrollouts.yaml")];
+const INSTALL: &str = include_str!("../../charts/meshrollout/install.yaml");
+
+/// How the operator is to run. The times are short, so that a test sees an end.
+#[derive(Clone, Debug)]
+pub struct OperatorOptions {
+    /// Between evaluations.
+    pub interval: Duration,
+    /// The width of a window in which harm is counted.
+    pub harm_window: Duration,
+    /// Further lines of its configuration file.
+    pub config: String,
+    /// Whether the times of a rollout may be shorter than its minimums.
+    pub allow_short_times: bool,
+}
+
+impl Default for OperatorOptions {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(1),
+            harm_window: Duration::from_secs(2),
+            config: "drain: 1s\nproxyAcknowledgement: 1s\n".to_owned(),
+            allow_short_times: true,
+        }
+    }
+}
+
+/// A running operator; it goes when this value goes.
+pub struct Operator {
+    process: Process,
+    admin: String,
+    log: PathBuf,
+}
+
+impl Cluster {
+    /// Installs the CRDs and the operator's rights as a user would, without the operator itself.
+    pub async fn install(&self) -> Result<(), Error> {
+        for manifest in CRDS.iter().chain([&INSTALL]) {
+            self.apply_yaml(manifest).await.doing("installing meshrollout")?;
+        }
+        let kinds = ["meshrollouts", "meshreports"];
+        until("the CRDs to be served", Duration::from_secs(30), async || {
+            for kind in kinds {
+                let output =
+                    self.kubectl(&["get", kind, "-A"]).await.map_err(|error| error.to_string())?;
+                if !output.status.success() {
+                    return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Starts an operator under the rights of [`Cluster::install`], with the cluster's Prometheus
+    /// registered as `main`, behind the proxy that can be made to fail. Returns when it is ready.
+    pub async fn operator(&self, options: &OperatorOptions) -> Result<Operator, Error> {
+        let binary = meshrollout().await?;
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = self.folder().join(format!("operator-{number}"));
+        std::fs::create_dir_all(&folder).doing("making the operator's folder")?;
+        let seconds = |length: Duration| format!("{}s", length.as_secs().max(1));
+        let config = format!(
+            "evaluationInterval: {}\nharmWindow: {}\nallowShortTimes: {}\n{}metricsSources:\n- name: main\n  url: {}\n  scrapeInterval: {}\n  timeout: 5s\n",
+            seconds(options.interval),
+            seconds(options.harm_window),
+            options.allow_short_times,
+            options.config,
+            self.metrics_proxy().url(),
+            seconds(self.scrape_interval()),
+        );
+        let file = folder.join("config.yaml");
+        std::fs::write(&file, config).doing("writing the operator's configuration")?;
+        let port = self.free_port()?;
+        let kubeconfig = self.kubeconfig_for(OPERATOR_USER, None)?;
+        let process = Program::new("operator", binary, &folder)
+            .args(["operator", "--log-format=text", "--log=info,meshrollout=debug"])
+            .args([format!("--config={}", file.display())])
+            .args([format!("--admin-address=127.0.0.1:{port}")])
+            .args([format!("--identity=operator-{number}")])
+            .env("KUBECONFIG", kubeconfig.display().to_string())
+            .start()?;
+        let mut operator = Operator {
+            process,
+            admin: format!("http://127.0.0.1:{port}"),
+            log: folder.join("operator.log"),
+        };
+        operator.ready().await?;
+        Ok(operator)
+    }
+
+    /// Runs the command line as `admin`.
+    pub async fn meshrollout(&self, args: &[&str]) -> Result<Output, Error> {
+        tokio::process::Command::new(meshrollout().await?)
+            .env("KUBECONFIG", self.kubeconfig())
+            .args(args)
+            .output()
+            .await
+            .doing("running meshrollout")
+    }
+}
+
+impl Operator {
+    async fn ready(&mut self) -> Result<(), Error> {
+        let limit = Duration::from_secs(30);
+        let address = format!("{}/readyz", self.admin);
+        until("the operator to be ready", limit, async || {
+            if let Err(error) = self.process.check() {
+                return Ok(Err(error));
+            }
+            get(&address).await.map(|_| Ok(()))
+        })
+        .await?
+    }
+
+    /// A page of its admin address, such as `/metrics`.
+    pub async fn page(&self, path: &str) -> Result<String, Error> {
+        get(&format!("{}{path}", self.admin)).await.map_err(Error::new)
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its process id.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Resident memory now, in KiB.
+    pub fn memory(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// Fails with the end of its log when it has ended.
+    pub fn check(&mut self) -> Result<(), Error> {
+        self.process.check()
+    }
+}
+
+async fn get(address: &str) -> Result<String, String> {
+    let uri: http::Uri = address.parse().map_err(|error| format!("{error}"))?;
+    let mut config = kube::Config::new(uri.clone());
+    config.default_retry = false;
+    let client = kube::Client::try_from(config).map_err(|error| error.to_string())?;
+    let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let request =
+        http::Request::get(path).body(kube::client::Body::empty()).map_err(|e| e.to_string())?;
+    let answer = client.send(request).await.map_err(|error| error.to_string())?;
+    let status = answer.status();
+    let body = answer.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
+    let text = String::from_utf8_lossy(&body).into_owned();
+    if status.is_success() { Ok(text) } else { Err(format!("{status}: {text}")) }
+}
+
+/// The binary under test, built from the sources as they are now, in the profile of this test.
+async fn meshrollout() -> Result<PathBuf, Error> {
+    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
+    BUILT
+        .get_or_try_init(async || {
+            let me = std::env::current_exe().doing("finding the test's own folder")?;
+            // …/target/PROFILE/deps/TEST, or …/target/PROFILE/meshrollout-e2e
+            let folder = me.parent().unwrap_or(Path::new("."));
+            let folder =
+                if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+            let release = folder.ends_with("release");
+            let mut build = tokio::process::Command::new(
+                std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
+            );
+            build
+                .args(["build", "--quiet", "--package=meshrollout", "--bin=meshrollout"])
+                .args(release.then_some("--release"))
+                .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+            if let Some(target) = folder.parent() {
+                build.arg("--target-dir").arg(target);
+            }
+            let output = build.output().await.doing("building meshrollout")?;
+            match output.status.success() {
+                true => Ok(folder.join("meshrollout")),
+                false => Err(Error::new(format!(
+                    "building meshrollout failed:\n{}",
+                    String::from_utf8_lossy(&output.stderr)
+                ))),
+            }
+        })
+        .await
+        .cloned()
+}
