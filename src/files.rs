@@ -1,40 +1,48 @@
 //! A cluster from files: manifests or `kubectl get … -o yaml|json` dumps become a snapshot.
 
-use crate::translate::namespace;
-use crate::{istio, translate};
+use crate::translate::facts::{Header, NamedService, Parts, header, named_service};
+use crate::translate::mesh::{MeshConfig, config, mesh};
+use crate::translate::pod::{OwnedPod, Owner, daemon_set, deployment, owned_pod, stateful_set};
+use crate::translate::{DOMAIN, namespace};
+use crate::{istio, kubernetes, translate};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use meshrollout_core::client_tls::Rules;
+use meshrollout_core::client_tls::{Rule, Rules};
 use meshrollout_core::effective::Policies;
-use meshrollout_core::ident::{Namespace, Uid, WorkloadRef};
-use meshrollout_core::injection::{self, Injection, Injector, Template, chart_injectors};
+use meshrollout_core::ident::Namespace;
+use meshrollout_core::injection::{self, Injection, Injector, chart_injectors};
+use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::{Cause, Reading};
-use meshrollout_core::snapshot::{Mesh, Snapshot, Source};
+use meshrollout_core::snapshot::{Mesh, Snapshot, Source, TelemetryOverride};
 use meshrollout_core::traffic::Telemetry;
-use meshrollout_core::workload::{NamespaceFacts, Phase, Pod, Proxy, Service, Workload};
+use meshrollout_core::workload::{NamespaceFacts, Phase, Pod, Proxy};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const DOMAIN: &str = "cluster.local";
+/// The root namespace where no file says which: Istio's default.
 const ROOT: &str = "istio-system";
+
+/// What a metrics source would be asked for. Nobody asks one here, so nothing depends on them.
+const LOOKBACK: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+const SCRAPE_INTERVAL: jiff::SignedDuration = jiff::SignedDuration::from_secs(15);
 
 /// What was read, and what could not be.
 #[derive(Debug, Default)]
 pub struct Input {
-    namespaces: BTreeMap<String, ObjectMeta>,
-    pods: Vec<core::Pod>,
-    templates: Vec<(WorkloadRef, Template)>,
-    replica_sets: BTreeMap<(Namespace, String), String>,
-    services: Vec<core::Service>,
-    policies: Vec<istio::PeerAuthentication>,
-    rules: Vec<istio::DestinationRule>,
+    namespaces: BTreeMap<Namespace, Header>,
+    pods: Vec<OwnedPod>,
+    owners: Vec<Owner>,
+    services: Vec<(Namespace, NamedService)>,
+    workload_entries: Vec<(Namespace, String)>,
+    policies: Vec<Policy>,
+    rules: Vec<Rule>,
+    overrides: Vec<TelemetryOverride>,
     injectors: Option<Vec<Injector>>,
-    auto_mtls: Option<bool>,
+    control_planes: BTreeSet<Namespace>,
+    mesh: Vec<MeshConfig>,
     /// Objects of kinds that preflight does not look at.
     pub skipped: usize,
     /// Documents that could not be read, with file and line.
@@ -130,40 +138,39 @@ impl Input {
     fn take_kind(&mut self, kind: &str, object: Value) -> Result<(), serde_json::Error> {
         match kind {
             "Namespace" => {
-                let meta: ObjectMeta = parse(object["metadata"].clone())?;
-                self.namespaces.insert(meta.name.clone().unwrap_or_default(), meta);
+                let object: kubernetes::Namespace = parse(object)?;
+                let name = object.metadata.name.clone().unwrap_or_default();
+                self.namespaces.insert(Namespace::new(name), header(&object));
             }
-            "Pod" => self.pods.push(parse(object)?),
-            "Service" => self.services.push(parse(object)?),
-            "PeerAuthentication" => self.policies.push(parse(object)?),
-            "DestinationRule" => self.rules.push(parse(object)?),
-            "ReplicaSet" => {
-                let meta: ObjectMeta = parse(object["metadata"].clone())?;
-                if let Some(owner) = meta.owner_references.iter().flatten().next() {
-                    let key = (namespace(&meta), meta.name.clone().unwrap_or_default());
-                    self.replica_sets.insert(key, owner.name.clone());
-                }
+            "Pod" => self.pods.push(owned_pod(&parse(object)?)),
+            "Deployment" => self.owners.push(deployment(&parse(object)?)),
+            "StatefulSet" => self.owners.push(stateful_set(&parse(object)?)),
+            "DaemonSet" => self.owners.push(daemon_set(&parse(object)?)),
+            "Service" => {
+                let object: kubernetes::Service = parse(object)?;
+                let service = named_service(&object, DOMAIN);
+                self.services.push((namespace(&object.metadata), service));
             }
-            "Deployment" | "StatefulSet" | "DaemonSet" => {
-                let meta: ObjectMeta = parse(object["metadata"].clone())?;
-                let spec: core::PodTemplateSpec = parse(object["spec"]["template"].clone())?;
-                let name = meta.name.clone().unwrap_or_default();
-                let id = WorkloadRef { namespace: namespace(&meta), kind: kind.into(), name };
-                self.templates.push((id, translate::template(&spec)));
+            "WorkloadEntry" => {
+                let object: istio::WorkloadEntry = parse(object)?;
+                let name = object.metadata.name.clone().unwrap_or_default();
+                self.workload_entries.push((namespace(&object.metadata), name));
             }
+            "PeerAuthentication" => self.policies.push(translate::policy(&parse(object)?)),
+            "DestinationRule" => self.rules.push(translate::rule(&parse(object)?, DOMAIN)),
+            "Telemetry" => self.overrides.extend(translate::telemetry(&parse(object)?)),
             "MutatingWebhookConfiguration" => {
                 let object: MutatingWebhookConfiguration = parse(object)?;
                 let found = translate::injectors(&object);
                 if !found.is_empty() {
                     self.injectors.get_or_insert_default().extend(found);
                 }
+                self.control_planes.extend(translate::control_planes(&object));
             }
-            "ConfigMap" if object["metadata"]["name"] == "istio" => {
-                let text = object["data"]["mesh"].as_str().unwrap_or_default();
-                if let Ok(mesh) = serde_saphyr::from_str::<Value>(text) {
-                    self.auto_mtls = mesh["enableAutoMtls"].as_bool();
-                }
-            }
+            "ConfigMap" => match config(&parse(object)?) {
+                Some(config) => self.mesh.push(config),
+                None => self.skipped += 1,
+            },
             _ => self.skipped += 1,
         }
         Ok(())
@@ -172,73 +179,56 @@ impl Input {
     /// The snapshot that these files describe. What files cannot tell is Unknown.
     pub fn snapshot(&self, at: jiff::Timestamp) -> Snapshot {
         let injectors = self.injectors.clone().unwrap_or_else(|| chart_injectors("default", true));
-        let mut namespaces: BTreeMap<Namespace, NamespaceFacts> = BTreeMap::new();
-        for (name, meta) in &self.namespaces {
-            namespaces.insert(Namespace::new(name), facts(name, meta));
+        let mut parts: BTreeMap<Namespace, Parts<'_>> = BTreeMap::new();
+        for (name, header) in &self.namespaces {
+            parts.entry(name.clone()).or_default().header = Some(header);
         }
-        fn in_namespace<'a>(
-            all: &'a mut BTreeMap<Namespace, NamespaceFacts>,
-            name: &Namespace,
-        ) -> &'a mut NamespaceFacts {
-            all.entry(name.clone()).or_insert_with(|| facts(name.as_str(), &ObjectMeta::default()))
+        for owner in &self.owners {
+            parts.entry(owner.id.namespace.clone()).or_default().owners.push(owner);
         }
-        for object in &self.services {
-            let service: Service = translate::service(object, DOMAIN);
-            in_namespace(&mut namespaces, &namespace(&object.metadata)).services.push(service);
+        for pod in &self.pods {
+            parts.entry(pod.owner.namespace.clone()).or_default().pods.push(pod);
         }
-        for (id, template) in &self.templates {
-            let facts = in_namespace(&mut namespaces, &id.namespace);
-            let workload = workload(facts, id);
-            workload.template = Some(template.clone());
+        for (namespace, service) in &self.services {
+            parts.entry(namespace.clone()).or_default().services.push(service);
         }
-        for object in &self.pods {
-            let id = self.owner(object);
-            let facts = in_namespace(&mut namespaces, &id.namespace);
-            workload(facts, &id).pods.push(translate::pod(object));
+        for (namespace, name) in &self.workload_entries {
+            parts.entry(namespace.clone()).or_default().workload_entries.push(name);
         }
-        for facts in namespaces.values_mut() {
-            expect_pods(facts, &injectors);
-        }
-        let root = Namespace::new(ROOT);
+        let facts = |(name, parts): (Namespace, Parts<'_>)| {
+            let mut facts = parts.facts(&name);
+            expect_pods(&mut facts, &injectors);
+            (name, Arc::new(facts))
+        };
+        let namespaces = parts.into_iter().map(facts).collect();
+        let mesh = self.mesh();
+        let root = mesh.known().and_then(|mesh| mesh.roots.first().cloned());
+        let root = root.unwrap_or_else(|| Namespace::new(ROOT));
+        let unmeasured = Cause::NotRead("a metrics source".into());
         Snapshot {
             at,
             source: Source::Files,
-            mesh: Reading::Known(Mesh {
-                roots: vec![root.clone()],
-                auto_mtls: self.auto_mtls.unwrap_or(true),
-                trust_domain: DOMAIN.into(),
-            }),
-            namespaces: namespaces
-                .into_iter()
-                .map(|(name, facts)| (name, Arc::new(facts)))
-                .collect(),
-            policies: Policies::new(root.clone(), self.policies.iter().map(translate::policy)),
-            rules: Rules::new(
-                Some(root),
-                self.rules.iter().map(|rule| translate::rule(rule, DOMAIN)),
-            ),
+            mesh,
+            namespaces,
+            policies: Policies::new(root.clone(), self.policies.iter().cloned()),
+            rules: Rules::new(Some(root), self.rules.iter().cloned()),
             injectors: Reading::Known(injectors),
-            overrides: vec![],
-            telemetry: Arc::new(nothing_measured(at)),
+            overrides: self.overrides.clone(),
+            telemetry: Arc::new(Telemetry::unknown(at, LOOKBACK, SCRAPE_INTERVAL, &unmeasured)),
             stale: vec![],
         }
     }
 
-    /// A Deployment's pods are the Deployment's, by their ReplicaSet or by its name without hash.
-    fn owner(&self, pod: &core::Pod) -> WorkloadRef {
-        let namespace = namespace(&pod.metadata);
-        let own = pod.metadata.name.clone().unwrap_or_default();
-        let (kind, name) = match pod.metadata.owner_references.iter().flatten().next() {
-            Some(owner) if owner.kind == "ReplicaSet" => {
-                let key = (namespace.clone(), owner.name.clone());
-                let without_hash = owner.name.rsplit_once('-').map(|(name, _)| name.to_owned());
-                let name = self.replica_sets.get(&key).cloned().or(without_hash);
-                ("Deployment".to_owned(), name.unwrap_or_else(|| owner.name.clone()))
-            }
-            Some(owner) => (owner.kind.clone(), owner.name.clone()),
-            None => ("Pod".to_owned(), own),
-        };
-        WorkloadRef { namespace, kind, name }
+    /// Files need not show the mesh configuration; then it is Istio's default.
+    fn mesh(&self) -> Reading<Mesh> {
+        if !self.mesh.is_empty() {
+            return mesh(&self.mesh, &self.control_planes);
+        }
+        Reading::Known(Mesh {
+            roots: vec![Namespace::new(ROOT)],
+            auto_mtls: true,
+            trust_domain: DOMAIN.into(),
+        })
     }
 }
 
@@ -264,46 +254,6 @@ fn expect_pods(facts: &mut NamespaceFacts, injectors: &[Injector]) {
             host_network: template.host_network,
             restarts: 0,
         });
-    }
-}
-
-fn workload<'a>(facts: &'a mut NamespaceFacts, id: &WorkloadRef) -> &'a mut Workload {
-    facts.workloads.entry(id.clone()).or_insert_with(|| Workload {
-        id: id.clone(),
-        desired: None,
-        template: None,
-        pods: vec![],
-    })
-}
-
-fn facts(name: &str, meta: &ObjectMeta) -> NamespaceFacts {
-    NamespaceFacts {
-        name: Namespace::new(name),
-        uid: Uid::new(meta.uid.clone().unwrap_or_default()),
-        labels: translate::labels(meta),
-        terminating: meta.deletion_timestamp.is_some(),
-        workloads: BTreeMap::new(),
-        services: vec![],
-        workload_entries: vec![],
-    }
-}
-
-fn nothing_measured(at: jiff::Timestamp) -> Telemetry {
-    fn unknown<T>() -> Reading<T> {
-        Reading::Unknown(Cause::NotRead("a metrics source".into()))
-    }
-    Telemetry {
-        at,
-        lookback: jiff::SignedDuration::from_hours(24),
-        scrape_interval: jiff::SignedDuration::from_secs(15),
-        skew: unknown(),
-        callers: unknown(),
-        mutual: unknown(),
-        presence: unknown(),
-        certificates: unknown(),
-        control_plane: unknown(),
-        refusals: unknown(),
-        edges: unknown(),
     }
 }
 

@@ -6,7 +6,7 @@
 //! | ring | where | may use |
 //! | --- | --- | --- |
 //! | 0 core | the crate `meshrollout-core` | no kube, no tokio, no clock, no input or output |
-//! | 1 client-free | [`api`], [`istio`], [`translate`], [`manifest`], [`status`] | ring 0, k8s-openapi, kube's metadata types, serde |
+//! | 1 client-free | [`api`], [`istio`], [`kubernetes`], [`translate`], [`manifest`], [`status`] | ring 0, k8s-openapi, kube's metadata types, serde |
 //! | 2 I/O | everything else | anything; only one file writes policies |
 
 pub mod admin;
@@ -16,6 +16,7 @@ pub mod cli;
 pub mod config;
 pub mod files;
 pub mod istio;
+pub mod kubernetes;
 pub mod lease;
 pub mod manifest;
 pub mod metrics;

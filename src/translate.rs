@@ -1,21 +1,30 @@
 //! Kubernetes and Istio objects into the core's words. Nothing is decided here.
 
+pub mod facts;
+pub mod mesh;
 pub mod ours;
+pub mod pod;
+mod telemetry;
 
-use crate::istio;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::core::v1 as core;
+pub use telemetry::telemetry;
+
+use crate::{istio, kubernetes};
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use meshrollout_core::client_tls::{Rule, Subset, TlsMode, TrafficPolicy};
 use meshrollout_core::ident::{
     Host, Labels, Namespace, Operator, Port, Requirement, Selector, Uid,
 };
-use meshrollout_core::injection::{Injector, Template};
+use meshrollout_core::injection::Injector;
 use meshrollout_core::mode::Declared;
 use meshrollout_core::policy::Policy;
-use meshrollout_core::workload::{Phase, Pod, Proxy, Service, ServicePort};
-use std::sync::Arc;
+use meshrollout_core::workload::{Service, ServicePort};
+use std::collections::BTreeSet;
+
+/// The domain of a cluster's Services, and the trust domain of a mesh, where nobody names another:
+/// Istio's default of both.
+pub const DOMAIN: &str = "cluster.local";
 
 /// A PeerAuthentication as facts. One that cannot be read decides an unknown mode.
 pub fn policy(object: &istio::PeerAuthentication) -> Policy {
@@ -128,117 +137,54 @@ fn host(host: &str, namespace: &Namespace, domain: &str) -> Host {
     }
 }
 
-/// A Service as facts. A named target port is unknown here and counts for no port-level policy.
-pub fn service(object: &core::Service, domain: &str) -> Service {
-    let meta = &object.metadata;
+/// A Service as facts. A port whose target is a name has none here.
+pub fn service(object: &kubernetes::Service, domain: &str) -> Service {
+    let (meta, spec) = (&object.metadata, &object.spec);
     let name = meta.name.clone().unwrap_or_default();
-    let spec = object.spec.clone().unwrap_or_default();
+    let port = |port: &kubernetes::ServicePort| ServicePort {
+        // The apiserver admits no other numbers.
+        port: Port(u16::try_from(port.port).unwrap_or_default()),
+        target: match &port.target_port {
+            None => u16::try_from(port.port).ok(),
+            Some(IntOrString::Int(target)) => u16::try_from(*target).ok(),
+            Some(IntOrString::String(target)) => target.parse().ok(),
+        }
+        .map(Port),
+        name: port.name.clone().unwrap_or_default(),
+    };
     Service {
         host: Host::new(format!("{name}.{}.svc.{domain}", namespace(meta))),
         name,
-        ports: spec
-            .ports
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|port| {
-                let number = u16::try_from(port.port).ok()?;
-                let target = match &port.target_port {
-                    None => Some(number),
-                    Some(IntOrString::Int(target)) => u16::try_from(*target).ok(),
-                    Some(IntOrString::String(target)) => target.parse().ok(),
-                };
-                Some(ServicePort {
-                    port: Port(number),
-                    target: target.map(Port),
-                    name: port.name.clone().unwrap_or_default(),
-                })
-            })
-            .collect(),
-        selector: spec.selector.unwrap_or_default().into_iter().collect(),
+        ports: spec.ports.iter().flatten().map(port).collect(),
+        selector: spec.selector.iter().flatten().collect(),
         headless: spec.cluster_ip.as_deref() == Some("None"),
         external: spec.type_.as_deref() == Some("ExternalName"),
     }
 }
 
-/// A pod as facts (`istio-semantics.md` C3, D1).
-pub fn pod(object: &core::Pod) -> Pod {
-    let meta = &object.metadata;
-    let status = object.status.clone().unwrap_or_default();
-    let ready = status.conditions.iter().flatten().find(|one| one.type_ == "Ready");
-    Pod {
-        name: meta.name.clone().unwrap_or_default(),
-        labels: Arc::new(labels(meta)),
-        proxy: proxy(object),
-        phase: match status.phase.as_deref() {
-            _ if meta.deletion_timestamp.is_some() => Phase::Terminating,
-            Some("Succeeded" | "Failed") => Phase::Completed,
-            Some("Pending") => Phase::Pending,
-            // A pod from a file has no status: it stands for one that runs.
-            _ => Phase::Running,
-        },
-        ready_since: ready
-            .filter(|one| one.status == "True")
-            .and_then(|one| one.last_transition_time.as_ref().map(|time| time.0)),
-        host_network: object.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)),
-        restarts: status
-            .container_statuses
-            .iter()
-            .flatten()
-            .map(|one| u32::try_from(one.restart_count).unwrap_or(0))
-            .sum(),
-    }
+/// The namespaces that the injector's webhooks lead to; none where they lead to an address.
+pub fn control_planes(object: &MutatingWebhookConfiguration) -> BTreeSet<Namespace> {
+    injector_webhooks(object)
+        .filter_map(|webhook| webhook.client_config.service.as_ref())
+        .map(|service| Namespace::new(service.namespace.clone()))
+        .collect()
 }
 
-fn proxy(object: &core::Pod) -> Proxy {
-    let annotations = object.metadata.annotations.clone().unwrap_or_default();
-    let labels = labels(&object.metadata);
-    let Some(spec) = &object.spec else { return Proxy::None };
-    let native =
-        spec.init_containers.iter().flatten().find(|one| {
-            one.name == "istio-proxy" && one.restart_policy.as_deref() == Some("Always")
-        });
-    let Some(container) = spec.containers.iter().find(|one| one.name == "istio-proxy").or(native)
-    else {
-        let redirected = annotations.get("ambient.istio.io/redirection").map(String::as_str);
-        return if redirected == Some("enabled") { Proxy::Ambient } else { Proxy::None };
-    };
-    let templates = annotations.get("inject.istio.io/templates").map(String::as_str);
-    if templates.is_some_and(|templates| templates.contains("grpc-")) {
-        return Proxy::Proxyless;
-    }
-    let is_router = container.args.iter().flatten().any(|arg| arg == "router" || arg == "waypoint");
-    if is_router || templates.is_some_and(|one| one.contains("gateway") || one.contains("waypoint"))
-    {
-        return Proxy::Gateway;
-    }
-    Proxy::Sidecar {
-        revision: annotations.get("istio.io/rev").cloned(),
-        announces_tls: labels.value("security.istio.io/tlsMode") == Some("istio"),
-    }
-}
-
-/// What injection looks at in a pod template.
-pub fn template(object: &core::PodTemplateSpec) -> Template {
-    let meta = object.metadata.clone().unwrap_or_default();
-    Template {
-        inject_annotation: meta
-            .annotations
-            .as_ref()
-            .and_then(|all| all.get("sidecar.istio.io/inject").cloned()),
-        labels: labels(&meta),
-        host_network: object.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)),
-    }
+fn injector_webhooks(
+    object: &MutatingWebhookConfiguration,
+) -> impl Iterator<Item = &MutatingWebhook> {
+    object
+        .webhooks
+        .iter()
+        .flatten()
+        .filter(|webhook| webhook.name.ends_with("sidecar-injector.istio.io"))
 }
 
 /// The entries of an injector's webhook configuration.
 pub fn injectors(object: &MutatingWebhookConfiguration) -> Vec<Injector> {
     let revision = labels(&object.metadata).value("istio.io/rev").unwrap_or("default").to_owned();
     let name = object.metadata.name.clone().unwrap_or_default();
-    object
-        .webhooks
-        .iter()
-        .flatten()
-        .filter(|webhook| webhook.name.ends_with("sidecar-injector.istio.io"))
+    injector_webhooks(object)
         .map(|webhook| Injector {
             name: format!("{name}/{}", webhook.name),
             revision: revision.clone(),

@@ -1,7 +1,7 @@
 //! What the metrics source said, already translated: no raw label travels further than this.
 
 use crate::ident::{Namespace, PodRef};
-use crate::reading::Reading;
+use crate::reading::{Cause, Reading};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -129,6 +129,33 @@ pub struct Edge {
     pub failures: Timeline,
     /// Those answered with 5xx.
     pub errors: Timeline,
+}
+
+impl Telemetry {
+    /// Nothing is known, and all for this cause: no source was asked, or it did not answer.
+    pub fn unknown(
+        at: Timestamp,
+        lookback: SignedDuration,
+        scrape_interval: SignedDuration,
+        cause: &Cause,
+    ) -> Self {
+        fn unknown<T>(cause: &Cause) -> Reading<T> {
+            Reading::Unknown(cause.clone())
+        }
+        Self {
+            at,
+            lookback,
+            scrape_interval,
+            skew: unknown(cause),
+            callers: unknown(cause),
+            mutual: unknown(cause),
+            presence: unknown(cause),
+            certificates: unknown(cause),
+            control_plane: unknown(cause),
+            refusals: unknown(cause),
+            edges: unknown(cause),
+        }
+    }
 }
 
 impl Timeline {

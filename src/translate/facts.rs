@@ -1,0 +1,178 @@
+//! One namespace, put together from its objects.
+
+use super::pod::{OwnedPod, Owner};
+use super::{labels, service};
+use crate::kubernetes;
+use meshrollout_core::ident::{Labels, Namespace, Port, Uid, WorkloadRef};
+use meshrollout_core::workload::{NamespaceFacts, Service, Workload};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a Namespace object itself says. One of whom nobody has told us has neither uid nor labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Header {
+    /// Its uid.
+    pub uid: Uid,
+    /// Its labels.
+    pub labels: Labels,
+    /// On its way out.
+    pub terminating: bool,
+}
+
+/// A Service, and the ports of its pods that it knows by name only.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedService {
+    /// The Service; the target of a port known by name is absent.
+    pub service: Service,
+    /// The names of such targets, by the port's place.
+    pub targets: BTreeMap<usize, String>,
+}
+
+/// The objects of one namespace.
+#[derive(Default)]
+pub struct Parts<'a> {
+    /// The Namespace object.
+    pub header: Option<&'a Header>,
+    /// Deployments, StatefulSets, DaemonSets.
+    pub owners: Vec<&'a Owner>,
+    /// Pods.
+    pub pods: Vec<&'a OwnedPod>,
+    /// Services.
+    pub services: Vec<&'a NamedService>,
+    /// WorkloadEntries.
+    pub workload_entries: Vec<&'a str>,
+}
+
+/// What a Namespace object says.
+pub fn header(object: &kubernetes::Namespace) -> Header {
+    let meta = &object.metadata;
+    Header {
+        uid: Uid::new(meta.uid.clone().unwrap_or_default()),
+        labels: labels(meta),
+        terminating: meta.deletion_timestamp.is_some(),
+    }
+}
+
+/// A Service in the cluster's domain.
+pub fn named_service(object: &kubernetes::Service, domain: &str) -> NamedService {
+    use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String as Name;
+    let ports = object.spec.ports.iter().flatten();
+    let targets = ports.enumerate().filter_map(|(place, port)| match &port.target_port {
+        Some(Name(name)) if name.parse::<u16>().is_err() => Some((place, name.clone())),
+        _ => None,
+    });
+    NamedService { targets: targets.collect(), service: service(object, domain) }
+}
+
+impl Parts<'_> {
+    /// The namespace they make.
+    pub fn facts(&self, name: &Namespace) -> NamespaceFacts {
+        let mut workloads = BTreeMap::new();
+        for owner in &self.owners {
+            let workload = workload(&mut workloads, &owner.id);
+            workload.desired = owner.desired;
+            workload.template = Some(owner.template.clone());
+        }
+        for pod in &self.pods {
+            workload(&mut workloads, &pod.owner).pods.push(pod.pod.clone());
+        }
+        NamespaceFacts {
+            name: name.clone(),
+            uid: self.header.map_or_else(|| Uid::new(""), |header| header.uid.clone()),
+            labels: self.header.map(|header| header.labels.clone()).unwrap_or_default(),
+            terminating: self.header.is_some_and(|header| header.terminating),
+            workloads,
+            services: self.services.iter().map(|service| self.resolve(service)).collect(),
+            workload_entries: self.workload_entries.iter().map(|&name| name.to_owned()).collect(),
+        }
+    }
+
+    /// The Service with those named targets that all its pods agree on.
+    fn resolve(&self, NamedService { service, targets }: &NamedService) -> Service {
+        let mut service = service.clone();
+        if service.selector.is_empty() {
+            return service;
+        }
+        for (place, name) in targets {
+            let behind = self.pods.iter().filter(|pod| service.selector.select(&pod.pod.labels));
+            let numbers: BTreeSet<Port> =
+                behind.filter_map(|pod| pod.ports.get(name).copied()).collect();
+            let mut numbers = numbers.into_iter();
+            if let (Some(number), None) = (numbers.next(), numbers.next())
+                && let Some(port) = service.ports.get_mut(*place)
+            {
+                port.target = Some(number);
+            }
+        }
+        service
+    }
+}
+
+fn workload<'a>(
+    workloads: &'a mut BTreeMap<WorkloadRef, Workload>,
+    id: &WorkloadRef,
+) -> &'a mut Workload {
+    workloads.entry(id.clone()).or_insert_with(|| Workload {
+        id: id.clone(),
+        desired: None,
+        template: None,
+        pods: vec![],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::translate::pod::{deployment, owned_pod};
+    use serde_json::{Value, json};
+
+    fn pod(name: &str, port: u16) -> OwnedPod {
+        let pod: kubernetes::Pod = serde_json::from_value(json!({
+            "metadata": {"namespace": "shop", "name": name, "generateName": "web-1-",
+                "labels": {"app": "web", "pod-template-hash": "1"},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-1",
+                    "uid": "1", "controller": true}]},
+            "spec": {"containers": [{"name": "web",
+                "ports": [{"name": "http", "containerPort": port}]}]},
+        }))
+        .unwrap();
+        owned_pod(&pod)
+    }
+
+    fn web(target: Value) -> NamedService {
+        let service = json!({
+            "metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": target}]},
+        });
+        named_service(&serde_json::from_value(service).unwrap(), "cluster.local")
+    }
+
+    #[test]
+    fn pods_and_their_owner_are_one_workload() {
+        let owner = json!({"metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"replicas": 3, "template": {"metadata": {"labels": {"app": "web"}}}}});
+        let owner = deployment(&serde_json::from_value(owner).unwrap());
+        let pods = [pod("web-1-a", 80), pod("web-1-b", 80)];
+        let parts = Parts { owners: vec![&owner], pods: pods.iter().collect(), ..Parts::default() };
+        let facts = parts.facts(&"shop".into());
+        let id = WorkloadRef::new("shop", "Deployment", "web");
+        assert_eq!(facts.workloads.keys().collect::<Vec<_>>(), [&id]);
+        assert_eq!(facts.workloads[&id].desired, Some(3));
+        assert_eq!(facts.workloads[&id].pods.len(), 2);
+        assert!(facts.workloads[&id].template.is_some());
+    }
+
+    #[test]
+    fn a_named_target_is_what_the_pods_agree_on() {
+        let target = |service: &NamedService, pods: &[OwnedPod]| {
+            let parts =
+                Parts { services: vec![service], pods: pods.iter().collect(), ..Parts::default() };
+            parts.facts(&"shop".into()).services[0].ports[0].target
+        };
+        let named = web(json!("http"));
+        assert_eq!(target(&named, &[pod("a", 8080), pod("b", 8080)]), Some(Port(8080)));
+        assert_eq!(target(&named, &[pod("a", 8080), pod("b", 9090)]), None);
+        assert_eq!(target(&named, &[]), None);
+        assert_eq!(target(&web(json!("8443")), &[]), Some(Port(8443)));
+        assert_eq!(target(&web(json!(8443)), &[pod("a", 8080)]), Some(Port(8443)));
+    }
+}

@@ -1,0 +1,213 @@
+//! Mesh-wide configuration: what the control planes' ConfigMaps say together.
+
+use super::namespace;
+use crate::kubernetes::ConfigMap;
+use meshrollout_core::ident::Namespace;
+use meshrollout_core::reading::{Cause, Reading};
+use meshrollout_core::snapshot::Mesh;
+use serde::Deserialize;
+use std::collections::BTreeSet;
+
+/// The mesh configuration of one control plane.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MeshConfig {
+    /// The ConfigMap's namespace: where that control plane runs.
+    pub namespace: Namespace,
+    /// The ConfigMap's name.
+    pub name: String,
+    says: Result<Says, String>,
+}
+
+/// What it says, defaults filled in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Says {
+    root: Namespace,
+    auto_mtls: bool,
+    trust_domain: String,
+}
+
+/// `meshConfig` as Istio reads it: protobuf's JSON takes both spellings of a name.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Written {
+    #[serde(alias = "root_namespace")]
+    root_namespace: Option<String>,
+    #[serde(alias = "enable_auto_mtls")]
+    enable_auto_mtls: Option<bool>,
+    #[serde(alias = "trust_domain")]
+    trust_domain: Option<String>,
+}
+
+/// The mesh configuration in a ConfigMap, if it is one: named `istio` or `istio-REVISION`, with a
+/// key `mesh` (`pilot/pkg/bootstrap/mesh.go`). Others of such names are not.
+pub fn config(object: &ConfigMap) -> Option<MeshConfig> {
+    let name = object.metadata.name.as_deref()?;
+    if name != "istio" && !name.starts_with("istio-") {
+        return None;
+    }
+    let text = object.data.as_ref()?.mesh.as_deref()?;
+    let namespace = namespace(&object.metadata);
+    let says = read(text, &namespace);
+    Some(MeshConfig { namespace, name: name.to_owned(), says })
+}
+
+fn read(text: &str, namespace: &Namespace) -> Result<Says, String> {
+    let is_blank = text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#'));
+    let written: Written = match is_blank {
+        true => Written::default(),
+        false => serde_saphyr::from_str(text).map_err(|error| error.to_string())?,
+    };
+    let set = |text: Option<String>| text.filter(|text| !text.is_empty());
+    Ok(Says {
+        root: set(written.root_namespace).map_or_else(|| namespace.clone(), Namespace::new),
+        auto_mtls: written.enable_auto_mtls.unwrap_or(true),
+        trust_domain: set(written.trust_domain).unwrap_or_else(|| super::DOMAIN.to_owned()),
+    })
+}
+
+/// The mesh that `configs` describe.
+///
+/// `control_planes` are the namespaces that the injectors' webhooks lead to. Only a cluster's
+/// administrator writes webhooks, while a ConfigMap called `istio` may stand in anybody's
+/// namespace: where the webhooks name namespaces, only ConfigMaps there are believed.
+pub fn mesh<'a>(
+    configs: impl IntoIterator<Item = &'a MeshConfig>,
+    control_planes: &BTreeSet<Namespace>,
+) -> Reading<Mesh> {
+    let is_believed = |config: &&MeshConfig| {
+        control_planes.is_empty() || control_planes.contains(&config.namespace)
+    };
+    let mut configs: Vec<_> = configs.into_iter().filter(is_believed).collect();
+    // The default control plane first: its root namespace is the one that counts where there are
+    // several.
+    configs.sort_by_key(|config| (config.name != "istio", &config.namespace, &config.name));
+    let mut mesh: Option<Mesh> = None;
+    for MeshConfig { namespace, name, says } in configs {
+        let says = match says {
+            Ok(says) => says,
+            Err(why) => {
+                let what = format!("the mesh configuration {namespace}/{name} ({why})");
+                return Reading::Unknown(Cause::Malformed(what));
+            }
+        };
+        let Some(mesh) = &mut mesh else {
+            mesh = Some(Mesh {
+                roots: vec![says.root.clone()],
+                auto_mtls: says.auto_mtls,
+                trust_domain: says.trust_domain.clone(),
+            });
+            continue;
+        };
+        if !mesh.roots.contains(&says.root) {
+            mesh.roots.push(says.root.clone());
+        }
+        // A client of any revision may be without it.
+        mesh.auto_mtls &= says.auto_mtls;
+        if mesh.trust_domain != says.trust_domain {
+            let what = format!(
+                "the trust domain, {} by one mesh configuration and {} by {namespace}/{name},",
+                mesh.trust_domain, says.trust_domain
+            );
+            return Reading::Unknown(Cause::Malformed(what));
+        }
+    }
+    match mesh {
+        Some(mesh) => Reading::Known(mesh),
+        None => Reading::Unknown(Cause::NotRead(
+            "the mesh configuration (a ConfigMap istio or istio-REVISION with the key mesh)".into(),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn map(namespace: &str, name: &str, mesh: &str) -> Option<MeshConfig> {
+        config(
+            &serde_json::from_value(json!({
+                "metadata": {"namespace": namespace, "name": name}, "data": {"mesh": mesh},
+            }))
+            .unwrap(),
+        )
+    }
+
+    fn read(maps: &[(&str, &str, &str)]) -> Reading<Mesh> {
+        let configs: Vec<_> =
+            maps.iter().filter_map(|(namespace, name, mesh)| map(namespace, name, mesh)).collect();
+        mesh(&configs, &BTreeSet::new())
+    }
+
+    #[test]
+    fn what_is_not_said_has_istios_defaults() {
+        for text in ["", "# nothing\n", "accessLogFile: /dev/stdout", "trustDomain: ''"] {
+            let expected = Mesh {
+                roots: vec!["istio-system".into()],
+                auto_mtls: true,
+                trust_domain: "cluster.local".into(),
+            };
+            assert_eq!(
+                read(&[("istio-system", "istio", text)]),
+                Reading::Known(expected),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_said_is_read_in_both_spellings() {
+        let camel = "rootNamespace: mesh\nenableAutoMtls: false\ntrustDomain: corp.example";
+        let snake = "root_namespace: mesh\nenable_auto_mtls: false\ntrust_domain: corp.example";
+        for text in [camel, snake] {
+            let expected = Mesh {
+                roots: vec!["mesh".into()],
+                auto_mtls: false,
+                trust_domain: "corp.example".into(),
+            };
+            assert_eq!(read(&[("istio-system", "istio", text)]), Reading::Known(expected));
+        }
+    }
+
+    #[test]
+    fn revisions_are_taken_together() {
+        let several = read(&[
+            ("mesh", "istio-canary", "enableAutoMtls: false"),
+            ("istio-system", "istio", "enableAutoMtls: true"),
+        ]);
+        let mesh = several.known().unwrap();
+        assert_eq!(mesh.roots, ["istio-system".into(), "mesh".into()]);
+        assert!(!mesh.auto_mtls);
+        let differ = read(&[
+            ("istio-system", "istio", ""),
+            ("istio-system", "istio-canary", "trustDomain: other"),
+        ]);
+        assert!(differ.known().is_none());
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_leaves_the_mesh_unknown() {
+        for text in ["rootNamespace: [", "enableAutoMtls: maybe", "rootNamespace: {a: b}"] {
+            let reading = read(&[("istio-system", "istio", text), ("b", "istio-b", "")]);
+            assert!(matches!(reading.cause(), Some(Cause::Malformed(_))), "{text}: {reading:?}");
+        }
+        assert!(matches!(read(&[]).cause(), Some(Cause::NotRead(_))));
+    }
+
+    #[test]
+    fn a_config_map_beside_no_control_plane_is_not_believed() {
+        let configs = [
+            map("attacker", "istio", "rootNamespace: attacker").unwrap(),
+            map("istio-system", "istio", "").unwrap(),
+        ];
+        let mesh = mesh(&configs, &["istio-system".into()].into());
+        assert_eq!(mesh.known().unwrap().roots, ["istio-system".into()]);
+    }
+
+    #[test]
+    fn other_config_maps_are_not_mesh_configuration() {
+        assert_eq!(map("a", "istiod", ""), None);
+        let no_mesh = json!({"metadata": {"name": "istio-ca-root-cert"}, "data": {"root": "x"}});
+        assert_eq!(config(&serde_json::from_value(no_mesh).unwrap()), None);
+    }
+}

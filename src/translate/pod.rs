@@ -1,0 +1,294 @@
+//! Pods: how each takes part in the mesh, how it is doing, and who owns it.
+
+use super::{labels, namespace};
+use crate::kubernetes;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use meshrollout_core::ident::{Port, WorkloadRef};
+use meshrollout_core::injection::Template;
+use meshrollout_core::workload::{Phase, Pod, Proxy};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The label that names the workload in place of its owner's name.
+const WORKLOAD_NAME: &str = "service.istio.io/workload-name";
+
+/// A pod with its owner.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnedPod {
+    /// The workload it belongs to.
+    pub owner: WorkloadRef,
+    /// The pod.
+    pub pod: Pod,
+    /// Its containers' named ports: what a Service's named target port may mean.
+    pub ports: BTreeMap<String, Port>,
+}
+
+/// A pod with its owner.
+pub fn owned_pod(object: &kubernetes::Pod) -> OwnedPod {
+    OwnedPod { owner: owner(&object.metadata), pod: pod(object), ports: named_ports(&object.spec) }
+}
+
+/// A pod as facts (`istio-semantics.md` C3, D1).
+pub fn pod(object: &kubernetes::Pod) -> Pod {
+    let meta = &object.metadata;
+    let status = &object.status;
+    let ready = status.conditions.iter().flatten().find(|one| one.type_ == "Ready");
+    Pod {
+        name: meta.name.clone().unwrap_or_default(),
+        labels: Arc::new(labels(meta)),
+        proxy: proxy(object),
+        phase: match status.phase.as_deref() {
+            _ if meta.deletion_timestamp.is_some() => Phase::Terminating,
+            Some("Succeeded" | "Failed") => Phase::Completed,
+            Some("Pending") => Phase::Pending,
+            // A pod from a file has no status: it stands for one that runs.
+            _ => Phase::Running,
+        },
+        ready_since: ready
+            .filter(|one| one.status == "True")
+            .and_then(|one| one.last_transition_time.as_ref().map(|time| time.0)),
+        host_network: object.spec.host_network == Some(true),
+        // A native sidecar is an init container.
+        restarts: [&status.container_statuses, &status.init_container_statuses]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|one| u32::try_from(one.restart_count).unwrap_or(0))
+            .sum(),
+    }
+}
+
+fn proxy(object: &kubernetes::Pod) -> Proxy {
+    let annotation = |name: &str| object.metadata.annotations.as_ref()?.get(name);
+    let native = object.spec.init_containers.iter().flatten().filter(|one| {
+        // Any other init container is done before the pod's own containers start.
+        one.restart_policy.as_deref() == Some("Always")
+    });
+    let mut containers = object.spec.containers.iter().flatten().chain(native);
+    let Some(container) = containers.find(|one| one.name == "istio-proxy") else {
+        let redirected = annotation("ambient.istio.io/redirection").map(String::as_str);
+        return if redirected == Some("enabled") { Proxy::Ambient } else { Proxy::None };
+    };
+    let templates = annotation("inject.istio.io/templates").map(String::as_str);
+    if templates.is_some_and(|templates| templates.contains("grpc-")) {
+        return Proxy::Proxyless;
+    }
+    let is_router = container.args.iter().flatten().any(|arg| arg == "router" || arg == "waypoint");
+    if is_router || templates.is_some_and(|one| one.contains("gateway") || one.contains("waypoint"))
+    {
+        return Proxy::Gateway;
+    }
+    Proxy::Sidecar {
+        revision: annotation("istio.io/rev").cloned(),
+        announces_tls: labels(&object.metadata).value("security.istio.io/tlsMode") == Some("istio"),
+    }
+}
+
+/// The workload a pod belongs to, by the very rule that names it in metrics
+/// (`pkg/kube/util.go:GetWorkloadMetaFromPod`): from the pod's labels and its controller's name,
+/// so that neither ReplicaSets nor Jobs have to be read.
+pub fn owner(meta: &ObjectMeta) -> WorkloadRef {
+    let label = |name: &str| meta.labels.as_ref()?.get(name).map(String::as_str);
+    let own = meta.name.as_deref().unwrap_or_default();
+    // A controller that gives each pod a name of its own stands for no set of like pods.
+    let is_generated = meta.generate_name.as_deref().is_some_and(|name| !name.is_empty());
+    let controller = meta
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| is_generated && owner.controller == Some(true));
+    let (kind, name) = match controller {
+        None => ("Pod", own),
+        Some(owner) => match owner.kind.as_str() {
+            "ReplicaSet" => {
+                let without = |hash: &str| {
+                    let hash = label(hash).filter(|hash| !hash.is_empty())?;
+                    owner.name.strip_suffix(hash)?.strip_suffix('-')
+                };
+                without("pod-template-hash")
+                    .map(|name| ("Deployment", name))
+                    .or_else(|| Some(("Rollout", without("rollouts-pod-template-hash")?)))
+                    .unwrap_or(("ReplicaSet", &owner.name))
+            }
+            "ReplicationController" => match label("deploymentconfig") {
+                Some(name) if !name.is_empty() => ("DeploymentConfig", name),
+                _ => ("ReplicationController", owner.name.as_str()),
+            },
+            "Job" => match scheduled(&owner.name) {
+                Some(name) => ("CronJob", name),
+                None => ("Job", owner.name.as_str()),
+            },
+            kind => (kind, owner.name.as_str()),
+        },
+    };
+    WorkloadRef::new(namespace(meta), kind, label(WORKLOAD_NAME).unwrap_or(name))
+}
+
+/// The CronJob's name in that of its Job: `NAME-` and eight to ten digits, the time in minutes.
+fn scheduled(job: &str) -> Option<&str> {
+    let (name, minutes) = job.rsplit_once('-')?;
+    let is_time =
+        (8..=10).contains(&minutes.len()) && minutes.bytes().all(|byte| byte.is_ascii_digit());
+    (is_time && !name.is_empty()).then_some(name)
+}
+
+fn named_ports(spec: &kubernetes::PodSpec) -> BTreeMap<String, Port> {
+    spec.containers
+        .iter()
+        .flatten()
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter_map(|port| {
+            let number = u16::try_from(port.container_port).ok()?;
+            Some((port.name.clone()?, Port(number)))
+        })
+        .collect()
+}
+
+/// A workload known by what its pods are made from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Owner {
+    /// Its name, as its pods' metrics have it.
+    pub id: WorkloadRef,
+    /// How many pods it wants.
+    pub desired: Option<u32>,
+    /// What injection looks at in them.
+    pub template: Template,
+}
+
+/// A Deployment as the owner of its pods.
+pub fn deployment(object: &kubernetes::Deployment) -> Owner {
+    let desired = object.spec.replicas.unwrap_or(1);
+    of_template("Deployment", &object.metadata, &object.spec.template, Some(desired))
+}
+
+/// A StatefulSet as the owner of its pods.
+pub fn stateful_set(object: &kubernetes::StatefulSet) -> Owner {
+    let desired = object.spec.replicas.unwrap_or(1);
+    of_template("StatefulSet", &object.metadata, &object.spec.template, Some(desired))
+}
+
+/// A DaemonSet as the owner of its pods; how many it wants is up to the nodes.
+pub fn daemon_set(object: &kubernetes::DaemonSet) -> Owner {
+    let desired = object.status.desired_number_scheduled;
+    of_template("DaemonSet", &object.metadata, &object.spec.template, desired)
+}
+
+fn of_template(
+    kind: &str,
+    meta: &ObjectMeta,
+    template: &kubernetes::PodTemplate,
+    desired: Option<i32>,
+) -> Owner {
+    let template = self::template(template);
+    let name = template.labels.value(WORKLOAD_NAME).or(meta.name.as_deref()).unwrap_or_default();
+    Owner {
+        id: WorkloadRef::new(namespace(meta), kind, name),
+        desired: desired.and_then(|desired| u32::try_from(desired).ok()),
+        template,
+    }
+}
+
+/// What injection looks at in a pod template.
+pub fn template(object: &kubernetes::PodTemplate) -> Template {
+    let meta = &object.metadata;
+    Template {
+        inject_annotation: meta
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get("sidecar.istio.io/inject").cloned()),
+        labels: labels(meta),
+        host_network: object.spec.host_network == Some(true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn read(object: Value) -> kubernetes::Pod {
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn owned_by(kind: &str, name: &str, labels: Value) -> WorkloadRef {
+        owner(
+            &read(json!({"metadata": {
+                "namespace": "shop", "name": "web-1-x", "generateName": "web-1-", "labels": labels,
+                "ownerReferences": [
+                    {"apiVersion": "v1", "kind": "Other", "name": "other", "uid": "1"},
+                    {"apiVersion": "v1", "kind": kind, "name": name, "uid": "2", "controller": true},
+                ],
+            }}))
+            .metadata,
+        )
+    }
+
+    /// The cases of `pkg/kube/util_test.go:TestDeploymentMeta` and of the label.
+    #[test]
+    fn workloads_are_named_as_istio_names_them_in_metrics() {
+        let hash = json!({"pod-template-hash": "6b5f"});
+        for (kind, name, labels, expected_kind, expected_name) in [
+            ("ReplicaSet", "web-6b5f", hash.clone(), "Deployment", "web"),
+            ("ReplicaSet", "web-6b5f", json!({}), "ReplicaSet", "web-6b5f"),
+            ("ReplicaSet", "web-99", json!({"rollouts-pod-template-hash": "99"}), "Rollout", "web"),
+            (
+                "ReplicationController",
+                "web-3",
+                json!({"deploymentconfig": "web"}),
+                "DeploymentConfig",
+                "web",
+            ),
+            ("Job", "report-28500000", json!({}), "CronJob", "report"),
+            ("Job", "report-2850", json!({}), "Job", "report-2850"),
+            ("StatefulSet", "db", json!({}), "StatefulSet", "db"),
+            (
+                "ReplicaSet",
+                "web-6b5f",
+                json!({"pod-template-hash": "6b5f", WORKLOAD_NAME: "shop"}),
+                "Deployment",
+                "shop",
+            ),
+        ] {
+            let expected = WorkloadRef::new("shop", expected_kind, expected_name);
+            assert_eq!(owned_by(kind, name, labels), expected, "{kind} {name}");
+        }
+    }
+
+    #[test]
+    fn a_pod_of_a_given_name_is_its_own_workload() {
+        let owners = json!([{"apiVersion": "v1", "kind": "Cluster", "name": "db", "uid": "1",
+            "controller": true}]);
+        for meta in [
+            json!({"namespace": "shop", "name": "db-1", "ownerReferences": owners}),
+            json!({"namespace": "shop", "name": "db-1", "generateName": "db-"}),
+        ] {
+            let pod = read(json!({"metadata": meta}));
+            assert_eq!(owner(&pod.metadata), WorkloadRef::new("shop", "Pod", "db-1"));
+        }
+    }
+
+    #[test]
+    fn a_sidecar_is_found_in_both_places_and_an_init_container_is_none() {
+        let proxy_of = |spec: Value| {
+            let labels = json!({"security.istio.io/tlsMode": "istio"});
+            let annotations = json!({"istio.io/rev": "default"});
+            proxy(&read(json!({
+                "metadata": {"labels": labels, "annotations": annotations}, "spec": spec,
+            })))
+        };
+        let sidecar = Proxy::Sidecar { revision: Some("default".into()), announces_tls: true };
+        let named = |policy: Value| json!([{"name": "istio-proxy", "restartPolicy": policy}]);
+        assert_eq!(proxy_of(json!({"containers": named(json!(null))})), sidecar);
+        assert_eq!(proxy_of(json!({"initContainers": named(json!("Always"))})), sidecar);
+        assert_eq!(proxy_of(json!({"initContainers": named(json!(null))})), Proxy::None);
+        let router = json!([{"name": "istio-proxy", "args": ["proxy", "router"]}]);
+        assert_eq!(proxy_of(json!({"containers": router})), Proxy::Gateway);
+    }
+
+    #[test]
+    fn restarts_of_a_native_sidecar_count() {
+        let status = json!({"containerStatuses": [{"restartCount": 1}],
+            "initContainerStatuses": [{"restartCount": 2}]});
+        assert_eq!(pod(&read(json!({"status": status}))).restarts, 3);
+    }
+}
