@@ -1,0 +1,131 @@
+//! The kinds that are watched: what is read of each object and where it is filed.
+
+use super::store::{Place, Store, Table, Webhooks};
+use crate::translate::facts::{Header, NamedService, header, named_service};
+use crate::translate::mesh::{MeshConfig, config};
+use crate::translate::pod::{OwnedPod, Owner, daemon_set, deployment, owned_pod, stateful_set};
+use crate::translate::{self, DOMAIN};
+use crate::{istio, kubernetes};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use meshrollout_core::client_tls::Rule;
+use meshrollout_core::ident::Namespace;
+use meshrollout_core::policy::Policy;
+use meshrollout_core::snapshot::TelemetryOverride;
+
+/// How objects `K` become facts `T`.
+pub(super) struct Kind<K, T> {
+    /// As it is called in messages.
+    pub(super) name: &'static str,
+    /// Reads what an object says; `None` when it says nothing to us.
+    pub(super) read: fn(&K) -> Option<T>,
+    /// Where the facts are filed.
+    pub(super) table: fn(&mut Store) -> &mut Table<T>,
+    /// Its facts are part of their namespace's.
+    pub(super) makes_namespace: bool,
+    /// Selects by fields.
+    pub(super) fields: Option<&'static str>,
+    /// Selects by labels.
+    pub(super) labels: Option<&'static str>,
+}
+
+impl<K, T> Clone for Kind<K, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K, T> Copy for Kind<K, T> {}
+
+impl<K, T> Kind<K, T> {
+    const fn new(
+        name: &'static str,
+        read: fn(&K) -> Option<T>,
+        table: fn(&mut Store) -> &mut Table<T>,
+    ) -> Self {
+        Self { name, read, table, makes_namespace: false, fields: None, labels: None }
+    }
+
+    const fn of_namespace(mut self) -> Self {
+        self.makes_namespace = true;
+        self
+    }
+
+    const fn fields(mut self, fields: &'static str) -> Self {
+        self.fields = Some(fields);
+        self
+    }
+
+    const fn labels(mut self, labels: &'static str) -> Self {
+        self.labels = Some(labels);
+        self
+    }
+}
+
+/// Where an object is filed.
+pub(super) fn place(meta: &ObjectMeta) -> Place {
+    let name = meta.name.clone().unwrap_or_default();
+    (Namespace::new(meta.namespace.clone().unwrap_or_else(|| name.clone())), name)
+}
+
+pub(super) const NAMESPACES: Kind<kubernetes::Namespace, Header> =
+    Kind::new("Namespace", |object| Some(header(object)), |store| &mut store.namespaces)
+        .of_namespace();
+
+pub(super) const PODS: Kind<kubernetes::Pod, OwnedPod> =
+    Kind::new("Pod", |object| Some(owned_pod(object)), |store| &mut store.pods).of_namespace();
+
+pub(super) const DEPLOYMENTS: Kind<kubernetes::Deployment, Owner> =
+    Kind::new("Deployment", |object| Some(deployment(object)), |store| &mut store.deployments)
+        .of_namespace();
+
+pub(super) const STATEFUL_SETS: Kind<kubernetes::StatefulSet, Owner> =
+    Kind::new("StatefulSet", |object| Some(stateful_set(object)), |store| &mut store.stateful_sets)
+        .of_namespace();
+
+pub(super) const DAEMON_SETS: Kind<kubernetes::DaemonSet, Owner> =
+    Kind::new("DaemonSet", |object| Some(daemon_set(object)), |store| &mut store.daemon_sets)
+        .of_namespace();
+
+pub(super) const SERVICES: Kind<kubernetes::Service, NamedService> =
+    Kind::new("Service", |object| Some(named_service(object, DOMAIN)), |store| &mut store.services)
+        .of_namespace();
+
+pub(super) const WORKLOAD_ENTRIES: Kind<istio::WorkloadEntry, ()> =
+    Kind::new("WorkloadEntry", |_| Some(()), |store| &mut store.workload_entries).of_namespace();
+
+pub(super) const POLICIES: Kind<istio::PeerAuthentication, Policy> = Kind::new(
+    "PeerAuthentication",
+    |object| Some(translate::policy(object)),
+    |store| &mut store.policies,
+);
+
+pub(super) const RULES: Kind<istio::DestinationRule, Rule> = Kind::new(
+    "DestinationRule",
+    |object| Some(translate::rule(object, DOMAIN)),
+    |store| &mut store.rules,
+);
+
+pub(super) const OVERRIDES: Kind<istio::Telemetry, TelemetryOverride> =
+    Kind::new("Telemetry", translate::telemetry, |store| &mut store.overrides);
+
+pub(super) const INJECTORS: Kind<MutatingWebhookConfiguration, Webhooks> = Kind::new(
+    "MutatingWebhookConfiguration",
+    |object| {
+        let injectors = translate::injectors(object);
+        let control_planes = translate::control_planes(object);
+        (!injectors.is_empty()).then_some(Webhooks { injectors, control_planes })
+    },
+    |store| &mut store.injectors,
+);
+
+/// The default control plane's mesh configuration. A selector keeps the watch narrow: a cluster's
+/// ConfigMaps are many and large.
+pub(super) const NAMED_MESH: Kind<kubernetes::ConfigMap, MeshConfig> =
+    Kind::new("ConfigMap istio", config, |store| &mut store.named_mesh)
+        .fields("metadata.name=istio");
+
+/// Those of the revisions, which Istio's chart labels so.
+pub(super) const LABELLED_MESH: Kind<kubernetes::ConfigMap, MeshConfig> =
+    Kind::new("ConfigMap of a revision", config, |store| &mut store.labelled_mesh)
+        .labels("istio.io/rev");

@@ -1,0 +1,181 @@
+//! Is a watch alive? A quiet cluster and a dead connection look the same to whoever waits for
+//! events.
+//!
+//! kube's `watcher` keeps bookmarks and reconnections to itself: on a quiet cluster it says nothing
+//! for hours. So we listen one layer below it, where the answers come in. The apiserver ends each
+//! watch after a third of the time after which we would call it stale (`timeoutSeconds`), `watcher`
+//! then asks to go on from where it was, and a positive answer to that proves that we have seen
+//! everything up to now. Bookmarks prove it as well, but when they come is up to the apiserver.
+
+use http_body_util::BodyExt;
+use jiff::{SignedDuration, Timestamp};
+use kube::Client;
+use kube::client::Body;
+use meshrollout_core::reading::Cause;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The signs of life of one watch.
+pub(super) struct Pulse {
+    kind: &'static str,
+    signs: Mutex<Signs>,
+}
+
+struct Signs {
+    /// When the watch was last known to have told us everything. By both clocks: one may be set
+    /// back, the other stands still while the machine sleeps.
+    current: Option<(Timestamp, Instant)>,
+    /// When anything at all came in, lists included.
+    heard: Instant,
+    /// What went wrong since then.
+    trouble: Option<String>,
+    has_lost: bool,
+}
+
+impl Pulse {
+    pub(super) fn new(kind: &'static str) -> Self {
+        let signs = Signs { current: None, heard: Instant::now(), trouble: None, has_lost: false };
+        Self { kind, signs: Mutex::new(signs) }
+    }
+
+    /// What is watched.
+    pub(super) fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// The apiserver has told us everything up to now.
+    pub(super) fn is_current(&self) {
+        let mut signs = self.signs();
+        signs.heard = Instant::now();
+        signs.current = Some((Timestamp::now(), signs.heard));
+        signs.has_lost = false;
+        if signs.trouble.take().is_some() {
+            tracing::info!(kind = self.kind, "the watch works again");
+        }
+    }
+
+    /// Something went wrong. What we know may still be true until it is too old.
+    pub(super) fn is_troubled(&self, trouble: String) {
+        let mut signs = self.signs();
+        if signs.trouble.as_ref() != Some(&trouble) {
+            tracing::warn!(kind = self.kind, trouble, "the watch fails");
+            signs.trouble = Some(trouble);
+        }
+    }
+
+    /// An event was lost: what we know is not the truth, however young it is.
+    pub(super) fn has_lost(&self) {
+        self.signs().has_lost = true;
+    }
+
+    /// Nothing has come in for this long, not even a part of a list.
+    pub(super) fn is_silent_for(&self, limit: Duration) -> bool {
+        self.signs().heard.elapsed() >= limit
+    }
+
+    /// The first list has arrived.
+    pub(super) fn is_listed(&self) -> bool {
+        self.signs().current.is_some()
+    }
+
+    /// Why what it told us may not be true any more, if its last sign is older than `limit`.
+    pub(super) fn stale(&self, now: Timestamp, limit: SignedDuration) -> Option<Cause> {
+        let signs = self.signs();
+        let is_fresh = signs.current.is_some_and(|(time, instant)| {
+            !signs.has_lost
+                && now.duration_since(time) <= limit
+                && instant.elapsed() <= Duration::try_from(limit).unwrap_or_default()
+        });
+        if is_fresh {
+            return None;
+        }
+        let kind = match &signs.trouble {
+            Some(trouble) => format!("{} ({trouble})", self.kind),
+            None => self.kind.to_owned(),
+        };
+        Some(Cause::StaleWatch { kind, since: signs.current.map(|(time, _)| time) })
+    }
+
+    fn heard(&self) {
+        self.signs().heard = Instant::now();
+    }
+
+    fn signs(&self) -> std::sync::MutexGuard<'_, Signs> {
+        // Each change is one assignment: a panic elsewhere leaves nothing half-changed.
+        self.signs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client whose answers are signs of life.
+///
+/// Only answers to watch requests prove that we are current. `watcher` makes them after a whole
+/// list, and goes on from the last event that we have been given. A list proves it only when it is
+/// whole, which whoever reads the events knows.
+pub(super) fn listening(client: Client, pulse: Arc<Pulse>) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let (client, pulse) = (client.clone(), pulse.clone());
+        async move {
+            let query = request.uri().query().unwrap_or_default();
+            let is_watch = query.split('&').any(|pair| pair == "watch=true");
+            let answer = client.send(request).await?;
+            let proves = is_watch && answer.status().is_success();
+            let sign = move || match proves {
+                true => pulse.is_current(),
+                false => pulse.heard(),
+            };
+            sign();
+            Ok::<_, kube::Error>(answer.map(|body| {
+                body.map_frame(move |frame| {
+                    sign();
+                    frame
+                })
+            }))
+        }
+    });
+    Client::new(service, namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: SignedDuration = SignedDuration::from_secs(60);
+
+    fn cause(pulse: &Pulse, after: i64) -> Option<String> {
+        let now = Timestamp::now() + SignedDuration::from_secs(after);
+        pulse.stale(now, LIMIT).map(|cause| cause.to_string())
+    }
+
+    #[test]
+    fn a_watch_that_has_not_listed_is_stale_and_says_why() {
+        let pulse = Pulse::new("Pod");
+        assert_eq!(cause(&pulse, 0).unwrap(), "the watch of Pod has not delivered its first list");
+        pulse.is_troubled("forbidden".into());
+        pulse.heard();
+        let said = cause(&pulse, 0).unwrap();
+        assert_eq!(said, "the watch of Pod (forbidden) has not delivered its first list");
+    }
+
+    #[test]
+    fn it_is_fresh_for_as_long_as_the_limit() {
+        let pulse = Pulse::new("Pod");
+        pulse.is_current();
+        assert_eq!(cause(&pulse, 59), None);
+        assert!(cause(&pulse, 61).unwrap().contains("silent since"));
+        // Trouble alone makes nothing untrue.
+        pulse.is_troubled("refused".into());
+        assert_eq!(cause(&pulse, 59), None);
+    }
+
+    #[test]
+    fn a_lost_event_makes_it_stale_until_the_next_list() {
+        let pulse = Pulse::new("Pod");
+        pulse.is_current();
+        pulse.has_lost();
+        pulse.heard();
+        assert!(cause(&pulse, 0).is_some());
+        pulse.is_current();
+        assert_eq!(cause(&pulse, 0), None);
+    }
+}

@@ -1,0 +1,266 @@
+//! What the watches have told us, kept as facts, and the snapshot that it makes.
+
+use crate::translate::facts::{Header, NamedService, Parts};
+use crate::translate::mesh::{self, MeshConfig};
+use crate::translate::pod::{OwnedPod, Owner};
+use jiff::Timestamp;
+use meshrollout_core::client_tls::{Rule, Rules};
+use meshrollout_core::effective::Policies;
+use meshrollout_core::ident::Namespace;
+use meshrollout_core::injection::Injector;
+use meshrollout_core::policy::Policy;
+use meshrollout_core::reading::{Cause, Reading};
+use meshrollout_core::snapshot::{Mesh, Snapshot, Source, TelemetryOverride};
+use meshrollout_core::traffic::Telemetry;
+use meshrollout_core::workload::NamespaceFacts;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The facts of one kind, by namespace and name. A cluster-wide object is filed under its own name.
+pub(super) struct Table<T> {
+    rows: Rows<T>,
+    /// The rows of a list under way: they take the place of the others when it is whole.
+    arriving: Option<Rows<T>>,
+    listed: bool,
+}
+
+type Rows<T> = BTreeMap<Namespace, BTreeMap<String, T>>;
+
+/// Where an object is filed: namespace and name.
+pub(super) type Place = (Namespace, String);
+
+/// All facts, and what was made of them.
+#[derive(Default)]
+pub(super) struct Store {
+    pub(super) namespaces: Table<Header>,
+    pub(super) pods: Table<OwnedPod>,
+    pub(super) deployments: Table<Owner>,
+    pub(super) stateful_sets: Table<Owner>,
+    pub(super) daemon_sets: Table<Owner>,
+    pub(super) services: Table<NamedService>,
+    pub(super) workload_entries: Table<()>,
+    pub(super) policies: Table<Policy>,
+    pub(super) rules: Table<Rule>,
+    pub(super) overrides: Table<TelemetryOverride>,
+    pub(super) injectors: Table<Webhooks>,
+    pub(super) named_mesh: Table<MeshConfig>,
+    pub(super) labelled_mesh: Table<MeshConfig>,
+    facts: BTreeMap<Namespace, Arc<NamespaceFacts>>,
+    outdated: BTreeSet<Namespace>,
+}
+
+/// The injector's part of a webhook configuration.
+#[derive(Debug, PartialEq)]
+pub(super) struct Webhooks {
+    pub(super) injectors: Vec<Injector>,
+    pub(super) control_planes: BTreeSet<Namespace>,
+}
+
+impl<T: PartialEq> Table<T> {
+    /// Files a fact, or with `None` takes it away. True when that made a difference.
+    pub(super) fn set(&mut self, (namespace, name): Place, fact: Option<T>) -> bool {
+        let Some(fact) = fact else {
+            let Some(rows) = self.rows.get_mut(&namespace) else { return false };
+            let was_there = rows.remove(&name).is_some();
+            if rows.is_empty() {
+                self.rows.remove(&namespace);
+            }
+            return was_there;
+        };
+        let rows = self.rows.entry(namespace).or_default();
+        if rows.get(&name) == Some(&fact) {
+            return false;
+        }
+        rows.insert(name, fact);
+        true
+    }
+
+    /// A list begins.
+    pub(super) fn begin(&mut self) {
+        self.arriving = Some(Rows::new());
+    }
+
+    /// One object of the list.
+    pub(super) fn arrive(&mut self, (namespace, name): Place, fact: Option<T>) {
+        if let Some(fact) = fact {
+            let arriving = self.arriving.get_or_insert_default();
+            arriving.entry(namespace).or_default().insert(name, fact);
+        }
+    }
+
+    /// The list is whole; answers the namespaces in which it made a difference.
+    pub(super) fn finish(&mut self) -> BTreeSet<Namespace> {
+        self.listed = true;
+        let before = std::mem::replace(&mut self.rows, self.arriving.take().unwrap_or_default());
+        let all: BTreeSet<_> = before.keys().chain(self.rows.keys()).cloned().collect();
+        all.into_iter().filter(|name| before.get(name) != self.rows.get(name)).collect()
+    }
+}
+
+impl<T> Table<T> {
+    fn of(&self, namespace: &Namespace) -> impl Iterator<Item = (&str, &T)> {
+        self.rows.get(namespace).into_iter().flatten().map(|(name, fact)| (name.as_str(), fact))
+    }
+
+    fn facts_of(&self, namespace: &Namespace) -> impl Iterator<Item = &T> {
+        self.of(namespace).map(|(_, fact)| fact)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &T> {
+        self.rows.values().flat_map(BTreeMap::values)
+    }
+
+    fn places(&self) -> impl Iterator<Item = ((&Namespace, &str), &T)> {
+        self.rows.iter().flat_map(|(namespace, rows)| {
+            rows.iter().map(move |(name, fact)| ((namespace, name.as_str()), fact))
+        })
+    }
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self { rows: Rows::new(), arriving: None, listed: false }
+    }
+}
+
+impl Store {
+    /// The facts of these namespaces are to be made anew when they are next asked for.
+    pub(super) fn outdate(&mut self, namespaces: impl IntoIterator<Item = Namespace>) {
+        self.outdated.extend(namespaces);
+    }
+
+    /// The cluster as these facts describe it.
+    pub(super) fn snapshot(
+        &mut self,
+        at: Timestamp,
+        telemetry: Arc<Telemetry>,
+        stale: Vec<Cause>,
+    ) -> Snapshot {
+        for name in std::mem::take(&mut self.outdated) {
+            match self.namespace(&name) {
+                Some(facts) => drop(self.facts.insert(name, facts)),
+                None => drop(self.facts.remove(&name)),
+            }
+        }
+        let snapshot = Snapshot {
+            at,
+            source: Source::Watches,
+            mesh: Reading::Unknown(Cause::NotRead("the mesh configuration".into())),
+            namespaces: self.facts.clone(),
+            policies: Policies::new(Namespace::new(""), []),
+            rules: Rules::default(),
+            injectors: Reading::Unknown(Cause::NotRead("the injectors' webhooks".into())),
+            overrides: vec![],
+            telemetry,
+            stale,
+        };
+        self.mesh_wide(snapshot)
+    }
+
+    /// `snapshot` with all that speaks for the whole mesh taken from here.
+    pub(super) fn mesh_wide(&self, snapshot: Snapshot) -> Snapshot {
+        let mesh = self.mesh();
+        // Without it nothing is written anywhere. No namespace has this name, so no policy is taken
+        // for the whole mesh's.
+        let root = mesh.known().and_then(|mesh| mesh.roots.first().cloned());
+        Snapshot {
+            policies: Policies::new(
+                root.clone().unwrap_or_else(|| Namespace::new("")),
+                self.policies.all().cloned(),
+            ),
+            rules: Rules::new(root, self.rules.all().cloned()),
+            injectors: match self.injectors.listed {
+                // In the order of the configurations' names, in which the apiserver calls them.
+                true => Reading::Known(
+                    self.injectors.all().flat_map(|one| one.injectors.iter().cloned()).collect(),
+                ),
+                false => snapshot.injectors,
+            },
+            overrides: self.overrides.all().cloned().collect(),
+            mesh,
+            ..snapshot
+        }
+    }
+
+    /// The facts of one namespace, if there is anything of it.
+    pub(super) fn namespace(&self, name: &Namespace) -> Option<Arc<NamespaceFacts>> {
+        let owners = [&self.deployments, &self.stateful_sets, &self.daemon_sets];
+        let parts = Parts {
+            header: self.namespaces.facts_of(name).next(),
+            owners: owners.iter().flat_map(|table| table.facts_of(name)).collect(),
+            pods: self.pods.facts_of(name).collect(),
+            services: self.services.facts_of(name).collect(),
+            workload_entries: self.workload_entries.of(name).map(|(entry, ())| entry).collect(),
+        };
+        // Pods whose Namespace object has not come yet are there all the same.
+        let is_there = parts.header.is_some()
+            || !parts.owners.is_empty()
+            || !parts.pods.is_empty()
+            || !parts.services.is_empty()
+            || !parts.workload_entries.is_empty();
+        is_there.then(|| Arc::new(parts.facts(name)))
+    }
+
+    fn mesh(&self) -> Reading<Mesh> {
+        if !(self.named_mesh.listed && self.labelled_mesh.listed && self.injectors.listed) {
+            return Reading::Unknown(Cause::NotRead("the mesh configuration".into()));
+        }
+        // One may be in both.
+        let configs: BTreeMap<_, _> =
+            self.named_mesh.places().chain(self.labelled_mesh.places()).collect();
+        let control_planes =
+            self.injectors.all().flat_map(|one| one.control_planes.iter().cloned()).collect();
+        mesh::mesh(configs.into_values(), &control_planes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(namespace: &str, name: &str) -> Place {
+        (namespace.into(), name.into())
+    }
+
+    #[test]
+    fn only_what_differs_counts_as_a_change() {
+        let mut table = Table::default();
+        assert!(table.set(place("a", "x"), Some(1)));
+        assert!(!table.set(place("a", "x"), Some(1)));
+        assert!(table.set(place("a", "x"), Some(2)));
+        assert!(!table.set(place("a", "y"), None));
+        assert!(table.set(place("a", "x"), None));
+        assert_eq!(table.all().count(), 0);
+    }
+
+    #[test]
+    fn a_list_takes_the_place_of_what_was_there_when_it_is_whole() {
+        let mut table = Table::default();
+        table.set(place("same", "x"), Some(1));
+        table.set(place("gone", "x"), Some(1));
+        table.set(place("changed", "x"), Some(1));
+        table.begin();
+        table.arrive(place("half", "x"), Some(9));
+        // It broke off and begins again.
+        table.begin();
+        table.arrive(place("same", "x"), Some(1));
+        table.arrive(place("changed", "x"), Some(2));
+        table.arrive(place("new", "x"), Some(1));
+        table.arrive(place("nothing", "x"), None);
+        assert_eq!(table.facts_of(&"gone".into()).count(), 1, "not whole yet");
+        assert_eq!(table.finish(), ["changed", "gone", "new"].map(Namespace::from).into());
+        assert_eq!(table.all().copied().collect::<Vec<_>>(), [2, 1, 1]);
+    }
+
+    #[test]
+    fn before_the_lists_have_come_the_mesh_is_unknown() {
+        let now = Timestamp::UNIX_EPOCH;
+        let length = jiff::SignedDuration::from_secs(60);
+        let cause = Cause::NotRead("a metrics source".into());
+        let telemetry = Arc::new(Telemetry::unknown(now, length, length, &cause));
+        let mut store = Store::default();
+        let mut snapshot = || store.snapshot(now, telemetry.clone(), vec![]);
+        assert!(matches!(snapshot().mesh, Reading::Unknown(_)));
+        assert!(matches!(snapshot().injectors, Reading::Unknown(_)));
+    }
+}

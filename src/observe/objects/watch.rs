@@ -1,0 +1,150 @@
+//! Follows one kind: kube's `watcher`, whose events become facts at once.
+
+use super::Shared;
+use super::kind::{Kind, place};
+use super::pulse::{Pulse, listening};
+use futures::StreamExt;
+use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One kind's watch.
+pub(super) struct Watch<K, T> {
+    pub(super) kind: Kind<K, T>,
+    pub(super) pulse: Arc<Pulse>,
+    pub(super) shared: Arc<Shared>,
+    /// The longest silence that is not taken for a dead connection.
+    pub(super) patience: Duration,
+}
+
+impl<K, T> Watch<K, T>
+where
+    K: Clone + Debug + DeserializeOwned + Resource<DynamicType = ()> + Send + 'static,
+    T: PartialEq + Send + 'static,
+{
+    /// Follows it for as long as it is polled.
+    pub(super) async fn follow(self, client: Client) {
+        let api = Api::<K>::all(listening(client, self.pulse.clone()));
+        let mut backoff = DefaultBackoff::default();
+        let last_delay = Duration::from_secs(30);
+        loop {
+            let mut events = Box::pin(watcher(api.clone(), self.config()));
+            loop {
+                let next = match tokio::time::timeout(self.patience, events.next()).await {
+                    Ok(Some(next)) => next,
+                    // It never ends by itself.
+                    Ok(None) => break,
+                    // A list or a connection that hangs has no limit of its own in kube.
+                    Err(_) if self.pulse.is_silent_for(self.patience) => {
+                        self.pulse.is_troubled("the apiserver does not answer".into());
+                        break;
+                    }
+                    Err(_) => continue,
+                };
+                let error = match next {
+                    Ok(event) => {
+                        self.take(event);
+                        continue;
+                    }
+                    Err(error) => error,
+                };
+                self.pulse.is_troubled(words(&error));
+                let loses = loses_an_event(&error);
+                if loses {
+                    self.pulse.has_lost();
+                }
+                tokio::time::sleep(backoff.next().unwrap_or(last_delay)).await;
+                if loses {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn config(&self) -> watcher::Config {
+        // Three ends of a watch fit into the time after which it is stale.
+        let timeout = (self.patience / 3).as_secs().clamp(1, 290);
+        watcher::Config {
+            // In range by the clamp.
+            timeout: u32::try_from(timeout).ok(),
+            field_selector: self.kind.fields.map(str::to_owned),
+            label_selector: self.kind.labels.map(str::to_owned),
+            // A list is read from the newest state: one from a lagging cache could bring back an
+            // older one than we have seen.
+            ..watcher::Config::default()
+        }
+    }
+
+    fn take(&self, event: Event<K>) {
+        // Outside the lock: reading an object takes longer than filing it.
+        let (read, table) = (self.kind.read, self.kind.table);
+        let filed = |object: K| (place(object.meta()), read(&object));
+        let has_changed = match event {
+            Event::Apply(object) => {
+                let (place, fact) = filed(object);
+                self.set(place, fact)
+            }
+            Event::Delete(object) => self.set(place(object.meta()), None),
+            Event::Init => {
+                table(&mut self.shared.store()).begin();
+                false
+            }
+            Event::InitApply(object) => {
+                let (place, fact) = filed(object);
+                table(&mut self.shared.store()).arrive(place, fact);
+                false
+            }
+            Event::InitDone => {
+                let mut store = self.shared.store();
+                let touched = table(&mut store).finish();
+                let is_first = !self.pulse.is_listed();
+                let has_changed = is_first || !touched.is_empty();
+                if self.kind.makes_namespace {
+                    store.outdate(touched);
+                }
+                self.pulse.is_current();
+                has_changed
+            }
+        };
+        if has_changed {
+            self.shared.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn set(&self, place: super::store::Place, fact: Option<T>) -> bool {
+        let mut store = self.shared.store();
+        let namespace = place.0.clone();
+        let has_changed = (self.kind.table)(&mut store).set(place, fact);
+        if has_changed && self.kind.makes_namespace {
+            store.outdate([namespace]);
+        }
+        has_changed
+    }
+}
+
+/// After these, `watcher` would go on and never tell us what it could not read.
+fn loses_an_event(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchFailed(error) => matches!(error, kube::Error::SerdeError(_)),
+        watcher::Error::WatchError(_) | watcher::Error::NoResourceVersion => true,
+        watcher::Error::InitialListFailed(_) | watcher::Error::WatchStartFailed(_) => false,
+    }
+}
+
+fn words(error: &watcher::Error) -> String {
+    let status = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status,
+        watcher::Error::WatchError(status) => status,
+        error => return error.to_string(),
+    };
+    match status.code {
+        // Without its definition a path leads nowhere; the answer is not even a Status.
+        404 => "the apiserver does not serve this kind: is Istio installed?".to_owned(),
+        _ => status.message.clone(),
+    }
+}
