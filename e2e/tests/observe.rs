@@ -333,6 +333,47 @@ async fn a_kind_that_is_not_served_is_said_to_be_stale() {
 }
 
 #[tokio::test]
+async fn a_malformed_policy_is_unknown_and_stops_nothing() {
+    let cluster = Cluster::start(Options::default()).await.unwrap();
+    let objects = objects(&cluster, STALE_AFTER).await;
+    cluster.namespace("odd", Injection::Absent, &[]).await.unwrap();
+    // As a cluster is while Istio is half removed: nobody validates, the schema admits anything.
+    let webhooks = ["delete", "validatingwebhookconfigurations", "--all"];
+    assert!(cluster.kubectl(&webhooks).await.unwrap().status.success());
+    let anything = r#"[{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema",
+        "value": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}]"#;
+    let crd = "peerauthentications.security.istio.io";
+    let patched =
+        cluster.kubectl(&["patch", "crd", crd, "--type=json", "-p", anything]).await.unwrap();
+    assert!(patched.status.success(), "{}", String::from_utf8_lossy(&patched.stderr));
+    let malformed = json!({
+        "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+        "metadata": {"namespace": "odd", "name": "a-malformed"}, "spec": {"mtls": "STRICT"},
+    });
+    until("the apiserver to take anything", SHORT, async || {
+        cluster.apply(&[malformed.clone()]).await.map_err(|error| error.to_string())
+    })
+    .await
+    .unwrap();
+    cluster.peer_authentication("odd", "b-good", "STRICT").await.unwrap();
+    let odd = Namespace::from("odd");
+    let modes = |snapshot: &Snapshot| -> Vec<_> {
+        snapshot.policies.of(&odd).iter().map(|policy| policy.mode.clone()).collect()
+    };
+    let seen = seen(&objects, "both policies", |snapshot| {
+        let modes = modes(snapshot);
+        (modes.len() == 2).then_some(modes)
+    })
+    .await;
+    assert!(matches!(seen[0], Declared::Unknown(_)), "{seen:?}");
+    assert_eq!(seen[1], Declared::Mode(Mode::Strict));
+    assert_eq!(look(&objects).stale, []);
+    let now = Timestamp::now();
+    let quorum = objects.quorum(&cluster.client(), &odd, now, unmeasured(now)).await.unwrap();
+    assert_eq!(modes(&quorum), seen);
+}
+
+#[tokio::test]
 async fn the_watches_end_with_the_last_handle() {
     let cluster = cluster().await;
     let client = client_of(cluster, "watcher").await;

@@ -163,12 +163,15 @@ fn belongs(pod: &str, workload: &Workload) -> bool {
     };
     let parts: Vec<_> = rest.split('-').collect();
     let word = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    let number = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     match workload.id.kind.as_str() {
         "Deployment" | "Rollout" => {
             matches!(parts.as_slice(), [hash, tail] if word(hash) && tail.len() == 5 && word(tail))
         }
-        "StatefulSet" => {
-            matches!(parts.as_slice(), [ordinal] if !ordinal.is_empty() && ordinal.bytes().all(|b| b.is_ascii_digit()))
+        "StatefulSet" => matches!(parts.as_slice(), [ordinal] if number(ordinal)),
+        // Each run, and each version, is a controller with a number of its own in between.
+        "CronJob" | "DeploymentConfig" => {
+            matches!(parts.as_slice(), [run, tail] if number(run) && tail.len() == 5 && word(tail))
         }
         _ => matches!(parts.as_slice(), [tail] if tail.len() == 5 && word(tail)),
     }
@@ -209,4 +212,29 @@ fn idle(context: Context<'_>) -> Vec<Finding> {
             .remedy("send it a request, lengthen the look-back, or set spec.gates.plaintext.onIdle: Allow")
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ident::WorkloadRef;
+
+    #[test]
+    fn dead_pods_are_told_by_the_shape_of_their_names() {
+        for (kind, pod, expected) in [
+            ("Deployment", "web-6b5f9c-x7k2p", true),
+            ("Deployment", "web-admin-6b5f9c-x7k2p", false),
+            ("StatefulSet", "web-0", true),
+            ("StatefulSet", "web-0-0", false),
+            ("CronJob", "web-29123456-x7k2p", true),
+            ("CronJob", "web-x7k2p", false),
+            ("DeploymentConfig", "web-3-x7k2p", true),
+            ("Job", "web-x7k2p", true),
+            ("Job", "web-29123456-x7k2p", false),
+        ] {
+            let id = WorkloadRef::new("shop", kind, "web");
+            let workload = Workload { id, desired: None, template: None, pods: vec![] };
+            assert_eq!(belongs(pod, &workload), expected, "{kind} {pod}");
+        }
+    }
 }

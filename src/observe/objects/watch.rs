@@ -126,9 +126,14 @@ where
 }
 
 /// After these, `watcher` would go on and never tell us what it could not read.
+///
+/// kube 5 takes a line of a watch that it cannot parse for a Status, all of whose fields are
+/// optional: the error is an `Api` error that says nothing, and seldom a `SerdeError`.
 fn loses_an_event(error: &watcher::Error) -> bool {
     match error {
-        watcher::Error::WatchFailed(error) => matches!(error, kube::Error::SerdeError(_)),
+        watcher::Error::WatchFailed(error) => {
+            matches!(error, kube::Error::Api(_) | kube::Error::SerdeError(_))
+        }
         watcher::Error::WatchError(_) | watcher::Error::NoResourceVersion => true,
         watcher::Error::InitialListFailed(_) | watcher::Error::WatchStartFailed(_) => false,
     }
@@ -145,6 +150,7 @@ fn words(error: &watcher::Error) -> String {
     match status.code {
         // Without its definition a path leads nowhere; the answer is not even a Status.
         404 => "the apiserver does not serve this kind: is Istio installed?".to_owned(),
+        0 => "an event could not be read".to_owned(),
         _ => status.message.clone(),
     }
 }
