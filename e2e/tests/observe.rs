@@ -351,7 +351,7 @@ async fn a_malformed_policy_is_unknown_and_stops_nothing() {
         "metadata": {"namespace": "odd", "name": "a-malformed"}, "spec": {"mtls": "STRICT"},
     });
     until("the apiserver to take anything", SHORT, async || {
-        cluster.apply(&[malformed.clone()]).await.map_err(|error| error.to_string())
+        cluster.apply(std::slice::from_ref(&malformed)).await.map_err(|error| error.to_string())
     })
     .await
     .unwrap();
