@@ -253,7 +253,7 @@ async fn a_quorum_read_sees_what_was_made_the_moment_before() {
 }
 
 #[tokio::test]
-async fn a_quorum_read_that_is_refused_names_the_kind() {
+async fn a_quorum_read_needs_rights_and_leans_on_no_watch() {
     let cluster = cluster().await;
     let objects = objects(cluster, STALE_AFTER).await;
     let nobody = client_of(cluster, "nobody").await;
@@ -263,10 +263,24 @@ async fn a_quorum_read_that_is_refused_names_the_kind() {
     assert!(error.starts_with("failed to read "), "{error}");
 
     // Nor do watches without rights get ready, and they say what is missing.
-    let missing = Objects::watch(nobody, STALE_AFTER).ready(Duration::from_secs(3)).await;
-    let missing: Vec<_> = missing.unwrap_err().iter().map(ToString::to_string).collect();
+    let blind = Objects::watch(nobody, STALE_AFTER);
+    let missing = blind.ready(Duration::from_secs(3)).await.unwrap_err();
+    let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
     assert_eq!(missing.len(), 13, "{missing:?}");
     assert!(missing.iter().all(|cause| cause.contains("forbidden")), "{missing:?}");
+
+    // A quorum read leans on them for nothing but the other namespaces.
+    cluster.namespace("seen", Injection::Absent, &[]).await.unwrap();
+    cluster.peer_authentication("seen", "default", "PERMISSIVE").await.unwrap();
+    cluster.destination_rule("seen", "web", "web", "DISABLE").await.unwrap();
+    let (seen, now) = (Namespace::from("seen"), Timestamp::now());
+    let read = blind.quorum(&cluster.client(), &seen, now, unmeasured(now)).await;
+    let snapshot = read.unwrap();
+    assert_eq!(snapshot.namespaces.keys().collect::<Vec<_>>(), [&seen]);
+    assert_eq!(snapshot.policies.of(&seen).len(), 1);
+    assert_eq!(snapshot.rules.of(&seen).len(), 1);
+    assert!(snapshot.mesh.known().is_some() && snapshot.injectors.known().is_some());
+    assert_eq!(snapshot.stale.len(), 7, "{:?}", snapshot.stale);
 }
 
 #[tokio::test]
