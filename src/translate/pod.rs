@@ -16,16 +16,35 @@ const WORKLOAD_NAME: &str = "service.istio.io/workload-name";
 #[derive(Clone, Debug, PartialEq)]
 pub struct OwnedPod {
     /// The workload it belongs to.
-    pub owner: WorkloadRef,
+    pub owner: Arc<WorkloadRef>,
     /// The pod.
     pub pod: Pod,
     /// Its containers' named ports: what a Service's named target port may mean.
-    pub ports: BTreeMap<String, Port>,
+    pub ports: Arc<BTreeMap<String, Port>>,
+}
+
+impl OwnedPod {
+    /// Holds in common with `other` what is the same in both: of the pods of one ReplicaSet, that
+    /// is nearly everything.
+    pub fn share(&mut self, other: &Self) {
+        fn share<T: PartialEq>(own: &mut Arc<T>, other: &Arc<T>) {
+            if own == other {
+                *own = other.clone();
+            }
+        }
+        share(&mut self.owner, &other.owner);
+        share(&mut self.pod.labels, &other.pod.labels);
+        share(&mut self.ports, &other.ports);
+    }
 }
 
 /// A pod with its owner.
 pub fn owned_pod(object: &kubernetes::Pod) -> OwnedPod {
-    OwnedPod { owner: owner(&object.metadata), pod: pod(object), ports: named_ports(&object.spec) }
+    OwnedPod {
+        owner: Arc::new(owner(&object.metadata)),
+        pod: pod(object),
+        ports: Arc::new(named_ports(&object.spec)),
+    }
 }
 
 /// A pod as facts (`istio-semantics.md` C3, D1).
@@ -290,5 +309,24 @@ mod tests {
         let status = json!({"containerStatuses": [{"restartCount": 1}],
             "initContainerStatuses": [{"restartCount": 2}]});
         assert_eq!(pod(&read(json!({"status": status}))).restarts, 3);
+    }
+
+    #[test]
+    fn pods_of_one_workload_hold_in_common_what_is_the_same() {
+        let owned = |name: &str, version: &str| {
+            owned_pod(&read(json!({"metadata": {"namespace": "shop", "name": name,
+                "generateName": "web-", "labels": {"version": version},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "web",
+                    "uid": "1", "controller": true}]}})))
+        };
+        let (first, mut second, mut other) =
+            (owned("web-a", "1"), owned("web-b", "1"), owned("web-c", "2"));
+        let before = second.clone();
+        second.share(&first);
+        assert!(Arc::ptr_eq(&first.pod.labels, &second.pod.labels));
+        assert!(Arc::ptr_eq(&first.owner, &second.owner));
+        assert_eq!(second, before);
+        other.share(&first);
+        assert_eq!(other, owned("web-c", "2"));
     }
 }

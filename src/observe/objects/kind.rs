@@ -21,6 +21,8 @@ pub(super) struct Kind<K, T> {
     pub(super) read: fn(&K) -> Option<T>,
     /// Where the facts are filed.
     pub(super) table: fn(&mut Store) -> &mut Table<T>,
+    /// Lets a fact hold in common with its neighbour by name what is the same in both.
+    pub(super) share: fn(&mut T, &T),
     /// Its facts are part of their namespace's.
     pub(super) makes_namespace: bool,
     /// Selects by fields.
@@ -43,11 +45,17 @@ impl<K, T> Kind<K, T> {
         read: fn(&K) -> Option<T>,
         table: fn(&mut Store) -> &mut Table<T>,
     ) -> Self {
-        Self { name, read, table, makes_namespace: false, fields: None, labels: None }
+        let share = |_: &mut T, _: &T| {};
+        Self { name, read, table, share, makes_namespace: false, fields: None, labels: None }
     }
 
     const fn of_namespace(mut self) -> Self {
         self.makes_namespace = true;
+        self
+    }
+
+    const fn sharing(mut self, share: fn(&mut T, &T)) -> Self {
+        self.share = share;
         self
     }
 
@@ -73,7 +81,9 @@ pub(super) const NAMESPACES: Kind<kubernetes::Namespace, Header> =
         .of_namespace();
 
 pub(super) const PODS: Kind<kubernetes::Pod, OwnedPod> =
-    Kind::new("Pod", |object| Some(owned_pod(object)), |store| &mut store.pods).of_namespace();
+    Kind::new("Pod", |object| Some(owned_pod(object)), |store| &mut store.pods)
+        .of_namespace()
+        .sharing(OwnedPod::share);
 
 pub(super) const DEPLOYMENTS: Kind<kubernetes::Deployment, Owner> =
     Kind::new("Deployment", |object| Some(deployment(object)), |store| &mut store.deployments)

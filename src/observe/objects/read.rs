@@ -172,7 +172,7 @@ fn file<K, T: PartialEq>(store: &mut Store, kind: Kind<K, T>, facts: Facts<T>) {
     let table = (kind.table)(store);
     table.begin();
     for (place, fact) in facts {
-        table.arrive(place, Some(fact));
+        table.arrive(place, Some(fact), kind.share);
     }
     table.finish();
 }

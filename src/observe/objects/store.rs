@@ -58,7 +58,12 @@ pub(super) struct Webhooks {
 
 impl<T: PartialEq> Table<T> {
     /// Files a fact, or with `None` takes it away. True when that made a difference.
-    pub(super) fn set(&mut self, (namespace, name): Place, fact: Option<T>) -> bool {
+    pub(super) fn set(
+        &mut self,
+        (namespace, name): Place,
+        fact: Option<T>,
+        share: fn(&mut T, &T),
+    ) -> bool {
         let Some(fact) = fact else {
             let Some(rows) = self.rows.get_mut(&namespace) else { return false };
             let was_there = rows.remove(&name).is_some();
@@ -71,7 +76,7 @@ impl<T: PartialEq> Table<T> {
         if rows.get(&name) == Some(&fact) {
             return false;
         }
-        rows.insert(name, fact);
+        insert(rows, name, fact, share);
         true
     }
 
@@ -81,10 +86,15 @@ impl<T: PartialEq> Table<T> {
     }
 
     /// One object of the list.
-    pub(super) fn arrive(&mut self, (namespace, name): Place, fact: Option<T>) {
+    pub(super) fn arrive(
+        &mut self,
+        (namespace, name): Place,
+        fact: Option<T>,
+        share: fn(&mut T, &T),
+    ) {
         if let Some(fact) = fact {
             let arriving = self.arriving.get_or_insert_default();
-            arriving.entry(namespace).or_default().insert(name, fact);
+            insert(arriving.entry(namespace).or_default(), name, fact, share);
         }
     }
 
@@ -95,6 +105,14 @@ impl<T: PartialEq> Table<T> {
         let all: BTreeSet<_> = before.keys().chain(self.rows.keys()).cloned().collect();
         all.into_iter().filter(|name| before.get(name) != self.rows.get(name)).collect()
     }
+}
+
+/// Names begin with their owner's: a neighbour is likely to be of the same workload.
+fn insert<T>(rows: &mut BTreeMap<String, T>, name: String, mut fact: T, share: fn(&mut T, &T)) {
+    if let Some((_, neighbour)) = rows.range(..name.clone()).next_back() {
+        share(&mut fact, neighbour);
+    }
+    rows.insert(name, fact);
 }
 
 impl<T> Table<T> {
@@ -218,6 +236,9 @@ impl Store {
 mod tests {
     use super::*;
 
+    /// Numbers have nothing in common.
+    const ALONE: fn(&mut i32, &i32) = |_, _| {};
+
     fn place(namespace: &str, name: &str) -> Place {
         (namespace.into(), name.into())
     }
@@ -225,28 +246,28 @@ mod tests {
     #[test]
     fn only_what_differs_counts_as_a_change() {
         let mut table = Table::default();
-        assert!(table.set(place("a", "x"), Some(1)));
-        assert!(!table.set(place("a", "x"), Some(1)));
-        assert!(table.set(place("a", "x"), Some(2)));
-        assert!(!table.set(place("a", "y"), None));
-        assert!(table.set(place("a", "x"), None));
+        assert!(table.set(place("a", "x"), Some(1), ALONE));
+        assert!(!table.set(place("a", "x"), Some(1), ALONE));
+        assert!(table.set(place("a", "x"), Some(2), ALONE));
+        assert!(!table.set(place("a", "y"), None, ALONE));
+        assert!(table.set(place("a", "x"), None, ALONE));
         assert_eq!(table.all().count(), 0);
     }
 
     #[test]
     fn a_list_takes_the_place_of_what_was_there_when_it_is_whole() {
         let mut table = Table::default();
-        table.set(place("same", "x"), Some(1));
-        table.set(place("gone", "x"), Some(1));
-        table.set(place("changed", "x"), Some(1));
+        table.set(place("same", "x"), Some(1), ALONE);
+        table.set(place("gone", "x"), Some(1), ALONE);
+        table.set(place("changed", "x"), Some(1), ALONE);
         table.begin();
-        table.arrive(place("half", "x"), Some(9));
+        table.arrive(place("half", "x"), Some(9), ALONE);
         // It broke off and begins again.
         table.begin();
-        table.arrive(place("same", "x"), Some(1));
-        table.arrive(place("changed", "x"), Some(2));
-        table.arrive(place("new", "x"), Some(1));
-        table.arrive(place("nothing", "x"), None);
+        table.arrive(place("same", "x"), Some(1), ALONE);
+        table.arrive(place("changed", "x"), Some(2), ALONE);
+        table.arrive(place("new", "x"), Some(1), ALONE);
+        table.arrive(place("nothing", "x"), None, ALONE);
         assert_eq!(table.facts_of(&"gone".into()).count(), 1, "not whole yet");
         assert_eq!(table.finish(), ["changed", "gone", "new"].map(Namespace::from).into());
         assert_eq!(table.all().copied().collect::<Vec<_>>(), [2, 1, 1]);

@@ -94,7 +94,7 @@ where
             }
             Event::InitApply(object) => {
                 let (place, fact) = filed(object);
-                table(&mut self.shared.store()).arrive(place, fact);
+                table(&mut self.shared.store()).arrive(place, fact, self.kind.share);
                 false
             }
             Event::InitDone => {
@@ -117,7 +117,7 @@ where
     fn set(&self, place: super::store::Place, fact: Option<T>) -> bool {
         let mut store = self.shared.store();
         let namespace = place.0.clone();
-        let has_changed = (self.kind.table)(&mut store).set(place, fact);
+        let has_changed = (self.kind.table)(&mut store).set(place, fact, self.kind.share);
         if has_changed && self.kind.makes_namespace {
             store.outdate([namespace]);
         }
