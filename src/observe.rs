@@ -1,4 +1,5 @@
 //! Observing: what is read from the outside, and what could not be.
 
+pub mod evidence;
 pub mod objects;
 pub mod prometheus;

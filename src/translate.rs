@@ -1,5 +1,6 @@
 //! Kubernetes and Istio objects into the core's words. Nothing is decided here.
 
+pub mod evidence;
 pub mod facts;
 pub mod mesh;
 pub mod ours;

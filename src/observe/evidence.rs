@@ -1,0 +1,252 @@
+//! Which questions a metrics source is asked, and asking them.
+//!
+//! The number of questions is constant: each is about the whole mesh, grouped by workload or pod,
+//! never about one namespace. All are evaluated for one instant, so that the answers can be held
+//! against each other. That instant is our own present: what a scrape still under way will bring
+//! is at most a scrape late, which every tolerance allows for; and a question about the past would
+//! see harm later.
+
+mod promql;
+
+use super::prometheus::{Answer, Error, Prometheus, Sample, Series};
+use crate::translate::evidence::{self, PodLabels, Row};
+use jiff::{SignedDuration, Timestamp};
+use meshrollout_core::reading::{Cause, Reading};
+use meshrollout_core::traffic::Telemetry;
+use promql::Promql;
+use std::sync::Mutex;
+use std::time::Instant;
+use tokio::sync::Semaphore;
+
+/// How many queries one [`gather`] sends, whatever the number of namespaces and pods. One less to
+/// a source without the agent's metrics.
+pub const QUERIES: usize = 13;
+
+/// Queries at one time: a metrics source has other users.
+const AT_ONCE: usize = 4;
+
+/// Whole windows before the switch, as a baseline; and the one into which the switch fell.
+const BASELINE_WINDOWS: i64 = 6 + 1;
+
+/// A range query has at most 11,000 points by Prometheus' own limit.
+const MOST_WINDOWS: i64 = 10_000;
+
+/// What is to be known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    /// How far back plaintext counts.
+    pub lookback: SignedDuration,
+    /// The width of one window in which harm is counted.
+    pub harm_window: SignedDuration,
+    /// The earliest time at which a namespace now watched went STRICT.
+    pub since: Option<Timestamp>,
+}
+
+/// Asks `source` everything. `now` is our clock at this moment.
+///
+/// Never fails: what is not known says why, and leaves the rest alone.
+pub async fn gather(source: &Prometheus, question: &Question, now: Timestamp) -> Telemetry {
+    let config = source.source();
+    let labels = PodLabels { namespace: &config.namespace_label, pod: &config.pod_label };
+    let at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
+    let promql = Promql { at, lookback: question.lookback, scrape: config.scrape_interval, labels };
+    let width = question.harm_window.max(config.scrape_interval);
+    let ends = window_ends(at, width, question.since);
+    let ask = Asking::new(source, now);
+
+    let certificates = async {
+        if config.agent_metrics {
+            return ask.instant(&promql.certificates(), at).await;
+        }
+        Err(Cause::NotRead(format!(
+            "istio_agent_cert_expiry_seconds (the metrics source {} has agentMetrics: false)",
+            config.name
+        )))
+    };
+    let (first, last) = (ends.first().copied().unwrap_or(at), at);
+    let windows = |query: String| {
+        let ask = &ask;
+        async move { ask.range(&query, first, last, width).await }
+    };
+    let instant = |query: String| {
+        let ask = &ask;
+        async move { ask.instant(&query, at).await }
+    };
+    let (
+        control_plane,
+        requests_in_plaintext,
+        tcp_in_plaintext,
+        mutual,
+        counts,
+        firsts,
+        lasts,
+        certificates,
+        exporters,
+        refusals,
+        requests,
+        failures,
+        errors,
+    ) = tokio::join!(
+        instant(promql.control_plane()),
+        instant(promql.requests_in_plaintext()),
+        instant(promql.tcp_in_plaintext()),
+        instant(promql.mutual()),
+        instant(promql.sample_counts()),
+        instant(promql.first_samples()),
+        instant(promql.last_samples()),
+        certificates,
+        instant(promql.refusal_counters()),
+        windows(promql.refusals(width)),
+        windows(promql.requests(width)),
+        windows(promql.failures(width)),
+        windows(promql.errors(width)),
+    );
+
+    let callers = requests_in_plaintext
+        .and_then(|requests| Ok([requests, tcp_in_plaintext?].concat()))
+        .and_then(|rows| evidence::callers(&rows));
+    let presence = counts.and_then(|counts| evidence::presence(labels, &counts, &firsts?, &lasts?));
+    let lifetime = config.workload_cert_lifetime;
+    let refusals =
+        exporters.and_then(|exporters| evidence::refusals(labels, &ends, &exporters, &refusals?));
+    let edges =
+        requests.and_then(|requests| evidence::edges(&ends, &requests, &failures?, &errors?));
+    Telemetry {
+        at,
+        lookback: question.lookback,
+        scrape_interval: config.scrape_interval,
+        skew: reading(ask.skew()),
+        callers: reading(callers),
+        mutual: reading(mutual.and_then(|rows| evidence::mutual(&rows))),
+        presence: reading(presence),
+        certificates: reading(
+            certificates.and_then(|rows| evidence::certificates(labels, lifetime, &rows)),
+        ),
+        control_plane: reading(control_plane.and_then(|rows| evidence::control_plane(&rows))),
+        refusals: reading(refusals),
+        edges: reading(edges),
+    }
+}
+
+/// Windows back from `at`, so that the newest holds the newest samples. The one into which `since`
+/// fell ends after it; a whole baseline lies before.
+fn window_ends(at: Timestamp, width: SignedDuration, since: Option<Timestamp>) -> Vec<Timestamp> {
+    let watched = since.map_or(0, |since| at.duration_since(since).as_millis().max(0));
+    let windows = i64::try_from(watched.div_euclid(width.as_millis().max(1))).unwrap_or(i64::MAX);
+    let windows = windows.saturating_add(BASELINE_WINDOWS).min(MOST_WINDOWS);
+    (0..windows).rev().map(|back| at - width * i32::try_from(back).unwrap_or(0)).collect()
+}
+
+fn reading<T>(result: Result<T, Cause>) -> Reading<T> {
+    match result {
+        Ok(fact) => Reading::Known(fact),
+        Err(cause) => Reading::Unknown(cause),
+    }
+}
+
+/// One source being asked, a few questions at a time, with an eye on its clock.
+struct Asking<'a> {
+    source: &'a Prometheus,
+    now: Timestamp,
+    begun: Instant,
+    places: Semaphore,
+    clock: Mutex<Clock>,
+}
+
+/// What the answers say about the source's clock minus ours.
+#[derive(Debug, Default)]
+struct Clock {
+    /// It is at least and at most this, by every answer together.
+    bounds: Option<(SignedDuration, SignedDuration)>,
+    /// Why an answer said nothing.
+    silence: Option<Cause>,
+}
+
+impl<'a> Asking<'a> {
+    fn new(source: &'a Prometheus, now: Timestamp) -> Self {
+        let places = Semaphore::new(AT_ONCE);
+        Self { source, now, begun: Instant::now(), places, clock: Mutex::default() }
+    }
+
+    async fn instant(&self, query: &str, at: Timestamp) -> Result<Vec<Row>, Cause> {
+        let points = |sample: Sample| vec![(sample.at, sample.value)];
+        // Never closed, so there is always a place in the end.
+        let _place = self.places.acquire().await;
+        let sent = self.time();
+        self.heard(sent, self.source.instant(query, Some(at)).await, points)
+    }
+
+    async fn range(
+        &self,
+        query: &str,
+        start: Timestamp,
+        end: Timestamp,
+        step: SignedDuration,
+    ) -> Result<Vec<Row>, Cause> {
+        let points = |samples: Vec<Sample>| {
+            samples.into_iter().map(|sample| (sample.at, sample.value)).collect()
+        };
+        let _place = self.places.acquire().await;
+        let sent = self.time();
+        self.heard(sent, self.source.range(query, start, end, step).await, points)
+    }
+
+    fn heard<T>(
+        &self,
+        sent: Timestamp,
+        answer: Result<Answer<T>, Error>,
+        points: impl Fn(T) -> Vec<(Timestamp, f64)>,
+    ) -> Result<Vec<Row>, Cause> {
+        let received = self.time();
+        // A panic elsewhere leaves a clock that has heard less, no wrong one.
+        let mut clock = self.clock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match answer {
+            Ok(answer) => {
+                clock.hear(sent, received, answer.server_time);
+                let row =
+                    |series: Series<T>| Row { labels: series.labels, points: points(series.value) };
+                Ok(answer.series.into_iter().map(row).collect())
+            }
+            Err(error) => {
+                let cause = error.cause();
+                clock.silence.get_or_insert_with(|| cause.clone());
+                Err(cause)
+            }
+        }
+    }
+
+    fn skew(&self) -> Result<SignedDuration, Cause> {
+        self.clock.lock().unwrap_or_else(std::sync::PoisonError::into_inner).skew()
+    }
+
+    /// Our clock, carried on from `now` without a leap.
+    fn time(&self) -> Timestamp {
+        self.now + self.begun.elapsed()
+    }
+}
+
+impl Clock {
+    /// `Date` is cut to the second: the server's time lay within the second that it begins,
+    /// somewhere between our sending and our receiving.
+    fn hear(&mut self, sent: Timestamp, received: Timestamp, date: Option<Timestamp>) {
+        let Some(date) = date else {
+            let silence = || Cause::NotRead("the metrics source's clock (no Date header)".into());
+            self.silence.get_or_insert_with(silence);
+            return;
+        };
+        let least = date.duration_since(received);
+        let most = date.duration_since(sent) + SignedDuration::from_secs(1);
+        let (low, high) = self.bounds.unwrap_or((least, most));
+        self.bounds = Some((low.max(least), high.min(most)));
+    }
+
+    /// Zero where the answers allow it, else the least that they allow.
+    fn skew(&self) -> Result<SignedDuration, Cause> {
+        match (self.bounds, &self.silence) {
+            (Some((low, _)), _) if low > SignedDuration::ZERO => Ok(low),
+            (Some((_, high)), _) => Ok(high.min(SignedDuration::ZERO)),
+            (None, Some(cause)) => Err(cause.clone()),
+            (None, None) => Err(Cause::NotRead("the metrics source's clock".into())),
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The questions in PromQL. Each rule's source is `istio-semantics.md` E.
+
+use crate::translate::evidence::{BYTES, CONNECTIONS, COUNTED, FACT, PodLabels, REQUESTS};
+use jiff::{SignedDuration, Timestamp};
+
+/// What the questions have in common.
+pub(super) struct Promql<'a> {
+    pub(super) at: Timestamp,
+    pub(super) lookback: SignedDuration,
+    pub(super) scrape: SignedDuration,
+    pub(super) labels: PodLabels<'a>,
+}
+
+/// Servers report how a call arrived; a client's sidecar never computes it (E2).
+const NOT_MUTUAL: &str =
+    r#"reporter=~"destination|waypoint",connection_security_policy!="mutual_tls""#;
+const MUTUAL: &str = r#"reporter=~"destination|waypoint",connection_security_policy="mutual_tls""#;
+const CALLER: &str = "reporter,connection_security_policy,request_protocol,source_workload_namespace,source_workload,destination_workload_namespace,destination_workload,destination_service";
+const DESTINATION: &str = "destination_workload_namespace,destination_workload";
+const EDGE: &str =
+    "source_workload_namespace,source_workload,destination_service_namespace,destination_service";
+/// The connection was cut, refused or failed; flags come in lists too, such as `UF,URX` (E5).
+const FAILED: &str = r#"reporter="source",response_flags=~"(.*,)?(UC|UF|URX)(,.*)?""#;
+const PROXY: &str = r#"istio_build{component="proxy"}"#;
+const REFUSALS: &str = "envoy_listener_no_filter_chain_match";
+const REJECTS_WINDOW: SignedDuration = SignedDuration::from_mins(10);
+/// How far back the value before a short window is looked for. Less, and an outage of the source
+/// would make every old series look new, its whole count harm; more, and a series that was gone
+/// meanwhile would be held against a value of its former life.
+const MEMORY: SignedDuration = SignedDuration::from_hours(1);
+
+impl Promql<'_> {
+    pub(super) fn requests_in_plaintext(&self) -> String {
+        self.requests_counted(NOT_MUTUAL, CALLER)
+    }
+
+    pub(super) fn tcp_in_plaintext(&self) -> String {
+        self.tcp_counted(NOT_MUTUAL, CALLER)
+    }
+
+    pub(super) fn mutual(&self) -> String {
+        let requests = self.requests_counted(MUTUAL, DESTINATION);
+        format!("{requests} or {}", self.tcp_counted(MUTUAL, DESTINATION))
+    }
+
+    fn requests_counted(&self, select: &str, by: &str) -> String {
+        let counted = self.counted(&format!("istio_requests_total{{{select}}}"), self.lookback);
+        tagged(&format!("sum by ({by}) ({counted}) > 0"), COUNTED, REQUESTS)
+    }
+
+    /// Bytes besides connections: one that was opened before the look-back shows in nothing else.
+    fn tcp_counted(&self, select: &str, by: &str) -> String {
+        [
+            ("istio_tcp_connections_opened_total", CONNECTIONS),
+            ("istio_tcp_sent_bytes_total", BYTES[0]),
+            ("istio_tcp_received_bytes_total", BYTES[1]),
+        ]
+        .map(|(metric, tag)| {
+            let counted = self.counted(&format!("{metric}{{{select}}}"), self.lookback);
+            tagged(&format!("sum by ({by}) ({counted}) > 0"), COUNTED, tag)
+        })
+        .join(" or ")
+    }
+
+    /// How much a counter grew in a long window, per series (E7).
+    ///
+    /// `increase` knows resets, but not the first value of a series that was born inside the
+    /// window: a caller of one call would count nothing. Such a series counts whole. `increase`
+    /// begins three scrapes earlier, so that it holds the last value before the window.
+    fn counted(&self, series: &str, window: SignedDuration) -> String {
+        let (before, window_text) = (self.scrape * 3, range(window));
+        let born = format!(
+            "(last_over_time({series}[{window_text}]) unless last_over_time({series}[{}] offset {window_text}))",
+            range(before)
+        );
+        let grown = format!("increase({series}[{}])", range(window + before));
+        format!("({grown} >= {born} or {born} or {grown})")
+    }
+
+    /// Several tags or scrape jobs may speak of one pod. The largest count, never the sum: a pod
+    /// that is scraped twice must not hide its gaps.
+    pub(super) fn sample_counts(&self) -> String {
+        format!("max by ({}) (count_over_time({PROXY}[{}]))", self.pod(), range(self.lookback))
+    }
+
+    /// PromQL gives the time of a sample for an instant only, so the first and last in a window
+    /// need a subquery; functions that would say it at once are experimental. Two scrapes a step:
+    /// a time is off by at most that, toward less coverage, and `coverage` tolerates three. The
+    /// source holds look-back / step values per pod while it answers: 2,880 for a day at 15 s.
+    pub(super) fn first_samples(&self) -> String {
+        format!("min by ({}) (min_over_time({}))", self.pod(), self.sample_times())
+    }
+
+    /// Of a pod that reports now, the very last sample.
+    pub(super) fn last_samples(&self) -> String {
+        let (pod, begin) = (self.pod(), seconds(self.at - self.lookback));
+        format!(
+            "max by ({pod}) (timestamp({PROXY}) > {begin}) or max by ({pod}) (max_over_time({}))",
+            self.sample_times()
+        )
+    }
+
+    /// An instant looks back five minutes: what is older than the look-back is left out by time.
+    fn sample_times(&self) -> String {
+        let begin = seconds(self.at - self.lookback);
+        format!(
+            "(timestamp({PROXY}) > {begin})[{}:{}]",
+            range(self.lookback),
+            range(self.scrape * 2)
+        )
+    }
+
+    /// The agent says what is left at its scrape; by now it is less.
+    pub(super) fn certificates(&self) -> String {
+        let left = r#"istio_agent_cert_expiry_seconds{resource_name="default"}"#;
+        let age = format!("({} - timestamp({left}))", seconds(self.at));
+        format!("min by ({}) ({left} - {age})", self.pod())
+    }
+
+    /// An instance is fresh by the time of its sample: presence alone is up to five minutes old.
+    pub(super) fn control_plane(&self) -> String {
+        let pilot = r#"istio_build{component="pilot"}"#;
+        let (now, fresh) = (seconds(self.at), seconds(self.at - self.scrape * 3));
+        let rejects = self.counted("pilot_total_xds_rejects", REJECTS_WINDOW);
+        let ten_minutes = range(REJECTS_WINDOW);
+        [
+            ("instances", format!("count(timestamp({pilot}) >= {fresh})")),
+            ("rejects", format!("sum({rejects})")),
+            // The comparison drops what is not a number: nothing changed in this time.
+            (
+                "convergence",
+                format!(
+                    "histogram_quantile(0.99, sum by (le) (rate(pilot_proxy_convergence_time_bucket[{ten_minutes}]))) >= 0"
+                ),
+            ),
+            (
+                "root",
+                format!(
+                    "(min(citadel_server_root_cert_expiry_timestamp) - {now} or min(citadel_server_root_cert_expiry_seconds))"
+                ),
+            ),
+        ]
+        .map(|(fact, query)| tagged(&query, FACT, fact))
+        .join(" or ")
+    }
+
+    /// Who exports the counter at all, zero or not.
+    pub(super) fn refusal_counters(&self) -> String {
+        format!("group by ({}) ({REFUSALS})", self.pod())
+    }
+
+    pub(super) fn refusals(&self, window: SignedDuration) -> String {
+        format!("sum by ({}) ({}) > 0", self.pod(), self.grown(REFUSALS, window))
+    }
+
+    pub(super) fn requests(&self, window: SignedDuration) -> String {
+        let requests = self.grown(r#"istio_requests_total{reporter="source"}"#, window);
+        let opened = self.grown(r#"istio_tcp_connections_opened_total{reporter="source"}"#, window);
+        format!("sum by ({EDGE}) ({requests} or {opened}) > 0")
+    }
+
+    pub(super) fn failures(&self, window: SignedDuration) -> String {
+        let requests = self.grown(&format!("istio_requests_total{{{FAILED}}}"), window);
+        // A connection's flags are known when it closes.
+        let closed = self.grown(&format!("istio_tcp_connections_closed_total{{{FAILED}}}"), window);
+        format!("sum by ({EDGE}) ({requests} or {closed}) > 0")
+    }
+
+    pub(super) fn errors(&self, window: SignedDuration) -> String {
+        let failed = r#"istio_requests_total{reporter="source",response_code=~"5.."}"#;
+        format!("sum by ({EDGE}) ({}) > 0", self.grown(failed, window))
+    }
+
+    /// How much a counter grew in a short window, per series: the value at its end less the value
+    /// before it, exact where `increase` would guess from the two or three samples inside. What
+    /// was reset or born counts whole: the first failure makes the series of failures.
+    fn grown(&self, series: &str, window: SignedDuration) -> String {
+        let memory = range(MEMORY.max(self.scrape * 3));
+        let window = range(window);
+        let now = format!("last_over_time({series}[{window}])");
+        let then = format!("last_over_time({series}[{memory}] offset {window})");
+        format!("({now} - {then} >= 0 or {now} < {then} or ({now} unless {then}))")
+    }
+
+    fn pod(&self) -> String {
+        format!("{},{}", self.labels.namespace, self.labels.pod)
+    }
+}
+
+fn tagged(query: &str, label: &str, value: &str) -> String {
+    format!(r#"label_replace({query}, "{label}", "{value}", "", "")"#)
+}
+
+fn range(span: SignedDuration) -> String {
+    format!("{}ms", span.as_millis())
+}
+
+fn seconds(at: Timestamp) -> String {
+    let milliseconds = at.as_millisecond();
+    format!("{}.{:03}", milliseconds.div_euclid(1000), milliseconds.rem_euclid(1000))
+}

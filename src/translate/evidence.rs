@@ -1,0 +1,286 @@
+//! Prometheus' answers into the core's evidence.
+//!
+//! Here (reporter, `connection_security_policy`) becomes [`Observed`]; the raw label goes no
+//! further, since alone it means nothing (`istio-semantics.md` E2).
+
+use jiff::{SignedDuration, Timestamp};
+use meshrollout_core::ident::{Namespace, PodRef};
+use meshrollout_core::reading::Cause;
+use meshrollout_core::traffic::{
+    Caller, Certificate, ControlPlane, Edge, Name, Observed, Presence, Timeline,
+};
+use std::collections::BTreeMap;
+
+/// One series of an answer: an instant query has one point, a range query one per step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its values, oldest first.
+    pub points: Vec<(Timestamp, f64)>,
+}
+
+/// The labels by which a source names a pod.
+#[derive(Clone, Copy, Debug)]
+pub struct PodLabels<'a> {
+    /// Of its namespace.
+    pub namespace: &'a str,
+    /// Of its name.
+    pub pod: &'a str,
+}
+
+/// The label our queries add where one answer counts different things.
+pub const COUNTED: &str = "counted";
+/// Its value for requests.
+pub const REQUESTS: &str = "requests";
+/// Its value for opened connections.
+pub const CONNECTIONS: &str = "connections";
+/// Its values for bytes, by direction.
+pub const BYTES: [&str; 2] = ["sent", "received"];
+
+/// The label our query adds to tell the facts about the control plane apart.
+pub const FACT: &str = "fact";
+
+impl Row {
+    fn label(&self, name: &str) -> &str {
+        self.labels.get(name).map_or("", String::as_str)
+    }
+
+    /// What a label says; a proxy that does not know says `unknown`, one that was told not to say
+    /// leaves it out.
+    fn known(&self, name: &str) -> Option<&str> {
+        Some(self.label(name)).filter(|value| !["", "unknown"].contains(value))
+    }
+
+    fn value(&self) -> f64 {
+        self.points.last().map_or(0.0, |(_, value)| *value)
+    }
+
+    fn pod(&self, labels: PodLabels<'_>) -> Option<PodRef> {
+        let (namespace, name) = (self.label(labels.namespace), self.label(labels.pod));
+        // A proxy that nobody can name is evidence about nobody.
+        (!namespace.is_empty() && !name.is_empty())
+            .then(|| PodRef { namespace: Namespace::from(namespace), name: name.to_owned() })
+    }
+
+    fn name(&self, side: &str) -> Option<Name> {
+        Some(Name {
+            namespace: Namespace::from(self.known(&format!("{side}_workload_namespace"))?),
+            workload: self.known(&format!("{side}_workload"))?.to_owned(),
+        })
+    }
+
+    /// Silence about the one called cannot be put aside: it may be anyone's evidence.
+    fn destination(&self) -> Result<Name, Cause> {
+        self.name("destination").ok_or_else(|| {
+            Cause::Ambiguous(format!("a series does not name who was called: {:?}", self.labels))
+        })
+    }
+
+    fn observed(&self) -> Observed {
+        match (self.label("reporter"), self.label("connection_security_policy")) {
+            ("destination" | "waypoint", "mutual_tls") => Observed::MutualTls,
+            // ztunnel says `unknown` for plaintext that arrives at a pod, and never `none` (D3).
+            ("destination" | "waypoint", "none" | "unknown") => Observed::Plaintext,
+            _ => Observed::Undetermined,
+        }
+    }
+}
+
+/// Requests, connections and bytes of one thing. Bytes are told only where nothing else was
+/// counted: they are how a connection opened before the look-back shows.
+#[derive(Default)]
+struct Tally {
+    calls: f64,
+    bytes: f64,
+}
+
+impl Tally {
+    fn add(&mut self, row: &Row) {
+        if BYTES.contains(&row.label(COUNTED)) {
+            self.bytes += row.value();
+        } else {
+            self.calls += row.value();
+        }
+    }
+
+    fn count(&self) -> f64 {
+        if self.calls > 0.0 { self.calls } else { self.bytes }
+    }
+}
+
+/// Who was not seen to speak mutual TLS, from rows of what such callers sent.
+pub fn callers(rows: &[Row]) -> Result<Vec<Caller>, Cause> {
+    let mut tallies: BTreeMap<_, Tally> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.observed() != Observed::MutualTls) {
+        let service = row.known("destination_service").map(str::to_owned);
+        let protocol = match row.known("request_protocol") {
+            Some(protocol) => protocol,
+            None if row.label(COUNTED) == REQUESTS => "http",
+            None => "tcp",
+        };
+        let key =
+            (row.name("source"), row.destination()?, service, row.observed(), protocol.to_owned());
+        tallies.entry(key).or_default().add(row);
+    }
+    Ok(tallies
+        .into_iter()
+        .map(|((source, destination, service, observed, protocol), tally)| Caller {
+            source,
+            destination,
+            service,
+            observed,
+            protocol,
+            count: tally.count(),
+        })
+        .filter(|caller| caller.count > 0.0)
+        .collect())
+}
+
+/// What was seen over mutual TLS, by destination.
+pub fn mutual(rows: &[Row]) -> Result<BTreeMap<Name, f64>, Cause> {
+    let mut tallies: BTreeMap<_, Tally> = BTreeMap::new();
+    for row in rows {
+        tallies.entry(row.destination()?).or_default().add(row);
+    }
+    Ok(tallies.into_iter().map(|(name, tally)| (name, tally.count())).collect())
+}
+
+/// When each pod reported, from the number of its samples and the times of the first and last.
+pub fn presence(
+    labels: PodLabels<'_>,
+    counts: &[Row],
+    firsts: &[Row],
+    lasts: &[Row],
+) -> Result<BTreeMap<PodRef, Presence>, Cause> {
+    let times = |rows: &[Row]| -> Result<BTreeMap<PodRef, Timestamp>, Cause> {
+        rows.iter()
+            .filter_map(|row| Some((row.pod(labels)?, row.value())))
+            .map(|(pod, value)| Ok((pod, time(value)?)))
+            .collect()
+    };
+    let (firsts, lasts) = (times(firsts)?, times(lasts)?);
+    Ok(counts
+        .iter()
+        .filter_map(|row| {
+            let pod = row.pod(labels)?;
+            // A pod seen for less than a step of the subquery has no first: it covers nothing.
+            let (first, last) = (*firsts.get(&pod)?, *lasts.get(&pod)?);
+            let samples = row.value().max(0.0) as u64;
+            Some((pod, Presence { first, last: last.max(first), samples }))
+        })
+        .collect())
+}
+
+/// What is left of certificates, from the seconds left of each.
+///
+/// `lifetime` is what certificates are configured to live. The metric's own history cannot stand
+/// in for it: of a pod whose renewal fails it holds only what is left, and a tenth of a lifetime
+/// would look whole. One that has more left than it should live has been given a longer life.
+pub fn certificates(
+    labels: PodLabels<'_>,
+    lifetime: SignedDuration,
+    rows: &[Row],
+) -> Result<BTreeMap<PodRef, Certificate>, Cause> {
+    rows.iter()
+        .filter_map(|row| Some((row.pod(labels)?, row.value())))
+        .map(|(pod, value)| {
+            let remaining = span(value)?;
+            Ok((pod, Certificate { remaining, lifetime: lifetime.max(remaining) }))
+        })
+        .collect()
+}
+
+/// The control plane, from one row per fact. No instance that answers is zero, not unknown: the
+/// question was answered.
+pub fn control_plane(rows: &[Row]) -> Result<ControlPlane, Cause> {
+    let fact = |name: &str| rows.iter().find(|row| row.label(FACT) == name).map(Row::value);
+    Ok(ControlPlane {
+        instances: fact("instances").unwrap_or(0.0) as u32,
+        rejects: fact("rejects").unwrap_or(0.0),
+        convergence: fact("convergence").map(span).transpose()?,
+        root_remaining: fact("root").map(span).transpose()?,
+    })
+}
+
+/// Refusals of each pod in `exporters`, in windows that end at `ends`. `rows` holds what is not
+/// zero.
+pub fn refusals(
+    labels: PodLabels<'_>,
+    ends: &[Timestamp],
+    exporters: &[Row],
+    rows: &[Row],
+) -> Result<BTreeMap<PodRef, Timeline>, Cause> {
+    let mut refusals: BTreeMap<_, _> = exporters
+        .iter()
+        .filter_map(|row| Some((row.pod(labels)?, Timeline::steady(ends.iter().copied(), 0.0))))
+        .collect();
+    for row in rows {
+        if let Some(pod) = row.pod(labels) {
+            refusals.insert(pod, timeline(ends, row)?);
+        }
+    }
+    Ok(refusals)
+}
+
+/// Calls by edge, in windows that end at `ends`. The rows hold what is not zero.
+pub fn edges(
+    ends: &[Timestamp],
+    requests: &[Row],
+    failures: &[Row],
+    errors: &[Row],
+) -> Result<Vec<Edge>, Cause> {
+    let mut edges = BTreeMap::new();
+    let parts: [(&[Row], fn(&mut Edge) -> &mut Timeline); 3] = [
+        (requests, |edge| &mut edge.requests),
+        (failures, |edge| &mut edge.failures),
+        (errors, |edge| &mut edge.errors),
+    ];
+    for (rows, part) in parts {
+        for row in rows {
+            // A client's sidecar always knows itself; one that was told not to say is nobody's.
+            let Some(source) = row.name("source") else { continue };
+            let destination = row.known("destination_service_namespace").map(Namespace::from);
+            let service = row.label("destination_service").to_owned();
+            let none = || Timeline::steady(ends.iter().copied(), 0.0);
+            let key = (source.clone(), destination.clone(), service.clone());
+            let edge = edges.entry(key).or_insert_with(|| Edge {
+                source,
+                destination,
+                service,
+                requests: none(),
+                failures: none(),
+                errors: none(),
+            });
+            let more = timeline(ends, row)?;
+            // `unknown` and an absent label are one edge, in two rows.
+            for (sum, (_, count)) in part(edge).0.iter_mut().zip(more.0) {
+                sum.1 += count;
+            }
+        }
+    }
+    Ok(edges.into_values().collect())
+}
+
+/// Every window, those without a point as zero: the query leaves zeros out.
+fn timeline(ends: &[Timestamp], row: &Row) -> Result<Timeline, Cause> {
+    let mut points: BTreeMap<_, _> = row.points.iter().copied().collect();
+    let windows = ends.iter().map(|end| (*end, points.remove(end).unwrap_or(0.0))).collect();
+    match points.keys().next() {
+        Some(time) => Err(Cause::Ambiguous(format!("a count for {time}, which was not asked for"))),
+        None => Ok(Timeline(windows)),
+    }
+}
+
+fn time(seconds: f64) -> Result<Timestamp, Cause> {
+    span(seconds)
+        .and_then(|since| Timestamp::UNIX_EPOCH.checked_add(since).map_err(|_| absurd(seconds)))
+}
+
+fn span(seconds: f64) -> Result<SignedDuration, Cause> {
+    SignedDuration::try_from_secs_f64(seconds).map_err(|_| absurd(seconds))
+}
+
+fn absurd(seconds: f64) -> Cause {
+    Cause::Ambiguous(format!("{seconds} seconds is no time"))
+}
