@@ -354,14 +354,14 @@ async fn every_fault_of_the_source_is_a_cause_of_its_own() {
     let telemetry = ask().await;
     assert_eq!(known(&telemetry.skew), SignedDuration::ZERO);
 
-    let unavailable = |cause: &Cause| matches!(cause, Cause::SourceUnavailable(_));
-    let partial =
-        |cause: &Cause| *cause == Cause::PartialAnswer("incomplete: a store is down".into());
-    let faults: [(Fault, &dyn Fn(&Cause) -> bool); 4] = [
-        (Fault::Refuse, &unavailable),
-        (Fault::Html, &unavailable),
-        (Fault::Hang, &unavailable),
-        (Fault::Warnings("a store is down".into()), &partial),
+    let unavailable: fn(&Cause) -> bool = |cause| matches!(cause, Cause::SourceUnavailable(_));
+    let partial: fn(&Cause) -> bool =
+        |cause| *cause == Cause::PartialAnswer("incomplete: a store is down".into());
+    let faults = [
+        (Fault::Refuse, unavailable),
+        (Fault::Html, unavailable),
+        (Fault::Hang, unavailable),
+        (Fault::Warnings("a store is down".into()), partial),
     ];
     for (fault, expected) in faults {
         proxy.set(fault.clone());

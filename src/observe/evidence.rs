@@ -250,3 +250,54 @@ impl Clock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIDTH: SignedDuration = SignedDuration::from_secs(30);
+
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn six_whole_windows_lie_before_the_switch() {
+        for since in [0, 1, 29, 30, 31, 3599, 3600] {
+            let ends = window_ends(second(10_000), WIDTH, Some(second(10_000 - since)));
+            assert_eq!(ends.last(), Some(&second(10_000)), "the newest ends now");
+            let before = ends.iter().filter(|end| **end <= second(10_000 - since)).count();
+            assert!((6..=7).contains(&before), "{before} before {since} s ago");
+        }
+        assert_eq!(window_ends(second(10_000), WIDTH, None).len(), 7);
+    }
+
+    #[test]
+    fn a_bake_of_any_length_stays_within_what_the_api_answers() {
+        let ends = window_ends(second(1_000_000_000), WIDTH, Some(second(0)));
+        assert_eq!(ends.len(), 10_000);
+    }
+
+    #[test]
+    fn a_clock_is_off_only_where_no_answer_allows_it_to_agree() {
+        let at = |milliseconds| Timestamp::from_millisecond(milliseconds).unwrap();
+        let mut clock = Clock::default();
+        assert!(clock.skew().is_err());
+        // `Date` says 1 s until 2 s have begun.
+        clock.hear(at(1_990), at(2_010), Some(second(1)));
+        assert_eq!(clock.skew(), Ok(SignedDuration::ZERO));
+
+        for (date, skew) in [(61, 58_990), (0, -990)] {
+            let mut clock = Clock::default();
+            clock.hear(at(1_990), at(2_010), Some(second(date)));
+            assert_eq!(clock.skew(), Ok(SignedDuration::from_millis(skew)), "{date}");
+        }
+    }
+
+    #[test]
+    fn a_source_without_a_date_has_no_known_clock() {
+        let mut clock = Clock::default();
+        clock.hear(second(1), second(2), None);
+        assert!(matches!(clock.skew(), Err(Cause::NotRead(_))));
+    }
+}

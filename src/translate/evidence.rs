@@ -231,35 +231,40 @@ pub fn edges(
     errors: &[Row],
 ) -> Result<Vec<Edge>, Cause> {
     let mut edges = BTreeMap::new();
-    let parts: [(&[Row], fn(&mut Edge) -> &mut Timeline); 3] = [
-        (requests, |edge| &mut edge.requests),
-        (failures, |edge| &mut edge.failures),
-        (errors, |edge| &mut edge.errors),
-    ];
-    for (rows, part) in parts {
-        for row in rows {
-            // A client's sidecar always knows itself; one that was told not to say is nobody's.
-            let Some(source) = row.name("source") else { continue };
-            let destination = row.known("destination_service_namespace").map(Namespace::from);
-            let service = row.label("destination_service").to_owned();
-            let none = || Timeline::steady(ends.iter().copied(), 0.0);
-            let key = (source.clone(), destination.clone(), service.clone());
-            let edge = edges.entry(key).or_insert_with(|| Edge {
-                source,
-                destination,
-                service,
-                requests: none(),
-                failures: none(),
-                errors: none(),
-            });
-            let more = timeline(ends, row)?;
-            // `unknown` and an absent label are one edge, in two rows.
-            for (sum, (_, count)) in part(edge).0.iter_mut().zip(more.0) {
-                sum.1 += count;
-            }
+    add(&mut edges, ends, requests, |edge| &mut edge.requests)?;
+    add(&mut edges, ends, failures, |edge| &mut edge.failures)?;
+    add(&mut edges, ends, errors, |edge| &mut edge.errors)?;
+    Ok(edges.into_values().collect())
+}
+
+fn add(
+    edges: &mut BTreeMap<(Name, Option<Namespace>, String), Edge>,
+    ends: &[Timestamp],
+    rows: &[Row],
+    part: fn(&mut Edge) -> &mut Timeline,
+) -> Result<(), Cause> {
+    let none = || Timeline::steady(ends.iter().copied(), 0.0);
+    for row in rows {
+        // A client's sidecar always knows itself; one that was told not to say is nobody's.
+        let Some(source) = row.name("source") else { continue };
+        let destination = row.known("destination_service_namespace").map(Namespace::from);
+        let service = row.label("destination_service").to_owned();
+        let key = (source.clone(), destination.clone(), service.clone());
+        let edge = edges.entry(key).or_insert_with(|| Edge {
+            source,
+            destination,
+            service,
+            requests: none(),
+            failures: none(),
+            errors: none(),
+        });
+        let more = timeline(ends, row)?;
+        // `unknown` and an absent label are one edge, in two rows.
+        for (sum, (_, count)) in part(edge).0.iter_mut().zip(more.0) {
+            sum.1 += count;
         }
     }
-    Ok(edges.into_values().collect())
+    Ok(())
 }
 
 /// Every window, those without a point as zero: the query leaves zeros out.
@@ -283,4 +288,154 @@ fn span(seconds: f64) -> Result<SignedDuration, Cause> {
 
 fn absurd(seconds: f64) -> Cause {
     Cause::Ambiguous(format!("{seconds} seconds is no time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PODS: PodLabels<'_> = PodLabels { namespace: "kubernetes_namespace", pod: "pod_name" };
+
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// A row of `label=value` pairs and one value.
+    fn row(labels: &str, value: f64) -> Row {
+        rows_of(labels, &[(0, value)])
+    }
+
+    fn rows_of(labels: &str, points: &[(i64, f64)]) -> Row {
+        let pair = |pair: &str| {
+            let (name, value) = pair.split_once('=').unwrap();
+            (name.to_owned(), value.to_owned())
+        };
+        Row {
+            labels: labels.split_whitespace().map(pair).collect(),
+            points: points.iter().map(|(time, value)| (second(*time), *value)).collect(),
+        }
+    }
+
+    fn name(namespace: &str, workload: &str) -> Name {
+        Name { namespace: namespace.into(), workload: workload.into() }
+    }
+
+    fn pod(name: &str) -> PodRef {
+        PodRef { namespace: "pay".into(), name: name.into() }
+    }
+
+    const TO: &str = "destination_workload_namespace=pay destination_workload=ledger";
+    const FROM: &str = "source_workload_namespace=shop source_workload=web";
+
+    #[test]
+    fn a_label_means_something_only_with_its_reporter() {
+        for (reporter, policy, observed) in [
+            ("destination", "mutual_tls", Observed::MutualTls),
+            ("waypoint", "mutual_tls", Observed::MutualTls),
+            ("destination", "none", Observed::Plaintext),
+            ("waypoint", "none", Observed::Plaintext),
+            ("destination", "unknown", Observed::Plaintext),
+            ("destination", "", Observed::Undetermined),
+            ("destination", "new_in_a_later_version", Observed::Undetermined),
+            ("source", "mutual_tls", Observed::Undetermined),
+            ("source", "unknown", Observed::Undetermined),
+            ("", "none", Observed::Undetermined),
+        ] {
+            let labels = format!("reporter={reporter} connection_security_policy={policy}");
+            assert_eq!(row(&labels, 1.0).observed(), observed, "{labels}");
+        }
+    }
+
+    #[test]
+    fn a_caller_is_told_by_connections_before_bytes() {
+        let tcp = format!(
+            "{TO} reporter=destination connection_security_policy=none request_protocol=tcp"
+        );
+        let bytes = |from: &str| row(&format!("{tcp} {from} counted=sent"), 9000.0);
+        let unknown = "source_workload_namespace=unknown source_workload=unknown";
+        let rows = [
+            bytes(unknown),
+            row(&format!("{tcp} {unknown} counted=connections"), 3.0),
+            bytes(FROM),
+            row(&format!("{tcp} {FROM} counted=received"), 500.0),
+        ];
+        let counts: Vec<_> =
+            callers(&rows).unwrap().into_iter().map(|it| (it.source, it.count)).collect();
+        assert_eq!(counts, [(None, 3.0), (Some(name("shop", "web")), 9500.0)]);
+    }
+
+    #[test]
+    fn a_series_about_nobody_is_not_put_aside() {
+        let plain = "reporter=destination connection_security_policy=none counted=requests";
+        assert!(matches!(callers(&[row(plain, 1.0)]), Err(Cause::Ambiguous(_))));
+        assert!(matches!(mutual(&[row(plain, 1.0)]), Err(Cause::Ambiguous(_))));
+    }
+
+    #[test]
+    fn presence_is_by_the_labels_of_the_source() {
+        let labels = "kubernetes_namespace=pay pod_name=a";
+        let other = "namespace=pay pod=b";
+        let rows = |value: f64| [row(labels, value), row(other, value)];
+        let presence = presence(PODS, &rows(5.0), &rows(100.0), &rows(160.5)).unwrap();
+        let last = Timestamp::from_millisecond(160_500).unwrap();
+        let expected = Presence { first: second(100), last, samples: 5 };
+        assert_eq!(presence, BTreeMap::from([(pod("a"), expected)]));
+    }
+
+    #[test]
+    fn a_certificate_lives_as_configured_or_longer() {
+        let hours = SignedDuration::from_hours;
+        let left =
+            |pod: &str, left: f64| row(&format!("kubernetes_namespace=pay pod_name={pod}"), left);
+        let rows = [left("expired", -60.0), left("long", 30.0 * 3600.0)];
+        let certificates = certificates(PODS, hours(24), &rows).unwrap();
+        let of = |name: &str| certificates[&pod(name)];
+        let expired = SignedDuration::from_secs(-60);
+        assert_eq!(of("expired"), Certificate { remaining: expired, lifetime: hours(24) });
+        assert_eq!(of("long"), Certificate { remaining: hours(30), lifetime: hours(30) });
+    }
+
+    #[test]
+    fn a_control_plane_that_says_nothing_has_no_instance() {
+        let nothing =
+            ControlPlane { instances: 0, rejects: 0.0, convergence: None, root_remaining: None };
+        assert_eq!(control_plane(&[]), Ok(nothing));
+        let rows = [row("fact=instances", 2.0), row("fact=convergence", 0.5)];
+        let plane = control_plane(&rows).unwrap();
+        assert_eq!((plane.instances, plane.convergence.unwrap().as_millis()), (2, 500));
+    }
+
+    #[test]
+    fn a_window_without_a_point_is_zero_for_those_who_report() {
+        let ends = [second(30), second(60)];
+        let labels = |pod: &str| format!("kubernetes_namespace=pay pod_name={pod}");
+        let exporters = [row(&labels("quiet"), 1.0), row(&labels("busy"), 1.0)];
+        let busy = [rows_of(&labels("busy"), &[(60, 4.0)])];
+        let refusals = refusals(PODS, &ends, &exporters, &busy).unwrap();
+        assert_eq!(refusals[&pod("quiet")], Timeline::steady(ends, 0.0));
+        assert_eq!(refusals[&pod("busy")], Timeline(vec![(second(30), 0.0), (second(60), 4.0)]));
+    }
+
+    #[test]
+    fn an_edge_without_a_namespace_is_kept() {
+        let ends = [second(30), second(60)];
+        let labels = format!("{FROM} destination_service=PassthroughCluster");
+        let unknown = format!("{labels} destination_service_namespace=unknown");
+        let requests = [rows_of(&labels, &[(30, 2.0)]), rows_of(&unknown, &[(30, 3.0)])];
+        let failures = [rows_of(&unknown, &[(60, 1.0)])];
+        let edges = edges(&ends, &requests, &failures, &[]).unwrap();
+        let [edge] = &edges[..] else { panic!("{edges:#?}") };
+        assert_eq!((&edge.destination, &edge.source), (&None, &name("shop", "web")));
+        assert_eq!(edge.requests.0, [(second(30), 5.0), (second(60), 0.0)]);
+        assert_eq!(edge.failures.0, [(second(30), 0.0), (second(60), 1.0)]);
+    }
+
+    #[test]
+    fn a_count_for_another_time_contradicts_the_question() {
+        let rows = [rows_of(FROM, &[(31, 1.0)])];
+        assert!(matches!(edges(&[second(30)], &rows, &[], &[]), Err(Cause::Ambiguous(_))));
+        let endless = [row("kubernetes_namespace=pay pod_name=a", 1e300)];
+        let endless = certificates(PODS, SignedDuration::from_hours(1), &endless);
+        assert!(matches!(endless, Err(Cause::Ambiguous(_))));
+    }
 }
