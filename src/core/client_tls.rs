@@ -8,6 +8,7 @@ use crate::ident::{Host, Labels, Namespace, Port};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 /// The client TLS a DestinationRule names.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -70,7 +71,7 @@ pub struct Rule {
 /// Every DestinationRule of the cluster.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Rules {
-    by_namespace: BTreeMap<Namespace, Vec<Rule>>,
+    by_namespace: BTreeMap<Namespace, Arc<Vec<Rule>>>,
     root: Option<Namespace>,
 }
 
@@ -114,12 +115,14 @@ impl Rules {
                 order(a).cmp(&order(b)).then_with(|| a.name.cmp(&b.name))
             });
         }
+        let by_namespace =
+            by_namespace.into_iter().map(|(name, rules)| (name, Arc::new(rules))).collect();
         Self { by_namespace, root }
     }
 
     /// The rules of one namespace, in Istio's order.
     pub fn of(&self, namespace: &Namespace) -> &[Rule] {
-        self.by_namespace.get(namespace).map_or(&[], Vec::as_slice)
+        self.by_namespace.get(namespace).map_or(&[], |rules| rules.as_slice())
     }
 
     /// Everything that clients of `client` (with `labels`, if one workload is meant) may put on the

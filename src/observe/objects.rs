@@ -123,7 +123,7 @@ impl Objects {
         now: Timestamp,
         telemetry: Arc<Telemetry>,
     ) -> Result<Snapshot, ReadError> {
-        let fresh = read::read(client, namespace).await?;
+        let mut fresh = read::read(client, namespace).await?;
         let watched = self.snapshot(now, telemetry);
         let mut snapshot = fresh.mesh_wide(Snapshot { source: Source::Quorum, ..watched });
         match fresh.namespace(namespace) {

@@ -47,6 +47,17 @@ pub(super) struct Store {
     pub(super) labelled_mesh: Table<MeshConfig>,
     facts: BTreeMap<Namespace, Arc<NamespaceFacts>>,
     outdated: BTreeSet<Namespace>,
+    wide: Option<MeshWide>,
+}
+
+/// What speaks for the whole mesh; a copy shares the rest.
+#[derive(Clone)]
+struct MeshWide {
+    mesh: Reading<Mesh>,
+    policies: Policies,
+    rules: Rules,
+    injectors: Reading<Vec<Injector>>,
+    overrides: Vec<TelemetryOverride>,
 }
 
 /// The injector's part of a webhook configuration.
@@ -147,6 +158,11 @@ impl Store {
         self.outdated.extend(namespaces);
     }
 
+    /// What speaks for the whole mesh is to be made anew when it is next asked for.
+    pub(super) fn outdate_mesh_wide(&mut self) {
+        self.wide = None;
+    }
+
     /// The cluster as these facts describe it.
     pub(super) fn snapshot(
         &mut self,
@@ -160,28 +176,36 @@ impl Store {
                 None => drop(self.facts.remove(&name)),
             }
         }
-        let snapshot = Snapshot {
+        let MeshWide { mesh, policies, rules, injectors, overrides } = self.wide();
+        Snapshot {
             at,
             source: Source::Watches,
-            mesh: Reading::Unknown(Cause::NotRead("the mesh configuration".into())),
+            mesh,
             namespaces: self.facts.clone(),
-            policies: Policies::new(Namespace::new(""), []),
-            rules: Rules::default(),
-            injectors: Reading::Unknown(Cause::NotRead("the injectors' webhooks".into())),
-            overrides: vec![],
+            policies,
+            rules,
+            injectors,
+            overrides,
             telemetry,
             stale,
-        };
-        self.mesh_wide(snapshot)
+        }
     }
 
     /// `snapshot` with all that speaks for the whole mesh taken from here.
-    pub(super) fn mesh_wide(&self, snapshot: Snapshot) -> Snapshot {
+    pub(super) fn mesh_wide(&mut self, snapshot: Snapshot) -> Snapshot {
+        let MeshWide { mesh, policies, rules, injectors, overrides } = self.wide();
+        Snapshot { mesh, policies, rules, injectors, overrides, ..snapshot }
+    }
+
+    fn wide(&mut self) -> MeshWide {
+        if let Some(wide) = &self.wide {
+            return wide.clone();
+        }
         let mesh = self.mesh();
         // Without it nothing is written anywhere. No namespace has this name, so no policy is taken
         // for the whole mesh's.
         let root = mesh.known().and_then(|mesh| mesh.roots.first().cloned());
-        Snapshot {
+        let wide = MeshWide {
             policies: Policies::new(
                 root.clone().unwrap_or_else(|| Namespace::new("")),
                 self.policies.all().cloned(),
@@ -192,12 +216,13 @@ impl Store {
                 true => Reading::Known(
                     self.injectors.all().flat_map(|one| one.injectors.iter().cloned()).collect(),
                 ),
-                false => snapshot.injectors,
+                false => Reading::Unknown(Cause::NotRead("the injectors' webhooks".into())),
             },
             overrides: self.overrides.all().cloned().collect(),
             mesh,
-            ..snapshot
-        }
+        };
+        self.wide = Some(wide.clone());
+        wide
     }
 
     /// The facts of one namespace, if there is anything of it.

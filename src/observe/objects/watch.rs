@@ -102,8 +102,9 @@ where
                 let touched = table(&mut store).finish();
                 let is_first = !self.pulse.is_listed();
                 let has_changed = is_first || !touched.is_empty();
-                if self.kind.makes_namespace {
-                    store.outdate(touched);
+                match self.kind.makes_namespace {
+                    true => store.outdate(touched),
+                    false => store.outdate_mesh_wide(),
                 }
                 self.pulse.is_current();
                 has_changed
@@ -118,8 +119,11 @@ where
         let mut store = self.shared.store();
         let namespace = place.0.clone();
         let has_changed = (self.kind.table)(&mut store).set(place, fact, self.kind.share);
-        if has_changed && self.kind.makes_namespace {
-            store.outdate([namespace]);
+        if has_changed {
+            match self.kind.makes_namespace {
+                true => store.outdate([namespace]),
+                false => store.outdate_mesh_wide(),
+            }
         }
         has_changed
     }
