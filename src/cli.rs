@@ -7,6 +7,7 @@ use std::process::ExitCode;
 mod cluster;
 mod crd;
 mod explain;
+mod operator;
 mod preflight;
 mod request;
 mod rollback;
@@ -39,6 +40,8 @@ struct Args {
 enum Command {
     /// Print the CustomResourceDefinitions, or write them as files.
     Crd(crd::Args),
+    /// Run the operator in the cluster.
+    Operator(operator::Args),
     /// Say what STRICT would break, from files. Writes nothing.
     Preflight(preflight::Args),
     /// Say where rollouts and their namespaces stand.
@@ -70,6 +73,7 @@ pub fn run() -> ExitCode {
     };
     match args.command {
         Command::Crd(args) => crd::run(&args),
+        Command::Operator(args) => asynchronous(operator::run(args)),
         Command::Preflight(args) => preflight::run(&args),
         Command::Status(args) => asynchronous(ended(status::run(args))),
         Command::Explain(args) => asynchronous(ended(explain::run(args))),

@@ -14,6 +14,7 @@ pub mod api;
 pub mod apply;
 pub mod cli;
 pub mod config;
+pub mod controller;
 pub mod files;
 pub mod istio;
 pub mod kubernetes;

@@ -189,7 +189,7 @@ impl Reporter {
         tracing::info!(
             rollout = rollout.name_any(),
             reason = ready.reason,
-            message = ready.message,
+            said = ready.message,
             "rollout"
         );
         self.publish(rollout, bad, &ready.reason, ready.message.clone(), None).await;

@@ -68,7 +68,7 @@ pub async fn demo(keep: bool) -> Result<(), Error> {
     say("STRICT. The write before it said PERMISSIVE, so that there is something to go back to.");
 
     chapter("Held back, with names");
-    told.until_ready("PlaintextSeen").await?;
+    told.until_ready("PlaintextSourceUnknown").await?;
     told.explain().await?;
     say("It does not guess. catalog waits for legacy/batch; orders will wait for invoices and for");
     say("the rule. Each finding names the object, the evidence and what to do.");

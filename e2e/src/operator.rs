@@ -161,7 +161,8 @@ impl Operator {
 
 async fn get(address: &str) -> Result<String, String> {
     let uri: http::Uri = address.parse().map_err(|error| format!("{error}"))?;
-    let mut config = kube::Config::new(uri.clone());
+    let server = format!("http://{}", uri.authority().map_or("", |at| at.as_str()));
+    let mut config = kube::Config::new(server.parse().map_err(|error| format!("{error}"))?);
     config.default_retry = false;
     let client = kube::Client::try_from(config).map_err(|error| error.to_string())?;
     let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);

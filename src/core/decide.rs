@@ -143,11 +143,12 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
             );
         }
     }
-    decision.current_stage =
-        decision.namespaces.values().filter(|one| !one.state.is_done()).map(|one| one.stage).min();
+    decision.current_stage = decision.first_undone();
     hear(plan, &mut decision, now);
 
     watch(plan, snapshot, &mut decision, may_write, now);
+    // A bake may just have ended.
+    decision.current_stage = decision.first_undone();
     let standing = decision.progress.requests.standing().is_some();
     decision.halted =
         standing || decision.namespaces.values().any(|one| one.state == State::RolledBack);
@@ -560,6 +561,11 @@ fn soak(plan: &Plan, soak: Option<Soak>, verdict: Verdict, now: Timestamp) -> Op
 }
 
 impl Decision {
+    /// The first stage in which something is left to do.
+    fn first_undone(&self) -> Option<usize> {
+        self.namespaces.values().filter(|one| !one.state.is_done()).map(|one| one.stage).min()
+    }
+
     /// The namespaces whose next step is STRICT.
     pub fn enforcing(&self) -> impl Iterator<Item = &Namespace> {
         self.namespaces

@@ -158,6 +158,23 @@ impl Telemetry {
     }
 }
 
+impl Telemetry {
+    /// The kinds of evidence that are not known, one word each.
+    pub fn unknown_parts(&self) -> Vec<&'static str> {
+        let unknown = [
+            ("skew", self.skew.known().is_none()),
+            ("callers", self.callers.known().is_none()),
+            ("mutual", self.mutual.known().is_none()),
+            ("presence", self.presence.known().is_none()),
+            ("certificates", self.certificates.known().is_none()),
+            ("control_plane", self.control_plane.known().is_none()),
+            ("refusals", self.refusals.known().is_none()),
+            ("edges", self.edges.known().is_none()),
+        ];
+        unknown.into_iter().filter(|(_, unknown)| *unknown).map(|(name, _)| name).collect()
+    }
+}
+
 impl Timeline {
     /// Windows of `count` each that end at `ends`.
     pub fn steady(ends: impl IntoIterator<Item = Timestamp>, count: f64) -> Self {
@@ -173,6 +190,18 @@ impl Timeline {
     pub fn after(&self, time: Timestamp) -> impl DoubleEndedIterator<Item = f64> {
         self.0.iter().filter(move |(end, _)| *end > time).map(|(_, count)| *count)
     }
+}
+
+/// `count` to the two digits that matter: a number that only slides along with its window is not
+/// news.
+pub fn rounded(count: f64) -> i64 {
+    #[expect(clippy::cast_possible_truncation, reason = "saturates, which is what is wanted")]
+    let count = count.ceil() as i64;
+    let mut unit = 1;
+    while count / unit >= 100 {
+        unit *= 10;
+    }
+    count / unit * unit
 }
 
 /// How far the evidence about one workload reaches.

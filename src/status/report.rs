@@ -17,7 +17,7 @@ use meshrollout_core::ident::Namespace;
 use meshrollout_core::mode::Mode;
 use meshrollout_core::plan::Plan;
 use meshrollout_core::snapshot::Snapshot;
-use meshrollout_core::traffic::Caller;
+use meshrollout_core::traffic::{Caller, rounded};
 use meshrollout_core::workload::{NamespaceFacts, Workload};
 
 const MAX_WORKLOADS: usize = 200;
@@ -187,17 +187,6 @@ fn callers(plan: &Plan, snapshot: &Snapshot, name: &Namespace) -> (Vec<Plaintext
         window: length(plan.gates.lookback),
     });
     (listed.collect(), more)
-}
-
-/// Two digits that count: a number that only slides with its window is not worth a write.
-fn rounded(count: f64) -> i64 {
-    #[expect(clippy::cast_possible_truncation, reason = "saturates, which is what is wanted")]
-    let count = count.ceil() as i64;
-    let mut unit = 1;
-    while count / unit >= 100 {
-        unit *= 10;
-    }
-    count / unit * unit
 }
 
 fn finding(found: &Finding) -> FindingReport {

@@ -4,7 +4,7 @@
 use super::{Context, list, unknown_metrics};
 use crate::finding::{Code, Finding, Subject};
 use crate::reading::Reading;
-use crate::traffic::{Caller, Observed};
+use crate::traffic::{Caller, Observed, rounded};
 use std::collections::BTreeMap;
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
@@ -41,8 +41,8 @@ fn finding(context: Context<'_>, callers: &[&Caller]) -> Finding {
     let to = format!("{}/{}", destination.namespace, destination.workload);
     let lookback = plan.gates.lookback;
     let counts = list(callers.iter().map(|caller| match caller.protocol.as_str() {
-        "tcp" => format!("{:.0} TCP connections or bytes", caller.count),
-        protocol => format!("{:.0} {protocol} requests", caller.count),
+        "tcp" => format!("about {} TCP connections or bytes", rounded(caller.count)),
+        protocol => format!("about {} {protocol} requests", rounded(caller.count)),
     }));
     let evidence = format!("{counts} in the last {lookback:#}, not over mutual TLS");
     let window = format!("0 in {lookback:#}");
@@ -74,7 +74,7 @@ fn finding(context: Context<'_>, callers: &[&Caller]) -> Finding {
                 format!("{from} sends plaintext to {to} ({why}); STRICT would refuse it"),
             )
             .evidence(evidence)
-            .measured(format!("{count:.0}"), window)
+            .measured(rounded(count).to_string(), window)
             .remedy(if meshed {
                 format!("kubectl get destinationrules -A; then let {from} call through the Service")
             } else {
@@ -86,10 +86,16 @@ fn finding(context: Context<'_>, callers: &[&Caller]) -> Finding {
         }
         (Observed::Plaintext, None) => {
             let candidates = candidates(context);
+            let perhaps = match candidates.as_slice() {
+                [only] => format!(" ({only}?)"),
+                [] | [_, ..] => String::new(),
+            };
             Finding::new(
                 Code::PlaintextSourceUnknown,
                 subject,
-                format!("an unnamed client sends plaintext to {to}; STRICT would refuse it"),
+                format!(
+                    "a client that the proxy cannot name{perhaps} sends plaintext to {to}; STRICT would refuse it"
+                ),
             )
             .evidence(evidence)
             .evidence(if candidates.is_empty() {
@@ -97,7 +103,7 @@ fn finding(context: Context<'_>, callers: &[&Caller]) -> Finding {
             } else {
                 format!("unmeshed pods that could be it: {}", list(candidates))
             })
-            .measured(format!("{count:.0}"), window)
+            .measured(rounded(count).to_string(), window)
             .remedy(format!("bring the caller into the mesh; to find it, read the access log of {to}'s istio-proxy"))
         }
     }
