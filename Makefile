@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test test-core test-model e2e-control-plane tools check bless need-rust need-all
+.PHONY: help demo test test-core test-model e2e-control-plane tools check bless need-rust need-all
 
 # One cluster takes about 1 GB of memory; a test that starts its own adds one.
 THREADS ?= 3
@@ -11,18 +11,25 @@ LOG = $(or $(CARGO_TARGET_DIR),target)/test.log
 help: ## print this menu
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+demo: need-all ## the story on a real control plane, told in the terminal; KEEP=1 leaves the cluster up
+	@echo "what is missing is built first: the program, two minutes; the programs of a control plane, about 11 minutes, once"
+	@e2e/tools/build control-plane > /dev/null
+	@cargo build --locked --quiet -p meshrollout -p meshrollout-e2e
+	@cargo run --locked --quiet -p meshrollout-e2e -- demo
+
 test: need-all ## everything, the same that CI runs
 	@echo "1. the tests of the core and of the program: two to four minutes, the first build included"
 	@echo "2. the programs of a control plane, from source: about 11 minutes on two idle cores, once; then cached outside this folder (or TOOLS=FOLDER)"
 	@echo "3. the scenarios on real control planes: minutes"
-	@mkdir -p $(dir $(LOG)); : > $(LOG)
-	cargo test --locked 2>&1 | tee -a $(LOG)
-	cargo check --locked -p meshrollout-core
-	@$(MAKE) --no-print-directory tools
-	cargo test --locked -p meshrollout-e2e -- --test-threads=$(THREADS) --nocapture 2>&1 | tee -a $(LOG)
-	@awk '/^test result:/ {passed += $$4; failed += $$6; ignored += $$8} \
+	@mkdir -p $(dir $(LOG)); : > $(LOG); status=0; \
+	cargo test --locked --no-fail-fast 2>&1 | tee -a $(LOG) || status=1; \
+	cargo check --locked -p meshrollout-core || status=1; \
+	{ e2e/tools/build control-plane && \
+	  cargo test --locked --no-fail-fast -p meshrollout-e2e -- --test-threads=$(THREADS) --nocapture; } 2>&1 | tee -a $(LOG) || status=1; \
+	awk '/^test result:/ {passed += $$4; failed += $$6; ignored += $$8} \
 	  /^skipped:/ {skipped++; print} \
-	  END {printf "all tiers ran: %d tests passed, %d failed, %d skipped\n", passed, failed, ignored + skipped}' $(LOG)
+	  END {printf "all tiers ran: %d tests passed, %d failed, %d skipped\n", passed, failed, ignored + skipped}' $(LOG); \
+	exit $$status
 
 test-core: need-rust ## the core alone: units, stories, properties; seconds
 	cargo test --locked -p meshrollout-core

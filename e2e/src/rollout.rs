@@ -47,6 +47,10 @@ impl Rollout {
     /// With the value at this JSON pointer below `spec` replaced or added.
     #[must_use]
     pub fn with(mut self, pointer: &str, value: Value) -> Self {
+        if let Some(place) = self.spec.pointer_mut(pointer) {
+            *place = value;
+            return self;
+        }
         let (parent, field) = pointer.rsplit_once('/').expect("a JSON pointer");
         let parent = self.spec.pointer_mut(parent).expect("its parent is there");
         parent[field] = value;

@@ -396,7 +396,9 @@ fn watch(
                     .filter(|_| plan.rollback == Trigger::Automatic)
             }
             None => {
-                if let Harm::Hard(found) | Harm::Soft(found) = harm(plan, snapshot, facts, since) {
+                // What was normal before the switch is long forgotten: news is what is new now.
+                let lately = since.max(now - plan.timing.harm_window * 2);
+                if let Harm::Hard(found) | Harm::Soft(found) = harm(plan, snapshot, facts, lately) {
                     standing.findings.push(found.at(Level::Warn));
                 }
                 None

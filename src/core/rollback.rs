@@ -44,6 +44,39 @@ pub fn harm(plan: &Plan, snapshot: &Snapshot, facts: &NamespaceFacts, since: Tim
         }
     };
 
+    // What is seen counts, whatever else is not seen any more.
+    for (pod, refused) in refusals
+        .range(crate::ident::PodRef { namespace: facts.name.clone(), name: String::new() }..)
+    {
+        if pod.namespace != facts.name {
+            break;
+        }
+        let before = refused.until(since).fold(0.0, f64::max);
+        let now = refused.after(since).fold(0.0, f64::max);
+        if now > before {
+            return Harm::Hard(
+                Finding::new(
+                    Code::HarmAfterStrict,
+                    Subject::new("Pod", &facts.name, &pod.name),
+                    format!("connections to pod {pod} are refused since STRICT"),
+                )
+                .measured(format!("{:.0} in a window", now.ceil()), format!("{before:.0} before")),
+            );
+        }
+    }
+
+    // A client that could not tell whom it called may have called any namespace now watched.
+    let into = |edge: &&Edge| edge.destination.as_ref().is_none_or(|to| *to == facts.name);
+    for edge in edges.iter().filter(into) {
+        let before = edge.failures.until(since).sum::<f64>();
+        let now = edge.failures.after(since).sum::<f64>();
+        if before <= 0.0 && now > 0.0 {
+            return Harm::Hard(
+                edge_finding(edge, facts, "cannot connect any more (UC, UF or URX)")
+                    .measured(format!("{:.0} failures", now.ceil()), "0 before"),
+            );
+        }
+    }
     let fresh = |facts: &NamespaceFacts| {
         let tolerance = telemetry.scrape_interval * 3;
         let mut ready = facts
@@ -78,38 +111,6 @@ pub fn harm(plan: &Plan, snapshot: &Snapshot, facts: &NamespaceFacts, since: Tim
         };
     }
 
-    for (pod, refused) in refusals
-        .range(crate::ident::PodRef { namespace: facts.name.clone(), name: String::new() }..)
-    {
-        if pod.namespace != facts.name {
-            break;
-        }
-        let before = refused.until(since).fold(0.0, f64::max);
-        let now = refused.after(since).fold(0.0, f64::max);
-        if now > before {
-            return Harm::Hard(
-                Finding::new(
-                    Code::HarmAfterStrict,
-                    Subject::new("Pod", &facts.name, &pod.name),
-                    format!("connections to pod {pod} are refused since STRICT"),
-                )
-                .measured(format!("{:.0} in a window", now.ceil()), format!("{before:.0} before")),
-            );
-        }
-    }
-
-    // A client that could not tell whom it called may have called any namespace now watched.
-    let into = |edge: &&Edge| edge.destination.as_ref().is_none_or(|to| *to == facts.name);
-    for edge in edges.iter().filter(into) {
-        let before = edge.failures.until(since).sum::<f64>();
-        let now = edge.failures.after(since).sum::<f64>();
-        if before <= 0.0 && now > 0.0 {
-            return Harm::Hard(
-                edge_finding(edge, facts, "cannot connect any more (UC, UF or URX)")
-                    .measured(format!("{:.0} failures", now.ceil()), "0 before"),
-            );
-        }
-    }
     for edge in edges.iter().filter(into).filter(|edge| edge.destination.is_some()) {
         if let Some(soft) = soft(snapshot, edge, facts, since) {
             return Harm::Soft(soft);
