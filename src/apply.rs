@@ -48,7 +48,12 @@ impl Writer {
         config.default_retry = false;
         config.connect_timeout = Some(deadline.unsigned_abs());
         let client = ClientBuilder::try_from(config)?.build();
-        Ok(Self { client, deadline })
+        Ok(Self::on(client, deadline))
+    }
+
+    /// A writer on this client, which must send each request once.
+    pub fn on(client: Client, deadline: SignedDuration) -> Self {
+        Self { client, deadline }
     }
 
     /// Performs `action`. `leads` is asked, as the age of the evidence is, just before sending.
