@@ -1,13 +1,13 @@
 //! Does any client's rule turn mutual TLS off towards a server in scope? Source of the algorithm:
 //! `istio-semantics.md` B5, B6.
 
-use super::Context;
+use super::{Context, list};
 use crate::client_tls::{ClientTls, Wire};
 use crate::finding::{Code, Finding, Subject};
 use crate::ident::{Labels, Namespace};
 use crate::reading::Reading;
 use crate::workload::{NamespaceFacts, Pod, Service, ServicePort, Workload};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     let Context { snapshot, facts, .. } = context;
@@ -17,7 +17,9 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         Reading::Unknown(_) => true,
     };
     let clients = clients(context);
-    let mut findings = vec![];
+    // What one rule does is one finding, whoever it does it to: many clients must not crowd out
+    // other rules.
+    let mut findings: BTreeMap<Finding, BTreeSet<&Namespace>> = BTreeMap::new();
     for service in &facts.services {
         let endpoints: Vec<_> = facts.endpoints(service).map(|(_, pod)| pod).collect();
         if !endpoints.iter().any(|pod| pod.takes_mutual_tls()) {
@@ -36,25 +38,25 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
                     port.port,
                 );
                 for tls in choices {
-                    findings.extend(judge(
-                        &Call { facts, service, port, client },
-                        &tls,
-                        auto,
-                        passthrough,
-                        unmeshed,
-                    ));
+                    let call = Call { facts, service, port };
+                    if let Some(found) = judge(&call, &tls, auto, passthrough, unmeshed) {
+                        findings.entry(found).or_default().insert(client);
+                    }
                 }
             }
         }
     }
-    findings
+    let told = findings.into_iter().map(|(found, clients)| {
+        let clients = list(clients.into_iter().map(ToString::to_string));
+        found.evidence(format!("in force for clients in namespace {clients}"))
+    });
+    told.collect()
 }
 
 struct Call<'a> {
     facts: &'a NamespaceFacts,
     service: &'a Service,
     port: &'a ServicePort,
-    client: &'a Namespace,
 }
 
 fn judge(
@@ -64,7 +66,7 @@ fn judge(
     passthrough: bool,
     unmeshed: usize,
 ) -> Option<Finding> {
-    let Call { facts, service, port, client } = call;
+    let Call { facts, service, port } = call;
     let host = &service.host;
     let here = || Subject::new("Service", &facts.name, &service.name).on(port.port);
     let rule = || {
@@ -127,7 +129,7 @@ fn judge(
         .remedy("give every pod of the Service a sidecar"),
         Wire::Auto => return None,
     };
-    Some(finding.evidence(format!("in force for clients in namespace {client}")))
+    Some(finding)
 }
 
 /// The clients whose rules may differ: every namespace with meshed clients; where rules select

@@ -194,6 +194,17 @@ fn a_destination_rule_that_turns_tls_off_is_found_wherever_it_stands() {
 }
 
 #[test]
+fn one_rule_is_one_obstacle_however_many_clients_it_misleads() {
+    let mut world = World::shop();
+    world.rule("catalog", "catalog.catalog.svc.cluster.local", TlsMode::Disable);
+    let decision = world.visits(2);
+    let found: Vec<_> = decision.obstacles().into_iter().collect();
+    let [only] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(only.code, Code::ClientTlsDisabled);
+    assert_eq!(only.evidence, ["in force for clients in namespace catalog, front"]);
+}
+
+#[test]
 fn an_older_namespace_wide_policy_is_refused() {
     held_by(
         telemetry(|world| world.set_policy("catalog", "legacy", Mode::Permissive, None)),
