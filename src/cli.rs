@@ -42,7 +42,7 @@ enum Command {
     Crd(crd::Args),
     /// Run the operator in the cluster.
     Operator(operator::Args),
-    /// Say what STRICT would break, from files. Writes nothing.
+    /// Say what STRICT would break, on the live cluster or from files. Writes nothing.
     Preflight(preflight::Args),
     /// Say where rollouts and their namespaces stand.
     Status(status::Args),
@@ -74,7 +74,7 @@ pub fn run() -> ExitCode {
     match args.command {
         Command::Crd(args) => crd::run(&args),
         Command::Operator(args) => asynchronous(operator::run(args)),
-        Command::Preflight(args) => preflight::run(&args),
+        Command::Preflight(args) => asynchronous(preflight::run(args)),
         Command::Status(args) => asynchronous(ended(status::run(args))),
         Command::Explain(args) => asynchronous(ended(explain::run(args))),
         Command::Pause(args) => asynchronous(ended(request::run(Verb::Pause, args))),

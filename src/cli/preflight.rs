@@ -1,71 +1,172 @@
-//! `meshrollout preflight`: the core's own gates, without permission to write. From files for now.
+//! `meshrollout preflight`: the core's own gates, without permission to write. On the live cluster,
+//! or on files.
 
+use super::cluster::{Cluster, Error};
 use super::{exit, fail, table};
 use crate::api::parse;
 use crate::config::Config;
 use crate::files::Input;
-use jiff::Timestamp;
+use crate::observe::evidence::{self, Question};
+use crate::observe::objects::Objects;
+use crate::observe::prometheus::Prometheus;
+use jiff::{SignedDuration, Timestamp};
 use meshrollout_core::finding::{Finding, Level};
 use meshrollout_core::gate::{Evaluation, Gate};
 use meshrollout_core::ident::{Namespace, Uid};
 use meshrollout_core::plan::{Asked, Mission, Plan, Trigger};
+use meshrollout_core::reading::Cause;
+use meshrollout_core::snapshot::Snapshot;
+use meshrollout_core::traffic::Telemetry;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Say what STRICT would break, namespace by namespace. Writes nothing.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// A file or folder of manifests, or of `kubectl get -o yaml|json` output; `-` is standard
-    /// input. May be given more than once.
-    #[arg(short = 'f', long = "filename", value_name = "PATH", required = true)]
+    /// input. May be given more than once. Without one, the live cluster is looked at.
+    #[arg(short = 'f', long = "filename", value_name = "PATH")]
     filename: Vec<PathBuf>,
     /// Only these namespaces.
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Vec<String>,
+    /// The operator's configuration, for its metrics sources; live cluster only.
+    #[arg(long, value_name = "FILE", conflicts_with = "filename")]
+    config: Option<PathBuf>,
+    /// The metrics source to ask, by its name there; without one, traffic stays unknown.
+    #[arg(long, value_name = "NAME", requires = "config")]
+    metrics_source: Option<String>,
+    #[command(flatten)]
+    cluster: Cluster,
 }
 
-/// The gates that files can answer. The others ask what was measured.
+/// The gates that objects alone can answer. The others ask what was measured.
 const STATIC: [Gate; 3] = [Gate::Injection, Gate::DestinationRules, Gate::Policies];
 
-pub(super) fn run(args: &Args) -> ExitCode {
-    let input = match Input::read(&args.filename) {
-        Ok(input) => input,
-        Err(error) => return fail(exit::BAD_INPUT, &error),
-    };
+/// The first lists of a large cluster take their time.
+const FIRST_LISTS: Duration = Duration::from_secs(60);
+
+/// What is looked at.
+struct Scene {
+    snapshot: Snapshot,
+    plan: Plan,
+    /// The gates whose evidence is there.
+    gates: &'static [Gate],
+    /// What cannot be seen, for the verdict of a namespace without an obstacle.
+    unseen: Option<&'static str>,
+    /// A line about the input, for the end.
+    footnote: String,
+    /// Some of the input could not be read.
+    broken: bool,
+}
+
+pub(super) async fn run(args: Args) -> ExitCode {
+    let scene = if args.filename.is_empty() { live(&args).await } else { from_files(&args) };
+    match scene {
+        Ok(scene) => tell(&scene, &args.namespace),
+        Err(code) => code,
+    }
+}
+
+fn from_files(args: &Args) -> Result<Scene, ExitCode> {
+    let input = Input::read(&args.filename).map_err(|error| fail(exit::BAD_INPUT, &error))?;
     for broken in &input.broken {
         eprintln!("warning: {broken}");
     }
-    let snapshot = input.snapshot(Timestamp::now());
-    let plan = plan();
+    Ok(Scene {
+        snapshot: input.snapshot(Timestamp::now()),
+        plan: plan(&Config::default()),
+        gates: &STATIC,
+        unseen: Some(
+            "the objects show no obstacle; traffic, certificates and the control plane cannot be seen in files",
+        ),
+        footnote: format!(
+            ", {} objects of other kinds skipped, {} documents not readable",
+            input.skipped,
+            input.broken.len()
+        ),
+        broken: !input.broken.is_empty(),
+    })
+}
+
+async fn live(args: &Args) -> Result<Scene, ExitCode> {
+    let unreachable = |error: Error| fail(exit::UNREACHABLE, &error);
+    let config = match &args.config {
+        Some(path) => Config::load(path).map_err(|error| fail(exit::BAD_INPUT, &error))?,
+        None => Config::default(),
+    };
+    let plan = plan(&config);
+    let source = match &args.metrics_source {
+        None => None,
+        Some(name) => Some(config.metrics_source(name).cloned().ok_or_else(|| {
+            let problem = format!("the configuration registers no metrics source {name:?}");
+            fail(exit::BAD_INPUT, &Error::Nothing(problem))
+        })?),
+    };
+    let client = args.cluster.client().await.map_err(unreachable)?;
+    let objects = Objects::watch(client, config.stale_watch);
+    if let Err(missing) = objects.ready(FIRST_LISTS).await {
+        for cause in &missing {
+            eprintln!("error: {cause}");
+        }
+        return Err(ExitCode::from(exit::UNREACHABLE));
+    }
+    let now = Timestamp::now();
+    let telemetry = match &source {
+        Some(source) => {
+            let harm_window = plan.timing.harm_window;
+            let question = Question { lookback: plan.gates.lookback, harm_window, since: None };
+            evidence::gather(&Prometheus::new(source.clone()), &question, now).await
+        }
+        None => {
+            let cause = Cause::NotRead("a metrics source".into());
+            Telemetry::unknown(now, plan.gates.lookback, SignedDuration::from_secs(15), &cause)
+        }
+    };
+    Ok(Scene {
+        snapshot: objects.snapshot(Timestamp::now(), Arc::new(telemetry)),
+        plan,
+        gates: if source.is_some() { &Gate::ALL } else { &STATIC },
+        unseen: source.is_none().then_some(
+            "the objects show no obstacle; traffic, certificates and the control plane are not known without --metrics-source",
+        ),
+        footnote: String::new(),
+        broken: false,
+    })
+}
+
+fn tell(scene: &Scene, asked: &[String]) -> ExitCode {
+    let Scene { snapshot, plan, .. } = scene;
     let chosen = |name: &Namespace| {
-        let asked =
-            args.namespace.is_empty() || args.namespace.iter().any(|one| one == name.as_str());
+        let asked = asked.is_empty() || asked.iter().any(|one| one == name.as_str());
         asked && !snapshot.is_forbidden(name, &plan.operator_namespace)
     };
     let mut verdicts = table(&["NAMESPACE", "VERDICT", "WHY"]);
     let mut findings: Vec<Finding> = vec![];
-    let (mut blocked, mut known) = (false, 0);
+    let (mut obstacles, mut known) = (false, 0);
     for (name, facts) in snapshot.namespaces.iter().filter(|(name, _)| chosen(name)) {
         if facts.servers().next().is_none() {
             continue;
         }
         known += 1;
-        let evaluation = Evaluation::run(&plan, &snapshot, facts);
+        let evaluation = Evaluation::run(plan, snapshot, facts);
         let here: Vec<_> =
-            STATIC.iter().flat_map(|gate| evaluation.findings_of(*gate)).cloned().collect();
+            scene.gates.iter().flat_map(|gate| evaluation.findings_of(*gate)).cloned().collect();
         let worst = here.iter().filter(|found| found.level >= Level::Hold).max();
-        let (verdict, why) = match worst {
-            Some(found) => ("Blocked", found.message.clone()),
-            None => (
-                "Undecided",
-                "the objects show no obstacle; traffic, certificates and the control plane cannot be seen in files".to_owned(),
-            ),
+        let (verdict, why) = match (worst, scene.unseen) {
+            (Some(found), _) if found.level == Level::Block => ("Blocked", found.message.as_str()),
+            (Some(found), _) => ("Held", found.message.as_str()),
+            (None, Some(unseen)) => ("Undecided", unseen),
+            (None, None) => ("Ready", "every gate passes now; a rollout asks for a soak as well"),
         };
-        blocked |= worst.is_some();
-        verdicts.add_row([name.as_str(), verdict, &why]);
+        obstacles |= worst.is_some();
+        verdicts.add_row([name.as_str(), verdict, why]);
         findings.extend(here);
     }
     findings.sort_by(|a, b| b.level.cmp(&a.level).then_with(|| a.cmp(b)));
+    findings.dedup();
     println!("{verdicts}");
     if !findings.is_empty() {
         println!();
@@ -80,23 +181,18 @@ pub(super) fn run(args: &Args) -> ExitCode {
             println!("    do:   {}", found.remedy);
         }
     }
-    println!(
-        "\n{known} namespaces with workloads, {} findings, {} objects of other kinds skipped, {} documents not readable",
-        findings.len(),
-        input.skipped,
-        input.broken.len()
-    );
-    match (blocked, input.broken.is_empty()) {
-        (true, _) => ExitCode::from(exit::FINDINGS),
-        (false, false) => ExitCode::from(exit::BAD_INPUT),
-        // Files alone never prove that nothing sends plaintext.
-        (false, true) => ExitCode::from(exit::UNKNOWN),
+    println!("\n{known} namespaces with workloads, {} findings{}", findings.len(), scene.footnote);
+    match (obstacles, scene.broken, scene.unseen) {
+        (true, _, _) => ExitCode::from(exit::FINDINGS),
+        (false, true, _) => ExitCode::from(exit::BAD_INPUT),
+        // Objects alone never prove that nothing sends plaintext.
+        (false, false, Some(_)) => ExitCode::from(exit::UNKNOWN),
+        (false, false, None) => ExitCode::SUCCESS,
     }
 }
 
 /// The gates with their defaults; there are no stages to think of.
-fn plan() -> Plan {
-    let config = Config::default();
+fn plan(config: &Config) -> Plan {
     Plan {
         name: "preflight".into(),
         uid: Uid::new(""),
@@ -107,6 +203,6 @@ fn plan() -> Plan {
         rollback: Trigger::Automatic,
         asked: Asked::default(),
         operator_namespace: Namespace::new(&config.operator_namespace),
-        timing: parse::timing(&config),
+        timing: parse::timing(config),
     }
 }

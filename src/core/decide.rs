@@ -6,18 +6,20 @@
 use crate::action::{Action, Pin, RollBack};
 use crate::clearance::{Clearance, our_policy, strict_since};
 use crate::finding::{Code, Finding, Level, Subject};
-use crate::gate::policy::{ours, targets};
 use crate::gate::{Evaluation, Verdict};
 use crate::ident::Namespace;
 use crate::mode::Mode;
 use crate::plan::{Mission, Plan, Targets, Trigger};
-use crate::policy::{Ours, Policy, RolledBack};
-use crate::progress::{Bake, Heard, Memory, Progress, Requests, Soak};
+use crate::policy::{Ours, Policy};
+use crate::progress::{Bake, Heard, Memory, Progress, Soak};
 use crate::rollback::{Harm, harm};
 use crate::snapshot::{Snapshot, Source};
+use crate::standing::stand;
 use crate::workload::NamespaceFacts;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
+
+pub use crate::standing::{Standing, State};
 
 /// What is to be done, remembered and said.
 #[derive(Debug, PartialEq)]
@@ -34,58 +36,6 @@ pub struct Decision {
     pub current_stage: Option<usize>,
     /// A rolled back namespace or a request by a person stands in the way of every new step.
     pub halted: bool,
-}
-
-/// Where one namespace stands.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Standing {
-    /// Its stage.
-    pub stage: usize,
-    /// Its place in the life of a rollout.
-    pub state: State,
-    /// What the gates say.
-    pub evaluation: Evaluation,
-    /// Harm, drift and the like: what the gates do not know.
-    pub findings: Vec<Finding>,
-}
-
-/// The life of a namespace.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum State {
-    /// An earlier stage comes first.
-    Pending,
-    /// PERMISSIVE is about to be pinned.
-    Preparing,
-    /// The gates are asked again and again until they have held for the soak.
-    Proving,
-    /// Proven; STRICT is being written.
-    Enforcing,
-    /// STRICT, and watched for harm.
-    Watching,
-    /// STRICT, watched long enough; guarded from now on.
-    Enforced,
-    /// STRICT was taken back.
-    RolledBack,
-    /// A person must act.
-    Blocked,
-    /// STRICT already by somebody else's policy: nothing to write.
-    Exempt,
-}
-
-impl State {
-    /// Nothing more is to be done here.
-    pub fn is_done(self) -> bool {
-        match self {
-            Self::Enforced | Self::Exempt => true,
-            Self::Pending
-            | Self::Preparing
-            | Self::Proving
-            | Self::Enforcing
-            | Self::Watching
-            | Self::RolledBack
-            | Self::Blocked => false,
-        }
-    }
 }
 
 /// Decides. STRICT is decided only on a snapshot from quorum reads; on any other, a proven
@@ -208,133 +158,6 @@ fn members(plan: &Plan, snapshot: &Snapshot) -> (BTreeMap<Namespace, usize>, Vec
         }
     }
     (members, refused)
-}
-
-/// Where a namespace stands, told by the policies that really are there.
-fn stand(
-    plan: &Plan,
-    snapshot: &Snapshot,
-    facts: &NamespaceFacts,
-    stage: usize,
-    memory: &Memory,
-    requests: &Requests,
-) -> Standing {
-    let evaluation = Evaluation::run(plan, snapshot, facts);
-    let mut findings = vec![];
-    let state = match our_policy(plan, snapshot, &facts.name) {
-        Some(policy) if policy.has_drifted() => State::Blocked,
-        Some(Policy { ours: Some(ours), .. }) => {
-            let state = written(ours, memory, requests);
-            if let (State::RolledBack, Some(back)) = (state, &ours.rolled_back) {
-                findings.extend(taken_back(plan, snapshot, facts, back));
-            }
-            state
-        }
-        Some(_) | None if memory.bake.is_some() => {
-            findings.push(
-                Finding::new(
-                    Code::PolicyDrifted,
-                    Subject::new("PeerAuthentication", &facts.name, "default"),
-                    format!("our STRICT policy in {} was deleted; we do not fight", facts.name),
-                )
-                .remedy("agree with whoever deleted it; then ask for a retry"),
-            );
-            State::Blocked
-        }
-        Some(_) | None => unwritten(snapshot, facts, &evaluation, &mut findings),
-    };
-    Standing { stage, state, evaluation, findings }
-}
-
-fn written(ours: &Ours, memory: &Memory, requests: &Requests) -> State {
-    let retried_at = requests.retry.as_ref().map(|retry| retry.at);
-    match (ours.strict_since, &ours.rolled_back) {
-        (Some(since), _) => {
-            let done = memory.bake.is_some_and(|bake| bake.complete && bake.strict_since == since);
-            if done { State::Enforced } else { State::Watching }
-        }
-        (None, Some(back)) if retried_at.is_none_or(|retried| retried < back.at) => {
-            State::RolledBack
-        }
-        (None, _) => State::Proving,
-    }
-}
-
-/// Why STRICT was taken back, and whether that took effect: every server must accept plaintext
-/// again, whatever other policies say.
-fn taken_back(
-    plan: &Plan,
-    snapshot: &Snapshot,
-    facts: &NamespaceFacts,
-    back: &RolledBack,
-) -> Vec<Finding> {
-    let why = Finding::new(
-        Code::HarmAfterStrict,
-        Subject::namespace(&facts.name),
-        format!("rolled back at {:.0}: {}", back.at, back.because),
-    )
-    .remedy(format!("mend it, then: kubectl meshrollout retry {}", plan.name));
-    let still = targets(facts).into_iter().find_map(|target| {
-        let effective = target.mode(&snapshot.policies);
-        let effective = effective.known().filter(|it| it.mode == Mode::Strict)?;
-        let by = effective.decided_by.policy().map_or("a policy".to_owned(), |policy| {
-            format!("peerauthentication {}/{}", policy.namespace, policy.name)
-        });
-        Some(
-            Finding::new(
-                Code::RollbackNotEffective,
-                target.workload,
-                format!(
-                    "{} is rolled back, yet {} is still STRICT by {by}",
-                    facts.name, target.workload
-                ),
-            )
-            .remedy(format!("change or delete {by}")),
-        )
-    });
-    std::iter::once(why).chain(still).collect()
-}
-
-/// Nothing of ours stands there. A pin may change no effective mode (S3).
-fn unwritten(
-    snapshot: &Snapshot,
-    facts: &NamespaceFacts,
-    evaluation: &Evaluation,
-    findings: &mut Vec<Finding>,
-) -> State {
-    if [Code::PolicyOwnedByOther, Code::AnotherRolloutOwns].iter().any(|code| evaluation.has(*code))
-    {
-        return State::Blocked;
-    }
-    let modes: Vec<_> = targets(facts)
-        .iter()
-        .map(|target| target.mode(&snapshot.policies).known().map(|now| now.mode))
-        .collect();
-    if !modes.is_empty() && modes.iter().all(|mode| *mode == Some(Mode::Strict)) {
-        findings.push(
-            Finding::new(
-                Code::StrictWithoutProof,
-                Subject::namespace(&facts.name),
-                format!("{} is STRICT already by a policy we did not write or prove", facts.name),
-            )
-            .at(Level::Warn),
-        );
-        return State::Exempt;
-    }
-    if pin_is_harmless(snapshot, facts) { State::Preparing } else { State::Blocked }
-}
-
-/// With our PERMISSIVE added, every server's mode stays exactly what it is.
-pub(crate) fn pin_is_harmless(snapshot: &Snapshot, facts: &NamespaceFacts) -> bool {
-    let after = snapshot.policies.with(ours(snapshot, facts, Mode::Permissive));
-    let guess = |policies: &crate::effective::Policies| {
-        policies.service_guess(&facts.name, None).known().map(|guess| guess.mode)
-    };
-    guess(&snapshot.policies) == Some(Mode::Permissive)
-        && targets(facts).iter().all(|target| {
-            let mode = |policies| target.mode(policies).known().map(|now| now.mode);
-            mode(&snapshot.policies).is_some() && mode(&snapshot.policies) == mode(&after)
-        })
 }
 
 /// Hears each request once, by its value; from then on our own clock counts.
@@ -487,11 +310,18 @@ fn advance(
 ) {
     let Some(current) = decision.current_stage else { return };
     let Some(stage) = plan.stages.get(current) else { return };
-    let watching = decision.namespaces.values().filter(|one| one.state == State::Watching);
-    let (here, elsewhere): (Vec<_>, Vec<_>) = watching.partition(|one| one.stage == current);
-    // The proxies' acknowledgement cannot be seen (MR0801), so one namespace goes at a time.
-    let mut free = stage.max_concurrent.min(1).saturating_sub(here.len());
-    let may_step = may_write && !plan.paused && !decision.halted && elsewhere.is_empty();
+    let watching = |here: bool| {
+        let watching = decision.namespaces.values().filter(|one| one.state == State::Watching);
+        watching.filter(|one| (one.stage == current) == here).count()
+    };
+    // The proxies' acknowledgement cannot be seen, so one namespace goes at a time.
+    let mut free = stage.max_concurrent.min(1).saturating_sub(watching(true));
+    let may_step = may_write && !plan.paused && !decision.halted && watching(false) == 0;
+    if stage.max_concurrent > 1 {
+        let held = one_at_a_time(&stage.name, stage.max_concurrent);
+        let members = decision.namespaces.values_mut().filter(|one| one.stage == current);
+        members.for_each(|one| one.findings.push(held.clone()));
+    }
 
     for (name, standing) in &mut decision.namespaces {
         let Some(facts) = snapshot.namespace(name) else { continue };
@@ -543,6 +373,17 @@ fn advance(
             | State::Exempt => {}
         }
     }
+}
+
+fn one_at_a_time(stage: &str, wanted: usize) -> Finding {
+    Finding::new(
+        Code::ProxyNotSynced,
+        Subject::cluster("Stage", stage),
+        format!(
+            "the proxies' acknowledgement cannot be seen, so stage {stage} goes one namespace at a time, not {wanted}"
+        ),
+    )
+    .remedy("none in this version; it is slower, not less safe")
 }
 
 /// Any verdict but Pass restarts it, and so does a gap between evaluations: a new leader goes on

@@ -54,6 +54,7 @@ pub mod progress;
 pub mod reading;
 pub mod rollback;
 pub mod snapshot;
+pub mod standing;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod traffic;

@@ -1,0 +1,192 @@
+//! Where one namespace stands: told by the policies that really are there, not by what was
+//! remembered.
+
+use crate::clearance::our_policy;
+use crate::finding::{Code, Finding, Level, Subject};
+use crate::gate::Evaluation;
+use crate::gate::policy::{ours, targets};
+use crate::mode::Mode;
+use crate::plan::Plan;
+use crate::policy::{Ours, Policy, RolledBack};
+use crate::progress::{Memory, Requests};
+use crate::snapshot::Snapshot;
+use crate::workload::NamespaceFacts;
+
+/// Where one namespace stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// Its stage.
+    pub stage: usize,
+    /// Its place in the life of a rollout.
+    pub state: State,
+    /// What the gates say.
+    pub evaluation: Evaluation,
+    /// Harm, drift and the like: what the gates do not know.
+    pub findings: Vec<Finding>,
+}
+
+/// The life of a namespace.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum State {
+    /// An earlier stage comes first.
+    Pending,
+    /// PERMISSIVE is about to be pinned.
+    Preparing,
+    /// The gates are asked again and again until they have held for the soak.
+    Proving,
+    /// Proven; STRICT is being written.
+    Enforcing,
+    /// STRICT, and watched for harm.
+    Watching,
+    /// STRICT, watched long enough; guarded from now on.
+    Enforced,
+    /// STRICT was taken back.
+    RolledBack,
+    /// A person must act.
+    Blocked,
+    /// STRICT already by somebody else's policy: nothing to write.
+    Exempt,
+}
+
+impl State {
+    /// Nothing more is to be done here.
+    pub fn is_done(self) -> bool {
+        match self {
+            Self::Enforced | Self::Exempt => true,
+            Self::Pending
+            | Self::Preparing
+            | Self::Proving
+            | Self::Enforcing
+            | Self::Watching
+            | Self::RolledBack
+            | Self::Blocked => false,
+        }
+    }
+}
+
+/// Where a namespace stands, told by the policies that really are there.
+pub(crate) fn stand(
+    plan: &Plan,
+    snapshot: &Snapshot,
+    facts: &NamespaceFacts,
+    stage: usize,
+    memory: &Memory,
+    requests: &Requests,
+) -> Standing {
+    let evaluation = Evaluation::run(plan, snapshot, facts);
+    let mut findings = vec![];
+    let state = match our_policy(plan, snapshot, &facts.name) {
+        Some(policy) if policy.has_drifted() => State::Blocked,
+        Some(Policy { ours: Some(ours), .. }) => {
+            let state = written(ours, memory, requests);
+            if let (State::RolledBack, Some(back)) = (state, &ours.rolled_back) {
+                findings.extend(taken_back(plan, snapshot, facts, back));
+            }
+            state
+        }
+        Some(_) | None if memory.bake.is_some() => {
+            findings.push(
+                Finding::new(
+                    Code::PolicyDrifted,
+                    Subject::new("PeerAuthentication", &facts.name, "default"),
+                    format!("our STRICT policy in {} was deleted; we do not fight", facts.name),
+                )
+                .remedy("agree with whoever deleted it; then ask for a retry"),
+            );
+            State::Blocked
+        }
+        Some(_) | None => unwritten(snapshot, facts, &evaluation, &mut findings),
+    };
+    Standing { stage, state, evaluation, findings }
+}
+
+fn written(ours: &Ours, memory: &Memory, requests: &Requests) -> State {
+    let retried_at = requests.retry.as_ref().map(|retry| retry.at);
+    match (ours.strict_since, &ours.rolled_back) {
+        (Some(since), _) => {
+            let done = memory.bake.is_some_and(|bake| bake.complete && bake.strict_since == since);
+            if done { State::Enforced } else { State::Watching }
+        }
+        (None, Some(back)) if retried_at.is_none_or(|retried| retried < back.at) => {
+            State::RolledBack
+        }
+        (None, _) => State::Proving,
+    }
+}
+
+/// Why STRICT was taken back, and whether that took effect: every server must accept plaintext
+/// again, whatever other policies say.
+fn taken_back(
+    plan: &Plan,
+    snapshot: &Snapshot,
+    facts: &NamespaceFacts,
+    back: &RolledBack,
+) -> Vec<Finding> {
+    let why = Finding::new(
+        Code::HarmAfterStrict,
+        Subject::namespace(&facts.name),
+        format!("rolled back at {:.0}: {}", back.at, back.because),
+    )
+    .remedy(format!("mend it, then: kubectl meshrollout retry {}", plan.name));
+    let still = targets(facts).into_iter().find_map(|target| {
+        let effective = target.mode(&snapshot.policies);
+        let effective = effective.known().filter(|it| it.mode == Mode::Strict)?;
+        let by = effective.decided_by.policy().map_or("a policy".to_owned(), |policy| {
+            format!("peerauthentication {}/{}", policy.namespace, policy.name)
+        });
+        Some(
+            Finding::new(
+                Code::RollbackNotEffective,
+                target.workload,
+                format!(
+                    "{} is rolled back, yet {} is still STRICT by {by}",
+                    facts.name, target.workload
+                ),
+            )
+            .remedy(format!("change or delete {by}")),
+        )
+    });
+    std::iter::once(why).chain(still).collect()
+}
+
+/// Nothing of ours stands there. A pin may change no effective mode (S3).
+fn unwritten(
+    snapshot: &Snapshot,
+    facts: &NamespaceFacts,
+    evaluation: &Evaluation,
+    findings: &mut Vec<Finding>,
+) -> State {
+    if [Code::PolicyOwnedByOther, Code::AnotherRolloutOwns].iter().any(|code| evaluation.has(*code))
+    {
+        return State::Blocked;
+    }
+    let modes: Vec<_> = targets(facts)
+        .iter()
+        .map(|target| target.mode(&snapshot.policies).known().map(|now| now.mode))
+        .collect();
+    if !modes.is_empty() && modes.iter().all(|mode| *mode == Some(Mode::Strict)) {
+        findings.push(
+            Finding::new(
+                Code::StrictWithoutProof,
+                Subject::namespace(&facts.name),
+                format!("{} is STRICT already by a policy we did not write or prove", facts.name),
+            )
+            .at(Level::Warn),
+        );
+        return State::Exempt;
+    }
+    if pin_is_harmless(snapshot, facts) { State::Preparing } else { State::Blocked }
+}
+
+/// With our PERMISSIVE added, every server's mode stays exactly what it is.
+pub(crate) fn pin_is_harmless(snapshot: &Snapshot, facts: &NamespaceFacts) -> bool {
+    let after = snapshot.policies.with(ours(snapshot, facts, Mode::Permissive));
+    let guess = |policies: &crate::effective::Policies| {
+        policies.service_guess(&facts.name, None).known().map(|guess| guess.mode)
+    };
+    guess(&snapshot.policies) == Some(Mode::Permissive)
+        && targets(facts).iter().all(|target| {
+            let mode = |policies| target.mode(policies).known().map(|now| now.mode);
+            mode(&snapshot.policies).is_some() && mode(&snapshot.policies) == mode(&after)
+        })
+}
