@@ -11,7 +11,7 @@ use crate::observe::prometheus::Prometheus;
 use crate::report::{Draft, Reporter};
 use crate::status;
 use futures::StreamExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::runtime::controller;
 use kube::runtime::reflector::Store;
 use kube::runtime::utils::predicates;
@@ -28,7 +28,7 @@ use meshrollout_core::reading::Cause;
 use meshrollout_core::snapshot::Snapshot;
 use meshrollout_core::traffic::Telemetry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +42,8 @@ pub struct Operator {
     writer: Writer,
     objects: Objects,
     sources: BTreeMap<String, Prometheus>,
+    /// Set when [`Operator::run`] begins.
+    rollouts: OnceLock<Store<MeshRollout>>,
     reports: Store<MeshReport>,
     reporter: Reporter,
     leadership: Leadership,
@@ -94,6 +96,7 @@ impl Operator {
             .collect();
         Self {
             objects: Objects::watch(client.clone(), config.stale_watch),
+            rollouts: OnceLock::new(),
             reports: reports(&client),
             reporter: Reporter::new(client.clone(), identity),
             sources,
@@ -122,6 +125,7 @@ impl Operator {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let rollouts = Api::<MeshRollout>::all(self.client.clone());
         let (reader, writer) = reflector::store();
+        let reader = self.rollouts.get_or_init(|| reader).clone();
         // Status is ours; only what a person changes asks for a look before its time.
         let changed = predicates::generation.combine(predicates::annotations);
         let stream = watcher(rollouts, watcher::Config::default())
@@ -154,7 +158,7 @@ impl Operator {
             return Ok(controller::Action::await_change());
         }
         let plan = match parse::plan(rollout, &self.config) {
-            Ok(plan) => plan,
+            Ok(plan) => Plan { claimed: self.claimed(rollout), ..plan },
             Err(refusal) => {
                 let reported = self.reporter.refused(rollout, &refusal).await;
                 reported.map_err(failed("reporting the refusal", rollout))?;
@@ -308,6 +312,37 @@ impl Operator {
             self.metrics.unknown(part);
         }
         telemetry
+    }
+
+    /// What older rollouts cover. One whose spec cannot be used covers nothing.
+    fn claimed(&self, rollout: &MeshRollout) -> BTreeMap<Namespace, String> {
+        let age = |one: &MeshRollout| {
+            (one.metadata.creation_timestamp.as_ref().map(|at| at.0), one.name_any())
+        };
+        let all = self.rollouts.get().map(Store::state).unwrap_or_default();
+        let mut older: Vec<_> = all.into_iter().filter(|other| age(other) < age(rollout)).collect();
+        older.sort_by_key(|other| age(other));
+        if older.is_empty() {
+            return BTreeMap::new();
+        }
+        let now = Timestamp::now();
+        let nothing = Telemetry::unknown(
+            now,
+            SignedDuration::ZERO,
+            SignedDuration::ZERO,
+            &Cause::NotRead("what was measured".into()),
+        );
+        let namespaces = self.objects.snapshot(now, Arc::new(nothing)).namespaces;
+        let mut claimed = BTreeMap::new();
+        for other in older {
+            let Ok(plan) = parse::plan(&other, &self.config) else { continue };
+            for facts in namespaces.values() {
+                if plan.covers(&facts.name, &facts.labels) {
+                    claimed.entry(facts.name.clone()).or_insert_with(|| plan.name.clone());
+                }
+            }
+        }
+        claimed
     }
 
     /// The rollout is still the one that was decided on: paused, edited or deleted since, it is not.

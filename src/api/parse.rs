@@ -15,6 +15,7 @@ use meshrollout_core::ident::{Namespace, Operator, Requirement, Selector, Uid};
 use meshrollout_core::plan::{
     self, Asked, Mission, Plan, Settings, Strictness, Targets, Timing, Trigger,
 };
+use std::collections::BTreeMap;
 
 /// Why a rollout cannot be accepted.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -46,7 +47,7 @@ impl Refusal {
     }
 }
 
-/// The plan of a rollout, under this configuration.
+/// The plan of a rollout, under this configuration. What other rollouts claim is not in it yet.
 pub fn plan(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
     let spec = &rollout.spec;
     metrics_source(rollout, config)?;
@@ -94,6 +95,7 @@ pub fn plan(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
             retry: asked(request::RETRY),
             rollback: asked(request::ROLLBACK),
         },
+        claimed: BTreeMap::new(),
         operator_namespace: Namespace::new(&config.operator_namespace),
         timing: timing(config),
     })

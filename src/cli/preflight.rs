@@ -17,6 +17,7 @@ use meshrollout_core::plan::{Asked, Mission, Plan, Trigger};
 use meshrollout_core::reading::Cause;
 use meshrollout_core::snapshot::Snapshot;
 use meshrollout_core::traffic::Telemetry;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -202,6 +203,7 @@ fn plan(config: &Config) -> Plan {
         gates: parse::default_settings(),
         rollback: Trigger::Automatic,
         asked: Asked::default(),
+        claimed: BTreeMap::new(),
         operator_namespace: Namespace::new(&config.operator_namespace),
         timing: parse::timing(config),
     }

@@ -55,9 +55,9 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
         halted: false,
     };
     // A policy in the root namespace is the whole mesh's: without knowing which it is, no write.
-    let may_write = plan.action == Mission::Enforce
-        && decision.refused.is_empty()
-        && snapshot.mesh.known().is_some();
+    let may_write = plan.action == Mission::Enforce && snapshot.mesh.known().is_some();
+    // A plan that is wrong takes no step; what it reached before is still watched and taken back.
+    let may_step = may_write && decision.refused.is_empty();
 
     for (name, stage) in &members {
         if let Some(facts) = snapshot.namespace(name) {
@@ -102,7 +102,7 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
     let standing = decision.progress.requests.standing().is_some();
     decision.halted =
         standing || decision.namespaces.values().any(|one| one.state == State::RolledBack);
-    advance(plan, snapshot, &mut decision, may_write, now);
+    advance(plan, snapshot, &mut decision, may_step, now);
     decision
 }
 
@@ -139,6 +139,20 @@ fn members(plan: &Plan, snapshot: &Snapshot) -> (BTreeMap<Namespace, usize>, Vec
                         .remedy(format!("take {name} out of the stage")),
                     );
                 }
+                continue;
+            }
+            // Whoever wrote there keeps it.
+            if let Some(other) = plan.claimed.get(&name)
+                && our_policy(plan, snapshot, &name).is_none()
+            {
+                refused.push(
+                    Finding::new(
+                        Code::AnotherRolloutOwns,
+                        Subject::namespace(&name),
+                        format!("{name} belongs to the older rollout {other}"),
+                    )
+                    .remedy(format!("take {name} out of one of the two rollouts")),
+                );
                 continue;
             }
             match members.insert(name.clone(), index) {
@@ -305,7 +319,7 @@ fn advance(
     plan: &Plan,
     snapshot: &Snapshot,
     decision: &mut Decision,
-    may_write: bool,
+    may_step: bool,
     now: Timestamp,
 ) {
     let Some(current) = decision.current_stage else { return };
@@ -316,7 +330,7 @@ fn advance(
     };
     // The proxies' acknowledgement cannot be seen, so one namespace goes at a time.
     let mut free = stage.max_concurrent.min(1).saturating_sub(watching(true));
-    let may_step = may_write && !plan.paused && !decision.halted && watching(false) == 0;
+    let may_step = may_step && !plan.paused && !decision.halted && watching(false) == 0;
     if stage.max_concurrent > 1 {
         let held = one_at_a_time(&stage.name, stage.max_concurrent);
         let members = decision.namespaces.values_mut().filter(|one| one.stage == current);

@@ -3,7 +3,7 @@
 use crate::finding::Level;
 use crate::ident::{Labels, Namespace, Selector, Uid};
 use jiff::SignedDuration;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The label by which a namespace opts out of selectors.
 pub const EXCLUDE_LABEL: &str = "meshrollout.dev/exclude";
@@ -30,6 +30,8 @@ pub struct Plan {
     pub rollback: Trigger,
     /// Requests by a person, by the values of their annotations.
     pub asked: Asked,
+    /// Namespaces that another rollout covers and has the better right to, by its name.
+    pub claimed: BTreeMap<Namespace, String>,
     /// The operator's own namespace: nothing is written there.
     pub operator_namespace: Namespace,
     /// The operator's times.
@@ -185,6 +187,11 @@ impl Targets {
 }
 
 impl Plan {
+    /// Some stage covers a namespace of this name and these labels.
+    pub fn covers(&self, namespace: &Namespace, labels: &Labels) -> bool {
+        self.stages.iter().any(|stage| stage.targets.cover(namespace, labels))
+    }
+
     /// What an approval, a soak and a status are bound to: stages and gates, nothing that may
     /// change without proving anew. Sixteen hexadecimal digits, equal for equal plans.
     pub fn hash(&self) -> String {

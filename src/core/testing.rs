@@ -84,6 +84,7 @@ impl World {
             },
             rollback: Trigger::Automatic,
             asked: Asked::default(),
+            claimed: BTreeMap::new(),
             operator_namespace: "meshrollout-system".into(),
             timing,
         };

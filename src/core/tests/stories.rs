@@ -476,3 +476,22 @@ fn yesterdays_clearance_opens_nothing() {
     assert!(!clearance.is_current(at(world.now + 76)));
     assert!(!clearance.is_current(at(world.now - 1)), "evidence from the future is none");
 }
+
+#[test]
+fn the_older_rollout_keeps_a_namespace_and_what_was_written_stays_with_its_writer() {
+    let mut younger = World::shop();
+    younger.plan.claimed.insert("orders".into(), "older".into());
+    let decision = younger.visit();
+    assert_eq!(decision.refused[0].code, Code::AnotherRolloutOwns, "{:?}", decision.refused);
+    assert!(decision.actions.is_empty(), "a refused plan takes no step");
+
+    // Written before the other came: harm there is still undone.
+    let mut writer = World::shop();
+    writer.visits(4);
+    writer.plan.claimed.insert("catalog".into(), "older".into());
+    writer.plan.claimed.insert("orders".into(), "older".into());
+    assert_eq!(writer.mode("catalog"), Some(Mode::Strict));
+    writer.failures("catalog", 2.0);
+    writer.visit();
+    assert_eq!(writer.mode("catalog"), Some(Mode::Permissive));
+}
