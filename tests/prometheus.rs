@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Response, Uri};
 use jiff::{SignedDuration, Timestamp};
 use meshrollout::config::{Config, MetricsSource};
+use meshrollout::observe::evidence::{QUERIES, Question, gather};
 use meshrollout::observe::prometheus::{Error, Prometheus};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -256,17 +257,32 @@ async fn an_endless_answer_is_cut_off() {
 
 #[tokio::test]
 async fn an_answer_that_stops_in_the_middle_is_late() {
-    let server = Server::answering(|| {
-        let stuck = futures::stream::once(async { Ok::<_, std::io::Error>("{\"status\":") });
-        let stuck = futures::StreamExt::chain(stuck, futures::stream::pending());
-        response(200, Body::from_stream(stuck))
-    })
-    .await;
+    let server = Server::answering(|| response(200, Body::from_stream(stuck()))).await;
     let client = Prometheus::new(MetricsSource {
         timeout: SignedDuration::from_millis(200),
         ..server.source("")
     });
     assert_eq!(refusal(&client).await, Error::TimedOut(Duration::from_millis(200)));
+}
+
+#[tokio::test]
+async fn a_source_that_hangs_is_waited_for_once_and_not_for_every_question() {
+    let server = Server::answering(|| response(200, Body::from_stream(stuck()))).await;
+    let client = Prometheus::new(MetricsSource {
+        timeout: SignedDuration::from_millis(200),
+        ..server.source("")
+    });
+    let (lookback, harm_window) = (SignedDuration::from_mins(1), SignedDuration::from_mins(1));
+    let question = Question { lookback, harm_window, since: None };
+    let telemetry = gather(&client, &question, Timestamp::now()).await;
+    assert_eq!(telemetry.unknown_parts().len(), 8);
+    let asked = server.seen.lock().unwrap().len();
+    assert!(asked < QUERIES / 2, "{asked} questions were sent");
+}
+
+fn stuck() -> impl futures::Stream<Item = Result<&'static str, std::io::Error>> + Send {
+    let begun = futures::stream::once(async { Ok("{\"status\":") });
+    futures::StreamExt::chain(begun, futures::stream::pending())
 }
 
 #[tokio::test]

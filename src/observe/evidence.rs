@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::traffic::Telemetry;
 use promql::Promql;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 use tokio::sync::Semaphore;
 
@@ -151,6 +151,9 @@ struct Asking<'a> {
     begun: Instant,
     places: Semaphore,
     clock: Mutex<Clock>,
+    /// A question found no answer in time: the others would wait as long, one after the other,
+    /// and with them a rollback that a person asks for.
+    gave_up: OnceLock<Cause>,
 }
 
 /// What the answers say about the source's clock minus ours.
@@ -165,13 +168,17 @@ struct Clock {
 impl<'a> Asking<'a> {
     fn new(source: &'a Prometheus, now: Timestamp) -> Self {
         let places = Semaphore::new(AT_ONCE);
-        Self { source, now, begun: Instant::now(), places, clock: Mutex::default() }
+        let (clock, gave_up) = (Mutex::default(), OnceLock::new());
+        Self { source, now, begun: Instant::now(), places, clock, gave_up }
     }
 
     async fn instant(&self, query: &str, at: Timestamp) -> Result<Vec<Row>, Cause> {
         let points = |sample: Sample| vec![(sample.at, sample.value)];
         // Never closed, so there is always a place in the end.
         let _place = self.places.acquire().await;
+        if let Some(cause) = self.gave_up.get() {
+            return Err(cause.clone());
+        }
         let sent = self.time();
         self.heard(sent, self.source.instant(query, Some(at)).await, points)
     }
@@ -187,6 +194,9 @@ impl<'a> Asking<'a> {
             samples.into_iter().map(|sample| (sample.at, sample.value)).collect()
         };
         let _place = self.places.acquire().await;
+        if let Some(cause) = self.gave_up.get() {
+            return Err(cause.clone());
+        }
         let sent = self.time();
         self.heard(sent, self.source.range(query, start, end, step).await, points)
     }
@@ -209,6 +219,10 @@ impl<'a> Asking<'a> {
             }
             Err(error) => {
                 let cause = error.cause();
+                if matches!(error, Error::TimedOut(_)) {
+                    // Which of several it was makes no difference.
+                    let _ = self.gave_up.set(cause.clone());
+                }
                 clock.silence.get_or_insert_with(|| cause.clone());
                 Err(cause)
             }
