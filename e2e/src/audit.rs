@@ -200,6 +200,17 @@ impl Audit {
         })
     }
 
+    /// Keeps what was stored of PeerAuthentications, and tells each as `NAMESPACE/NAME MODE`.
+    pub fn modes_written(self) -> Vec<String> {
+        let stored = self.of("peerauthentications").writes().accepted();
+        let mode = |event: &Event| {
+            let object = event.response_object.as_ref();
+            let mode = object.and_then(|it| it["spec"]["mtls"]["mode"].as_str()).unwrap_or("none");
+            format!("{} {mode}", event.object())
+        };
+        stored.events().iter().map(mode).collect()
+    }
+
     /// How many are left.
     pub fn count(&self) -> usize {
         self.events.len()

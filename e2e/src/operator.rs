@@ -153,6 +153,36 @@ impl Operator {
         line.split_whitespace().nth(1)?.parse().ok()
     }
 
+    /// How often it has evaluated a rollout.
+    pub async fn evaluations(&self, rollout: &str) -> Result<u64, Error> {
+        let page = self.page("/metrics").await?;
+        let series = format!("meshrollout_evaluations_total{{rollout=\"{rollout}\"}} ");
+        let count = page.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok());
+        Ok(count.unwrap_or(0))
+    }
+
+    /// Waits until it has evaluated a rollout this many times more: what it did not do by then,
+    /// it does not do.
+    pub async fn evaluated(&self, rollout: &str, times: u64, limit: Duration) -> Result<(), Error> {
+        let before = self.evaluations(rollout).await?;
+        until(&format!("{times} more evaluations of {rollout}"), limit, async || {
+            let now = self.evaluations(rollout).await.map_err(|error| error.to_string())?;
+            if now >= before + times { Ok(()) } else { Err(format!("{} more", now - before)) }
+        })
+        .await
+    }
+
+    /// Asks it to end, as a kubelet does, and waits until it has.
+    pub async fn stop(mut self) -> Result<(), Error> {
+        let id = self.process.id().to_string();
+        let asked = tokio::process::Command::new("kill").args(["-TERM", &id]).status().await;
+        asked.doing("asking the operator to end")?;
+        until("the operator to end", Duration::from_secs(15), async || {
+            if self.process.check().is_err() { Ok(()) } else { Err("it runs".to_owned()) }
+        })
+        .await
+    }
+
     /// Fails with the end of its log when it has ended.
     pub fn check(&mut self) -> Result<(), Error> {
         self.process.check()
