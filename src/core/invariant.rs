@@ -10,6 +10,7 @@ use crate::gate::policy::{ours, targets};
 use crate::gate::{Evaluation, Verdict};
 use crate::mode::Mode;
 use crate::plan::{Mission, Plan};
+use crate::reading::Reading;
 use crate::snapshot::{Snapshot, Source};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -96,8 +97,11 @@ pub fn weakens_nothing(snapshot: &Snapshot, action: &Action) -> bool {
     targets(facts).iter().all(|target| {
         let mode = |policies| target.mode(policies).known().map(|now| now.mode);
         match (mode(&snapshot.policies), mode(&after), action) {
-            // Only a rollback may go below what is now: what is now is our own STRICT.
-            (_, Some(then), Action::RollBack(_)) => then >= Mode::Permissive,
+            // Only a rollback may go below what is now: what is now is our own STRICT. What other
+            // policies hold at DISABLE stays as it is.
+            (now, Some(then), Action::RollBack(_)) => {
+                then >= Mode::Permissive || now == Some(then)
+            }
             (Some(now), Some(then), _) => then >= now,
             (None, _, _) | (_, None, _) => matches!(action, Action::RollBack(_)),
         }
@@ -124,5 +128,13 @@ pub fn one_stage_in_flight(decision: &Decision) -> bool {
 
 /// S9: nothing in a root namespace, Kubernetes' own, or ours.
 pub fn spares_the_roots(plan: &Plan, snapshot: &Snapshot, action: &Action) -> bool {
-    !snapshot.is_forbidden(action.namespace(), &plan.operator_namespace)
+    match (action, &snapshot.mesh) {
+        // It meets a policy of ours, which no root namespace holds; not knowing the mesh's
+        // configuration must not keep an outage up (S4).
+        (Action::RollBack(back), Reading::Known(mesh)) => !mesh.roots.contains(&back.namespace),
+        (Action::RollBack(_), Reading::Unknown(_)) => true,
+        (Action::PinPermissive(_) | Action::EnforceStrict(_), _) => {
+            !snapshot.is_forbidden(action.namespace(), &plan.operator_namespace)
+        }
+    }
 }

@@ -5,7 +5,7 @@ use crate::finding::{Code, Finding, Subject};
 use crate::ident::PodRef;
 use crate::reading::Reading;
 use crate::traffic::{Coverage, Name, Presence, coverage};
-use crate::workload::Workload;
+use crate::workload::{Pod, Workload};
 use std::collections::BTreeMap;
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
@@ -72,6 +72,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         }
     }
     findings.extend(idle(context));
+    findings.extend(asleep(context));
     findings
 }
 
@@ -175,6 +176,30 @@ fn belongs(pod: &str, workload: &Workload) -> bool {
         }
         _ => matches!(parts.as_slice(), [tail] if tail.len() == 5 && word(tail)),
     }
+}
+
+/// No Ready pod: who would call it, and whether it works, cannot be seen. A workload that is scaled
+/// to zero over the weekend has callers on Monday.
+fn asleep(context: Context<'_>) -> Vec<Finding> {
+    let Context { facts, .. } = context;
+    let is_server = |workload: &&Workload| {
+        workload.template.is_some() || workload.running().next().is_some()
+    };
+    facts
+        .workloads
+        .values()
+        .filter(is_server)
+        .filter(|workload| !workload.is_gateway() && !workload.running().any(Pod::is_ready))
+        .map(|workload| {
+            Finding::new(
+                Code::NothingSeen,
+                &workload.id,
+                format!("{} has no ready pod: its callers are unverified", workload.id),
+            )
+            .measured("0 ready pods", "at least 1")
+            .remedy("start it, delete it, or set spec.gates.plaintext.onIdle: Allow")
+        })
+        .collect()
 }
 
 /// Neither mutual TLS nor plaintext: unverified, not safe.
