@@ -118,9 +118,12 @@ impl Audit {
     pub(crate) fn read(log: &Path, from: u64) -> Result<Self, Error> {
         let reading = "reading the audit log";
         let mut file = std::fs::File::open(log).doing(reading)?;
-        file.seek(SeekFrom::Start(from)).doing(reading)?;
+        // From the byte before on: a line that was half written then belongs to what was before.
+        file.seek(SeekFrom::Start(from.saturating_sub(1))).doing(reading)?;
         let mut text = String::new();
         file.read_to_string(&mut text).doing(reading)?;
+        let begin = if from == 0 { 0 } else { text.find('\n').map_or(text.len(), |at| at + 1) };
+        let text = &text[begin..];
         // A last line without its end is still being written.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let events = whole.lines().map(serde_json::from_str).collect::<Result<_, _>>();
@@ -243,6 +246,17 @@ mod tests {
         let audit = Audit::read(&log, 0).unwrap();
         std::fs::remove_file(log).unwrap();
         audit
+    }
+
+    #[test]
+    fn a_mark_within_a_line_that_was_being_written_begins_after_it() {
+        let log = std::env::temp_dir().join(format!("audit-mark-{}.log", std::process::id()));
+        std::fs::write(&log, LOG).unwrap();
+        let first = LOG.find('\n').unwrap() as u64 + 1;
+        for (mark, count) in [(0, 4), (1, 3), (first - 1, 3), (first, 3), (first + 1, 2)] {
+            assert_eq!(Audit::read(&log, mark).unwrap().count(), count, "{mark}");
+        }
+        std::fs::remove_file(log).unwrap();
     }
 
     #[test]

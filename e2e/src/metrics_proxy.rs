@@ -34,8 +34,8 @@ pub enum Fault {
     Empty,
     /// A page of a login proxy, with status 200.
     Html,
-    /// Its clock is this many seconds ahead (or behind): the `Date` header, the samples' times
-    /// and the values of `time()` and `timestamp()`.
+    /// Its clock is this many seconds ahead (or behind): the `Date` header and the values of
+    /// `time()` and `timestamp()`. The samples' times stay: they are those that were asked for.
     ClockSkew(i64),
     /// Samples about a namespace, or about one pod in it, are missing.
     Missing {
@@ -158,7 +158,9 @@ fn distorted(status: u16, answer: String, fault: &Fault, parameters: &str) -> Re
             let values_too = parameters.contains("time") && parameters.contains("%28")
                 || parameters.contains("time(")
                 || parameters.contains("timestamp(");
-            skew(&mut json["data"], *seconds, values_too);
+            if values_too {
+                skew(&mut json["data"], *seconds);
+            }
         }
         Fault::Missing { namespace, pod } => {
             if let Some(samples) = json["data"]["result"].as_array_mut() {
@@ -186,13 +188,10 @@ fn is_about(metric: &Value, namespace: &str, pod: Option<&str>) -> bool {
     of_namespace && pod.is_none_or(|pod| metric["pod"].as_str() == Some(pod))
 }
 
-fn skew(data: &mut Value, seconds: i64, values_too: bool) {
+fn skew(data: &mut Value, seconds: i64) {
     let shift = |point: &mut Value| {
-        if let Some(time) = point[0].as_f64() {
-            point[0] = json!(time + as_f64(seconds));
-        }
         let value = point[1].as_str().and_then(|value| value.parse::<f64>().ok());
-        if let (true, Some(value)) = (values_too, value) {
+        if let Some(value) = value {
             point[1] = json!((value + as_f64(seconds)).to_string());
         }
     };
