@@ -131,6 +131,18 @@ impl Outcome {
         }
     }
 
+    /// Why it was not stored; empty when it was.
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Done => "",
+            Self::NotSent(why) => why,
+            Self::Conflict(why)
+            | Self::NoWayBack(why)
+            | Self::Refused(why)
+            | Self::Unanswered(why) => why,
+        }
+    }
+
     /// What a person must know of it; nothing when the next look settles it.
     pub fn finding(&self, action: &Action) -> Option<Finding> {
         let namespace = action.namespace();

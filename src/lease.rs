@@ -39,8 +39,10 @@ pub struct Candidate {
 enum Missed {
     /// Another holds it.
     Held,
-    /// The apiserver refused or did not answer.
+    /// The apiserver refused.
     Failed(kube::Error),
+    /// No answer in time.
+    Late,
 }
 
 impl Candidate {
@@ -62,12 +64,16 @@ impl Candidate {
         let mut failing = false;
         loop {
             let begin = Instant::now();
-            match self.try_to_take(&mut seen).await {
+            let attempt = tokio::time::timeout(self.deadline, self.try_to_take(&mut seen)).await;
+            match attempt.unwrap_or(Err(Missed::Late)) {
                 Ok(()) => {
                     tracing::info!(identity = %self.identity, "leading");
                     return self.keep(begin);
                 }
                 Err(Missed::Held) => failing = false,
+                Err(Missed::Late) => {
+                    tracing::warn!(lease = LEASE_NAME, "no answer about the Lease");
+                }
                 Err(Missed::Failed(error)) => {
                     if !failing {
                         tracing::warn!(%error, lease = LEASE_NAME, "cannot get the Lease");
@@ -91,19 +97,26 @@ impl Candidate {
         tokio::spawn(async move {
             while kept.holds() {
                 tokio::time::sleep(candidate.retry).await;
+                // Handed back meanwhile.
+                if !kept.holds() {
+                    break;
+                }
                 let begin = Instant::now();
                 let mut seen = None;
                 let renewal = candidate.try_to_take(&mut seen);
-                match tokio::time::timeout(candidate.deadline, renewal).await {
-                    Ok(Ok(())) => kept.renewed_at(begin),
-                    Ok(Err(Missed::Held)) => {
+                let renewed = tokio::time::timeout(candidate.deadline, renewal).await;
+                match renewed.unwrap_or(Err(Missed::Late)) {
+                    Ok(()) => kept.renewed_at(begin),
+                    Err(Missed::Held) => {
                         tracing::error!(lease = LEASE_NAME, "another replica took the Lease");
                         break;
                     }
-                    Ok(Err(Missed::Failed(error))) => {
+                    Err(Missed::Failed(error)) => {
                         tracing::warn!(%error, lease = LEASE_NAME, "cannot renew the Lease");
                     }
-                    Err(_) => tracing::warn!(lease = LEASE_NAME, "no answer while renewing"),
+                    Err(Missed::Late) => {
+                        tracing::warn!(lease = LEASE_NAME, "no answer while renewing");
+                    }
                 }
             }
             kept.give_up();
@@ -203,8 +216,12 @@ impl Leadership {
         let held = self.holds();
         self.give_up();
         let Some(candidate) = self.candidate.as_ref().filter(|_| held) else { return };
-        if let Err(error) = candidate.hand_back().await {
-            tracing::warn!(%error, lease = LEASE_NAME, "not handed back: another waits for its end");
+        match tokio::time::timeout(candidate.retry, candidate.hand_back()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, lease = LEASE_NAME, "not handed back: another waits for its end");
+            }
+            Err(_) => tracing::warn!(lease = LEASE_NAME, "no answer while handing back"),
         }
     }
 

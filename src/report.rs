@@ -206,7 +206,8 @@ impl Reporter {
         let event = Event {
             type_: if bad { EventType::Warning } else { EventType::Normal },
             reason: reason.to_owned(),
-            note: Some(status::cut(&note, 1000)),
+            // 1024 bytes are allowed, and a character may have four.
+            note: Some(status::cut(&note, 250)),
             action: "Rollout".into(),
             secondary,
         };

@@ -80,7 +80,7 @@ pub fn status(
                 time: Time(now),
             })
             .or_else(|| old.last_rollback.clone()),
-        requests: requests(plan, decision),
+        requests: requests(decision),
         conditions: to_api(conditions, facts.generation),
     }
 }
@@ -185,16 +185,13 @@ fn stages(plan: &Plan, decision: &Decision, snapshot: &Snapshot) -> Vec<StageSta
         .collect()
 }
 
-fn requests(plan: &Plan, decision: &Decision) -> Option<Requests> {
+fn requests(decision: &Decision) -> Option<Requests> {
     let heard = &decision.progress.requests;
     let consumed = |heard: &Option<Heard>| {
         heard.as_ref().map(|heard| ConsumedRequest {
             value: cut(&heard.value, 64),
             consumed_at: Time(heard.at),
-            stage: heard
-                .stage
-                .and_then(|index| plan.stages.get(index))
-                .map(|stage| stage.name.clone()),
+            stage: heard.stage.clone(),
         })
     };
     let requests = Requests {

@@ -33,6 +33,9 @@ pub enum Refusal {
     MetricsSource(String),
 }
 
+/// As long as `status.requests` may hold.
+const MAX_REQUEST: usize = 63;
+
 /// The bake that the operator insists on: old connections drain for 45 s, and harm must have time
 /// to show.
 const MIN_BAKE: SignedDuration = SignedDuration::from_mins(5);
@@ -49,8 +52,19 @@ impl Refusal {
 
 /// The plan of a rollout, under this configuration. What other rollouts claim is not in it yet.
 pub fn plan(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
-    let spec = &rollout.spec;
     metrics_source(rollout, config)?;
+    of_spec(rollout, config)
+}
+
+/// The plan of a rollout that [`plan`] refuses for what the configuration says, not for what it is:
+/// good for watching what it reached before, not for a step.
+pub fn as_far_as_it_goes(rollout: &MeshRollout, config: &Config) -> Option<Plan> {
+    let lenient = Config { allow_short_times: true, ..config.clone() };
+    of_spec(rollout, &lenient).ok()
+}
+
+fn of_spec(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
+    let spec = &rollout.spec;
     let stages: Vec<_> = spec
         .stages
         .iter()
@@ -59,7 +73,11 @@ pub fn plan(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
         .collect::<Result<_, _>>()?;
     let gates = &spec.gates;
     let lookback = length("spec.gates.plaintext.lookback", &gates.plaintext.lookback)?;
-    let asked = |name: &str| rollout.annotations().get(name).cloned();
+    // As much as status remembers of it: the rest must not make it another request.
+    let asked = |name: &str| {
+        let value = rollout.annotations().get(name)?;
+        Some(value.chars().take(MAX_REQUEST).collect())
+    };
     Ok(Plan {
         name: rollout.name_any(),
         uid: Uid::new(rollout.uid().unwrap_or_default()),

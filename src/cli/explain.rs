@@ -1,7 +1,7 @@
 //! `meshrollout explain`: why it does not move: object, fact, threshold, age, and the next command.
 
 use super::cluster::{Cluster, Error, reports, rollout};
-use crate::api::{FindingReport, MeshReport, MeshRollout};
+use crate::api::{FindingReport, MeshReport, MeshRollout, NamespaceState};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
@@ -85,7 +85,9 @@ fn text(
                 until.unwrap_or_default()
             ));
         }
-        if let Some(bake) = &status.bake {
+        let stands =
+            matches!(status.state, Some(NamespaceState::Watching | NamespaceState::Enforced));
+        if let Some(bake) = status.bake.as_ref().filter(|_| stands) {
             lines.push(format!(
                 "  STRICT for {}, {} of it watched with evidence",
                 age(&bake.since, now),

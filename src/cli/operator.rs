@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::controller::Operator;
 use crate::lease::{Candidate, Leadership};
 use crate::metrics::Metrics;
+use jiff::Timestamp;
 use kube::client::ClientBuilder;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -102,10 +103,18 @@ async fn operate(args: Args) -> Result<(), Error> {
     let client = ClientBuilder::try_from(connection.clone())?.build();
     let writer = Writer::new(&connection, config.write_deadline)?;
 
+    // Two replicas of one name, or a container started again, must not take each other's Lease for
+    // their own.
+    let identity = format!(
+        "{}_{:x}_{:x}",
+        args.identity,
+        std::process::id(),
+        Timestamp::now().as_nanosecond()
+    );
     let leadership = if config.leader_elect {
         // Standing by is being ready.
         readiness.set(true);
-        let candidate = Candidate::new(client.clone(), &config, args.identity.clone());
+        let candidate = Candidate::new(client.clone(), &config, identity);
         tokio::select! {
             leadership = candidate.lead() => leadership,
             () = stop.cancelled() => return Ok(()),

@@ -4,7 +4,7 @@
 use super::cluster::{Cluster, Error, doing};
 use super::request::ask;
 use super::{exit, fail};
-use crate::api::names::{ROLLOUT_LABEL, request};
+use crate::api::names::request;
 use crate::apply::{Outcome, Writer};
 use crate::istio::PeerAuthentication;
 use crate::translate;
@@ -56,14 +56,16 @@ async fn roll_back(args: &Args) -> Result<usize, Error> {
             eprintln!("the rollout itself could not be told to stop; going on with its policies");
         }
     }
-    let ours = ListParams::default().labels(&format!("{ROLLOUT_LABEL}={}", args.name));
     let policies = Api::<PeerAuthentication>::all(client.clone())
-        .list(&ours)
+        .list(&ListParams::default())
         .await
         .map_err(doing("listing PeerAuthentications"))?;
     let chosen = |policy: &&PeerAuthentication| {
         let namespace = policy.namespace().unwrap_or_default();
-        args.namespace.is_empty() || args.namespace.contains(&namespace)
+        // By the notes, not by the label, which others may change.
+        let ours = translate::ours::read(&policy.metadata);
+        ours.is_some_and(|ours| ours.rollout == args.name)
+            && (args.namespace.is_empty() || args.namespace.contains(&namespace))
     };
     let policies: Vec<_> = policies.items.iter().filter(chosen).collect();
     if policies.is_empty() {
@@ -96,8 +98,11 @@ async fn one(
     let mut last = String::new();
     for _ in 0..TRIES {
         let policy = translate::policy(&object);
-        if policy.mode_we_wrote() == Some(Mode::Permissive) && !policy.has_drifted() {
-            return Ok("already PERMISSIVE".into());
+        // A pin gets the mark too: a STRICT on its way meets another version then, and fails.
+        let marked = policy.ours.as_ref().is_some_and(|ours| ours.rolled_back.is_some());
+        let stands = policy.mode_we_wrote() == Some(Mode::Permissive) && !policy.has_drifted();
+        if marked && stands {
+            return Ok("PERMISSIVE, rolled back before".into());
         }
         let asked = Finding::new(
             Code::HarmAfterStrict,

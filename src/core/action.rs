@@ -5,7 +5,7 @@ use crate::finding::{Finding, Level};
 use crate::ident::{Namespace, Uid};
 use crate::mode::Mode;
 use crate::policy::{Ours, RolledBack};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// One write of one policy. There is no way to say "STRICT" without a [`Clearance`].
 #[derive(Debug, PartialEq)]
@@ -87,7 +87,11 @@ impl Action {
             Self::RollBack(back) => Ours {
                 strict_since: None,
                 rolled_back: Some(RolledBack {
-                    at: now,
+                    // After the switch it undoes, whatever this machine's clock says.
+                    at: back
+                        .ours
+                        .strict_since
+                        .map_or(now, |since| now.max(since + SignedDuration::from_secs(1))),
                     because: match back.because.level {
                         // Asked for by a person: nothing was found.
                         Level::Inform => back.because.message.clone(),

@@ -11,7 +11,7 @@ use crate::ident::Namespace;
 use crate::mode::Mode;
 use crate::plan::{Mission, Plan, Targets, Trigger};
 use crate::policy::{Ours, Policy};
-use crate::progress::{Bake, Heard, Memory, Progress, Soak};
+use crate::progress::{Bake, Memory, Progress, Soak};
 use crate::rollback::{Harm, harm};
 use crate::snapshot::{Snapshot, Source};
 use crate::standing::stand;
@@ -41,7 +41,8 @@ pub struct Decision {
 /// Decides. STRICT is decided only on a snapshot from quorum reads; on any other, a proven
 /// namespace comes out as [`State::Enforcing`] without an action, which asks the shell for one.
 pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timestamp) -> Decision {
-    let (members, refused) = members(plan, snapshot);
+    let (mut members, refused) = members(plan, snapshot);
+    members.extend(strays(plan, progress, snapshot, &members));
     let mut decision = Decision {
         actions: vec![],
         progress: Progress {
@@ -54,10 +55,11 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
         current_stage: None,
         halted: false,
     };
-    // A policy in the root namespace is the whole mesh's: without knowing which it is, no write.
-    let may_write = plan.action == Mission::Enforce && snapshot.mesh.known().is_some();
-    // A plan that is wrong takes no step; what it reached before is still watched and taken back.
-    let may_step = may_write && decision.refused.is_empty();
+    // Stepping back needs nothing but the policy (S4).
+    let may_step_back = plan.action == Mission::Enforce;
+    // A policy in the root namespace is the whole mesh's: without knowing which it is, no step. Nor
+    // does a plan that is wrong take one.
+    let may_step = may_step_back && snapshot.mesh.known().is_some() && decision.refused.is_empty();
 
     for (name, stage) in &members {
         if let Some(facts) = snapshot.namespace(name) {
@@ -65,11 +67,14 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
             if progress.plan_hash != decision.progress.plan_hash {
                 memory.soak = None;
             }
-            // A bake belongs to a STRICT that stands; a retry forgives one that is gone.
-            let retried = progress.requests.retry.as_ref().map(|retry| retry.at);
+            // A bake belongs to a STRICT that stands; a retry forgives one that is gone. One that was
+            // rolled back stays remembered, so that deleting the policy is no silent retry.
+            let retry = progress.requests.retry.as_ref();
+            let retried = retry.map(|retry| retry.forgives_until(plan.timing.max_gap()));
             let forgiven = memory.bake.is_some_and(|bake| retried > Some(bake.last));
-            let stands = our_policy(plan, snapshot, name).is_some();
-            if strict_since(plan, snapshot, name).is_none() && (stands || forgiven) {
+            let ours = our_policy(plan, snapshot, name).and_then(|policy| policy.ours.as_ref());
+            let pinned = ours.is_some_and(|ours| ours.rolled_back.is_none());
+            if ours.is_none_or(|ours| ours.strict_since.is_none()) && (pinned || forgiven) {
                 memory.bake = None;
             }
             let standing = stand(plan, snapshot, facts, *stage, &memory, &progress.requests);
@@ -94,9 +99,11 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
         }
     }
     decision.current_stage = decision.first_undone();
-    hear(plan, &mut decision, now);
+    let in_flight = decision.current_stage.and_then(|index| plan.stages.get(index));
+    let in_flight = in_flight.map(|stage| stage.name.as_str());
+    decision.progress.requests.hear(&plan.asked, in_flight, now);
 
-    watch(plan, snapshot, &mut decision, may_write, now);
+    watch(plan, snapshot, &mut decision, may_step_back, now);
     // A bake may just have ended.
     decision.current_stage = decision.first_undone();
     let standing = decision.progress.requests.standing().is_some();
@@ -104,6 +111,27 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
         standing || decision.namespaces.values().any(|one| one.state == State::RolledBack);
     advance(plan, snapshot, &mut decision, may_step, now);
     decision
+}
+
+/// Namespaces that left the plan while they were watched: they finish their bake, and nothing else
+/// begins meanwhile. They count as behind the last stage.
+fn strays(
+    plan: &Plan,
+    progress: &Progress,
+    snapshot: &Snapshot,
+    members: &BTreeMap<Namespace, usize>,
+) -> BTreeMap<Namespace, usize> {
+    let watched = |memory: &Memory| memory.bake.is_none_or(|bake| !bake.complete);
+    progress
+        .namespaces
+        .iter()
+        .filter(|(name, memory)| {
+            let same = snapshot.namespace(name).is_some_and(|facts| facts.uid == memory.uid);
+            same && watched(memory) && !members.contains_key(name)
+        })
+        .filter(|(name, _)| strict_since(plan, snapshot, name).is_some())
+        .map(|(name, _)| (name.clone(), plan.stages.len()))
+        .collect()
 }
 
 /// Which namespace belongs to which stage, and what is wrong with that.
@@ -174,28 +202,12 @@ fn members(plan: &Plan, snapshot: &Snapshot) -> (BTreeMap<Namespace, usize>, Vec
     (members, refused)
 }
 
-/// Hears each request once, by its value; from then on our own clock counts.
-fn hear(plan: &Plan, decision: &mut Decision, now: Timestamp) {
-    let stage = decision.current_stage;
-    let heard = |asked: &Option<String>, known: &mut Option<Heard>| {
-        if let Some(value) = asked
-            && known.as_ref().is_none_or(|known| known.value != *value)
-        {
-            *known = Some(Heard { value: value.clone(), at: now, stage });
-        }
-    };
-    let requests = &mut decision.progress.requests;
-    heard(&plan.asked.abort, &mut requests.abort);
-    heard(&plan.asked.rollback, &mut requests.rollback);
-    heard(&plan.asked.retry, &mut requests.retry);
-}
-
 /// Looks after what is STRICT already. Works while paused.
 fn watch(
     plan: &Plan,
     snapshot: &Snapshot,
     decision: &mut Decision,
-    may_write: bool,
+    may_step_back: bool,
     now: Timestamp,
 ) {
     let requests = decision.progress.requests.clone();
@@ -211,7 +223,9 @@ fn watch(
         };
         let asked = requests.standing().filter(|heard| {
             let everything = requests.rollback.as_ref() == Some(*heard);
-            everything || heard.stage == Some(standing.stage)
+            let stage = plan.stages.get(standing.stage).map(|stage| stage.name.as_str());
+            // A namespace that left the plan belongs to whatever is in flight.
+            everything || stage.is_none() || heard.stage.as_deref() == stage
         });
         let because = match asked {
             Some(_) => {
@@ -221,7 +235,7 @@ fn watch(
                     "a person asked to step back",
                 )
                 .at(Level::Inform);
-                if may_write {
+                if may_step_back {
                     standing.findings.push(asked.clone());
                 }
                 Some(asked)
@@ -241,7 +255,7 @@ fn watch(
                 None
             }
         };
-        if let (Some(because), true) = (because, may_write) {
+        if let (Some(because), true) = (because, may_step_back) {
             decision.actions.extend(step_back(name, policy, because));
         }
     }
@@ -295,14 +309,19 @@ fn bake(
             None
         }
         Harm::Soft(found) => {
-            bake.suspicions = bake.suspicions.saturating_add(1);
+            // Two looks at the same scrape are one.
+            let looked_again = gap * 2 >= snapshot.telemetry.scrape_interval;
+            if bake.suspicions == 0 || looked_again {
+                bake.suspicions = bake.suspicions.saturating_add(1);
+            }
             standing.findings.push(found.clone().at(Level::Hold));
             (bake.suspicions >= 2).then_some(found)
         }
         Harm::Hard(found) => Some(found),
     };
-    let long_enough =
-        plan.stages.get(standing.stage).is_some_and(|stage| bake.covered >= stage.bake);
+    let stage = plan.stages.get(standing.stage);
+    let bake_of_stage = stage.or(plan.stages.last()).map(|stage| stage.bake);
+    let long_enough = bake_of_stage.is_some_and(|wanted| bake.covered >= wanted);
     bake.complete = verdict.is_none() && bake.suspicions == 0 && long_enough;
     if bake.complete {
         standing.state = State::Enforced;
@@ -377,6 +396,7 @@ fn advance(
                     }
                 }
             }
+            // A soak is of one stretch of proving.
             State::Pending
             | State::Preparing
             | State::Enforcing
@@ -384,7 +404,7 @@ fn advance(
             | State::Enforced
             | State::RolledBack
             | State::Blocked
-            | State::Exempt => {}
+            | State::Exempt => memory.soak = None,
         }
     }
 }

@@ -99,9 +99,7 @@ pub fn weakens_nothing(snapshot: &Snapshot, action: &Action) -> bool {
         match (mode(&snapshot.policies), mode(&after), action) {
             // Only a rollback may go below what is now: what is now is our own STRICT. What other
             // policies hold at DISABLE stays as it is.
-            (now, Some(then), Action::RollBack(_)) => {
-                then >= Mode::Permissive || now == Some(then)
-            }
+            (now, Some(then), Action::RollBack(_)) => then >= Mode::Permissive || now == Some(then),
             (Some(now), Some(then), _) => then >= now,
             (None, _, _) | (_, None, _) => matches!(action, Action::RollBack(_)),
         }

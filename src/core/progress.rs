@@ -2,6 +2,7 @@
 //! can never pass a gate. What a rollback needs is not here but on the policy itself.
 
 use crate::ident::{Namespace, Uid};
+use crate::plan::Asked;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 
@@ -62,15 +63,15 @@ pub struct Requests {
     pub rollback: Option<Heard>,
 }
 
-/// A request heard once: its value, and when we heard it, by our own clock.
+/// A request heard once: its value, and when we heard it, by our own clock, in whole seconds.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Heard {
     /// The annotation's value.
     pub value: String,
     /// When it was heard.
     pub at: Timestamp,
-    /// The stage in flight then.
-    pub stage: Option<usize>,
+    /// The name of the stage in flight then.
+    pub stage: Option<String>,
 }
 
 impl Progress {
@@ -84,12 +85,64 @@ impl Progress {
     }
 }
 
+impl Heard {
+    /// The time a person gave to it, if it is one.
+    pub fn asked_at(&self) -> Option<Timestamp> {
+        self.value.parse().ok()
+    }
+
+    /// Since when a retry forgives. Heard long after it was asked (nobody was there to hear it),
+    /// it does not forgive what happened in between.
+    pub fn forgives_until(&self, max_gap: SignedDuration) -> Timestamp {
+        match self.asked_at() {
+            Some(asked) if self.at.duration_since(asked) > max_gap => asked,
+            Some(_) | None => self.at,
+        }
+    }
+}
+
 impl Requests {
+    /// Hears each request once, by its value; from then on our own clock counts. Each gets a
+    /// second of its own, in the order in which they were asked, and on a tie the stop comes last.
+    pub fn hear(&mut self, asked: &Asked, stage: Option<&str>, now: Timestamp) {
+        let is_new = |asked: &Option<String>, known: &Option<Heard>| {
+            let value = asked.as_ref()?;
+            let new = known.as_ref().is_none_or(|known| known.value != *value);
+            new.then(|| value.clone())
+        };
+        let known = [&self.retry, &self.abort, &self.rollback];
+        let last = known.into_iter().flatten().map(|heard| heard.at).max();
+        let mut new: Vec<_> = [
+            (is_new(&asked.retry, &self.retry), 0),
+            (is_new(&asked.abort, &self.abort), 1),
+            (is_new(&asked.rollback, &self.rollback), 2),
+        ]
+        .into_iter()
+        .filter_map(|(value, kind)| Some((value?, kind)))
+        .collect();
+        new.sort_by_key(|(value, kind)| (value.parse().unwrap_or(now), *kind));
+        let second = SignedDuration::from_secs(1);
+        // The next whole second: after everything that has happened until now.
+        let mut at = Timestamp::from_second(now.as_second() + 1).unwrap_or(now);
+        if let Some(last) = last {
+            at = at.max(last + second);
+        }
+        for (value, kind) in new {
+            let heard = Some(Heard { value, at, stage: stage.map(str::to_owned) });
+            match kind {
+                0 => self.retry = heard,
+                1 => self.abort = heard,
+                _ => self.rollback = heard,
+            }
+            at += second;
+        }
+    }
+
     /// When the latest of `requests` was heard, if it is newer than the last retry.
     pub fn standing(&self) -> Option<&Heard> {
         // An abort that was heard when no stage was in flight had nothing to stop.
         let abort = self.abort.as_ref().filter(|abort| abort.stage.is_some());
         let latest = abort.into_iter().chain(&self.rollback).max_by_key(|heard| heard.at)?;
-        self.retry.as_ref().is_none_or(|retry| retry.at < latest.at).then_some(latest)
+        self.retry.as_ref().is_none_or(|retry| retry.at <= latest.at).then_some(latest)
     }
 }

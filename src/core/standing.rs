@@ -11,6 +11,7 @@ use crate::policy::{Ours, Policy, RolledBack};
 use crate::progress::{Memory, Requests};
 use crate::snapshot::Snapshot;
 use crate::workload::NamespaceFacts;
+use jiff::Timestamp;
 
 /// Where one namespace stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,7 +79,9 @@ pub(crate) fn stand(
     let state = match our_policy(plan, snapshot, &facts.name) {
         Some(policy) if policy.has_drifted() => State::Blocked,
         Some(Policy { ours: Some(ours), .. }) => {
-            let state = written(ours, memory, requests);
+            let retry = requests.retry.as_ref();
+            let retried = retry.map(|retry| retry.forgives_until(plan.timing.max_gap()));
+            let state = written(ours, memory, retried);
             if let (State::RolledBack, Some(back)) = (state, &ours.rolled_back) {
                 findings.extend(taken_back(plan, snapshot, facts, back));
             }
@@ -89,9 +92,12 @@ pub(crate) fn stand(
                 Finding::new(
                     Code::PolicyDrifted,
                     Subject::new("PeerAuthentication", &facts.name, "default"),
-                    format!("our STRICT policy in {} was deleted; we do not fight", facts.name),
+                    format!("our policy in {} was deleted; we do not fight", facts.name),
                 )
-                .remedy("agree with whoever deleted it; then ask for a retry"),
+                .remedy(format!(
+                    "agree with whoever deleted it; then: kubectl meshrollout retry {}",
+                    plan.name
+                )),
             );
             State::Blocked
         }
@@ -100,8 +106,7 @@ pub(crate) fn stand(
     Standing { stage, state, evaluation, findings }
 }
 
-fn written(ours: &Ours, memory: &Memory, requests: &Requests) -> State {
-    let retried_at = requests.retry.as_ref().map(|retry| retry.at);
+fn written(ours: &Ours, memory: &Memory, retried_at: Option<Timestamp>) -> State {
     match (ours.strict_since, &ours.rolled_back) {
         (Some(since), _) => {
             let done = memory.bake.is_some_and(|bake| bake.complete && bake.strict_since == since);

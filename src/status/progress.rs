@@ -1,10 +1,15 @@
 //! What was remembered, read back after a restart or by another leader.
 
 use crate::api::{ConsumedRequest, MeshReportStatus, MeshRolloutStatus, NamespaceState};
+use crate::translate::ours::is_plausible;
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use meshrollout_core::ident::{Namespace, Uid};
 use meshrollout_core::plan::Plan;
 use meshrollout_core::progress::{Bake, Heard, Memory, Progress, Requests, Soak};
+
+/// In seconds; the schema allows no longer one.
+const LONGEST_BAKE: i64 = 168 * 3600;
 
 /// The progress that a status and the reports of its namespaces tell of. What is missing there
 /// restarts a clock; nothing here can pass a gate, and no rollback needs it.
@@ -18,9 +23,7 @@ pub fn progress<'a>(
         request.map(|request| Heard {
             value: request.value,
             at: request.consumed_at.0,
-            stage: request
-                .stage
-                .and_then(|name| plan.stages.iter().position(|stage| stage.name == name)),
+            stage: request.stage,
         })
     };
     Progress {
@@ -40,17 +43,24 @@ pub fn progress<'a>(
     }
 }
 
+/// Clocks that another hand has set to times that cannot be are as if they were not there.
 fn memory(report: &MeshReportStatus) -> Option<Memory> {
+    let is_plausible = |time: &Time| is_plausible(time.0);
     Some(Memory {
         uid: Uid::new(report.namespace_uid.clone()?),
         soak: report
             .soak
             .as_ref()
+            .filter(|soak| is_plausible(&soak.since) && is_plausible(&soak.last_evaluated))
             .map(|soak| Soak { since: soak.since.0, last: soak.last_evaluated.0 }),
-        bake: report.bake.as_ref().map(|bake| Bake {
+        bake: report.bake.as_ref().filter(|bake| is_plausible(&bake.since)).map(|bake| Bake {
             strict_since: bake.since.0,
-            covered: SignedDuration::from_secs(bake.covered_seconds),
-            last: bake.last_evaluated.as_ref().map_or(bake.since.0, |last| last.0),
+            covered: SignedDuration::from_secs(bake.covered_seconds.clamp(0, LONGEST_BAKE)),
+            last: bake
+                .last_evaluated
+                .as_ref()
+                .filter(|last| is_plausible(last))
+                .map_or(bake.since.0, |last| last.0),
             suspicions: 0,
             complete: report.state == Some(NamespaceState::Enforced),
         }),

@@ -180,9 +180,12 @@ fn callers(plan: &Plan, snapshot: &Snapshot, name: &Namespace) -> (Vec<Plaintext
     here.sort_by(|a, b| b.count.total_cmp(&a.count));
     let more = count(here.len().saturating_sub(MAX_CALLERS));
     let listed = here.into_iter().take(MAX_CALLERS).map(|caller| PlaintextCaller {
-        source: caller.source.as_ref().map_or("unknown".to_owned(), ToString::to_string),
-        destination: caller.destination.to_string(),
-        service: caller.service.clone(),
+        source: caller
+            .source
+            .as_ref()
+            .map_or("unknown".to_owned(), |name| cut(&name.to_string(), 320)),
+        destination: cut(&caller.destination.to_string(), 320),
+        service: caller.service.as_deref().map(|service| cut(service, 320)),
         count: rounded(caller.count),
         window: length(plan.gates.lookback),
     });

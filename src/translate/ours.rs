@@ -16,8 +16,11 @@ use std::collections::BTreeMap;
 pub fn read(meta: &ObjectMeta) -> Option<Ours> {
     let note = |name: &str| meta.annotations.as_ref()?.get(name).map(String::as_str);
     let uid = |name: &str| note(name).filter(|uid| !uid.is_empty()).map(Uid::new);
-    let time =
-        |name: &str| -> Option<Option<Timestamp>> { note(name).map(str::parse).transpose().ok() };
+    // A time that no write of ours can have is another hand's; reckoning with it could overflow.
+    let time = |name: &str| -> Option<Option<Timestamp>> {
+        let time: Option<Timestamp> = note(name).map(str::parse).transpose().ok()?;
+        time.is_none_or(is_plausible).then_some(time)
+    };
     Some(Ours {
         rollout: note(name::ROLLOUT).unwrap_or_default().to_owned(),
         rollout_uid: uid(name::ROLLOUT_UID)?,
@@ -29,6 +32,12 @@ pub fn read(meta: &ObjectMeta) -> Option<Ours> {
             because: note(name::ROLLED_BACK_BECAUSE).unwrap_or_default().to_owned(),
         }),
     })
+}
+
+/// A time between 2000 and 2200.
+pub fn is_plausible(time: Timestamp) -> bool {
+    const YEAR: i64 = 31_556_952;
+    (30 * YEAR..230 * YEAR).contains(&time.as_second())
 }
 
 /// The annotations that say the same; [`read`] gives it back.

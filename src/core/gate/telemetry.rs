@@ -182,9 +182,8 @@ fn belongs(pod: &str, workload: &Workload) -> bool {
 /// to zero over the weekend has callers on Monday.
 fn asleep(context: Context<'_>) -> Vec<Finding> {
     let Context { facts, .. } = context;
-    let is_server = |workload: &&Workload| {
-        workload.template.is_some() || workload.running().next().is_some()
-    };
+    let is_server =
+        |workload: &&Workload| workload.template.is_some() || workload.running().next().is_some();
     facts
         .workloads
         .values()
