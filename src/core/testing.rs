@@ -162,20 +162,32 @@ impl World {
 
     /// Puts a namespace-wide policy there.
     pub fn set_policy(&mut self, namespace: &str, name: &str, mode: Mode, ours: Option<Ours>) {
+        let policy =
+            Policy { mode: Declared::Mode(mode), ours, ..policy(namespace, name, self.now) };
+        self.snapshot.policies = self.snapshot.policies.with(policy);
+    }
+
+    /// Puts a policy for the one workload of `namespace` there, with a mode for one of its ports.
+    pub fn set_workload_policy(&mut self, namespace: &str, name: &str, port: u16, mode: Mode) {
         let policy = Policy {
-            namespace: namespace.into(),
-            name: name.into(),
-            uid: Uid::new(format!("{namespace}-{name}")),
-            resource_version: self.now.to_string(),
-            created: Some(at(-10_000)),
-            selector: Labels::default(),
-            mode: Declared::Mode(mode),
-            ports: BTreeMap::new(),
-            revision: None,
-            managers: vec![FIELD_MANAGER.into()],
-            ours,
+            selector: Labels::from_iter([("app", namespace)]),
+            mode: Declared::Unset,
+            ports: BTreeMap::from([(Port(port), Declared::Mode(mode))]),
+            ..policy(namespace, name, self.now)
         };
         self.snapshot.policies = self.snapshot.policies.with(policy);
+    }
+
+    /// Somebody deletes our policy.
+    pub fn delete_policy(&mut self, namespace: &str) {
+        let root = self.snapshot.policies.root().clone();
+        let everywhere = self.snapshot.namespaces.keys().chain([&root]);
+        let left: Vec<_> = everywhere
+            .flat_map(|name| self.snapshot.policies.of(name))
+            .filter(|one| one.namespace.as_str() != namespace || one.name != OUR_NAME)
+            .cloned()
+            .collect();
+        self.snapshot.policies = Policies::new(root, left);
     }
 
     /// Our policy in `namespace`.
@@ -248,6 +260,23 @@ impl World {
                 }
             }
         }
+    }
+}
+
+/// A namespace-wide policy that says nothing yet.
+fn policy(namespace: &str, name: &str, now: i64) -> Policy {
+    Policy {
+        namespace: namespace.into(),
+        name: name.into(),
+        uid: Uid::new(format!("{namespace}-{name}")),
+        resource_version: now.to_string(),
+        created: Some(at(-10_000)),
+        selector: Labels::default(),
+        mode: Declared::Unset,
+        ports: BTreeMap::new(),
+        revision: None,
+        managers: vec![FIELD_MANAGER.into()],
+        ours: None,
     }
 }
 
