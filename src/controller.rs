@@ -1,47 +1,36 @@
 //! The driver: observe → decide → apply → report, for each rollout, every interval.
 
-use crate::api::names::POLICY_NAME;
+mod visit;
+
 use crate::api::parse::{self, Refusal};
 use crate::api::{MeshReport, MeshRollout, MeshRolloutStatus};
-use crate::apply::{Outcome, Writer};
+use crate::apply::Writer;
 use crate::config::Config;
-use crate::istio::PeerAuthentication;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
-use crate::observe::evidence::{self, Question};
 use crate::observe::objects::Objects;
 use crate::observe::prometheus::Prometheus;
 use crate::report::{Draft, Reporter};
-use crate::{status, translate};
+use crate::status;
 use futures::StreamExt;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use kube::runtime::controller;
 use kube::runtime::reflector::Store;
 use kube::runtime::utils::predicates;
 use kube::runtime::{Predicate, WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, ResourceExt};
-use meshrollout_core::action::{Action, RollBack};
-use meshrollout_core::clearance::strict_since;
-use meshrollout_core::decide::{Decision, State, decide, step_back};
-use meshrollout_core::finding::{Code, Finding, Subject};
+use meshrollout_core::decide::State;
 use meshrollout_core::ident::{Namespace, Uid};
-use meshrollout_core::invariant;
 use meshrollout_core::plan::Plan;
 use meshrollout_core::progress::Progress;
 use meshrollout_core::reading::Cause;
-use meshrollout_core::snapshot::Snapshot;
-use meshrollout_core::traffic::Telemetry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
+use visit::Visit;
 
-/// After a write of ours the next look is due this soon: the watch has it by then.
-const AFTER_A_WRITE: Duration = Duration::from_secs(1);
-/// A rollback without an answer is looked after this soon.
-const AFTER_NO_ANSWER: Duration = Duration::from_secs(3);
 /// A connection that hangs must not keep harm from being seen.
-const READ_LIMIT: Duration = Duration::from_secs(5);
 const REPORT_LIMIT: Duration = Duration::from_secs(20);
 
 /// Everything one evaluation needs.
@@ -68,27 +57,6 @@ struct Remembered {
     progress: Progress,
     states: BTreeMap<Namespace, State>,
     status: Option<MeshRolloutStatus>,
-}
-
-/// One evaluation, carried out.
-struct Visit {
-    decision: Decision,
-    snapshot: Snapshot,
-    rolled_back: Vec<(Namespace, Finding)>,
-    /// What reading again and writing found.
-    found: Vec<(Namespace, Finding)>,
-    /// The next look is due earlier than usual.
-    again: Option<Duration>,
-}
-
-impl Visit {
-    /// With what was found while carrying it out added to the decision.
-    fn ended(mut self) -> Self {
-        for (namespace, found) in std::mem::take(&mut self.found) {
-            self.decision.add(&namespace, found);
-        }
-        self
-    }
 }
 
 /// An evaluation that could not be reported.
@@ -223,217 +191,6 @@ impl Operator {
             Some(soon) => soon.min(interval),
             None => interval.saturating_sub(begin.elapsed()).max(interval / 10),
         }))
-    }
-
-    /// Looks, decides, and does what was decided.
-    async fn evaluate(&self, rollout: &MeshRollout, plan: &Plan, progress: &Progress) -> Visit {
-        // What a person asked to take back does not wait for a metrics source that hangs.
-        let asked = self.look(plan, progress, &Arc::new(self.nothing_measured(plan)));
-        if asked.decision.actions.iter().any(|action| matches!(action, Action::RollBack(_))) {
-            let mut visit = asked;
-            self.take_back(plan, &mut visit).await;
-            return visit.ended();
-        }
-        let telemetry = Arc::new(self.evidence(rollout, plan, &asked).await);
-        let mut visit = self.look(plan, progress, &telemetry);
-        // Stepping back comes before stepping forward.
-        let forward = self.take_back(plan, &mut visit).await;
-        for namespace in forward {
-            self.step(rollout, plan, progress, &mut visit, &namespace, &telemetry).await;
-        }
-        visit.ended()
-    }
-
-    fn look(&self, plan: &Plan, progress: &Progress, telemetry: &Arc<Telemetry>) -> Visit {
-        let now = Timestamp::now();
-        let snapshot = self.objects.snapshot(now, Arc::clone(telemetry));
-        let decision = decide(plan, progress, &snapshot, now);
-        Visit { decision, snapshot, rolled_back: vec![], found: vec![], again: None }
-    }
-
-    /// Performs the rollbacks, and yields the namespaces that are to take a step forward.
-    async fn take_back(&self, plan: &Plan, visit: &mut Visit) -> BTreeSet<Namespace> {
-        let (back, forward): (Vec<_>, Vec<_>) = std::mem::take(&mut visit.decision.actions)
-            .into_iter()
-            .partition(|action| matches!(action, Action::RollBack(_)));
-        for action in &back {
-            self.perform(plan, visit, action).await;
-        }
-        let forward = forward.iter().map(|action| action.namespace().clone());
-        forward.chain(visit.decision.enforcing().cloned()).collect()
-    }
-
-    /// One forward step: decided once more on what was just read by quorum, and only then done.
-    async fn step(
-        &self,
-        rollout: &MeshRollout,
-        plan: &Plan,
-        progress: &Progress,
-        visit: &mut Visit,
-        namespace: &Namespace,
-        telemetry: &Arc<Telemetry>,
-    ) {
-        let now = Timestamp::now();
-        let read = self.objects.quorum(&self.client, namespace, now, Arc::clone(telemetry)).await;
-        let snapshot = match read {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
-                let why = format!("{namespace} could not be read again before the write: {error}");
-                let found = Finding::new(Code::StaleWatch, Subject::namespace(namespace), why)
-                    .remedy("check the operator's connection to the apiserver and its rights");
-                visit.found.push((namespace.clone(), found));
-                return;
-            }
-        };
-        let mut decision = decide(plan, progress, &snapshot, now);
-        let actions = std::mem::take(&mut decision.actions);
-        let here = actions.into_iter().find(|action| action.namespace() == namespace);
-        // What is reported is what was decided last.
-        visit.decision = decision;
-        visit.snapshot = snapshot;
-        // Asked last: whoever paused it meanwhile is heard.
-        if let Some(action) = here
-            && self.is_current(rollout).await
-        {
-            self.perform(plan, visit, &action).await;
-        }
-    }
-
-    async fn perform(&self, plan: &Plan, visit: &mut Visit, action: &Action) {
-        let namespace = action.namespace();
-        let broken = invariant::broken_by(plan, &visit.snapshot, action, Timestamp::now());
-        if let Some(broken) = broken.first() {
-            // The last guard: a decision that breaks a safety statement is a fault of ours.
-            let (statement, what) = (broken.statement, &broken.what);
-            tracing::error!(%namespace, statement, what, "refused to write");
-            let why = format!("a write was not sent because it would break {statement}: {what}");
-            let found = Finding::new(Code::WriteRefused, Subject::namespace(namespace), why)
-                .remedy("report this as a bug; nothing was changed");
-            visit.found.push((namespace.clone(), found));
-            return;
-        }
-        let mut outcome = self.write(plan, action).await;
-        if let (Outcome::Conflict(_), Action::RollBack(back)) = (&outcome, action) {
-            // The watch may be behind: harm does not wait for it.
-            if let Some(again) = self.take_back_what_stands(back).await {
-                outcome = self.write(plan, &again).await;
-            }
-        }
-        visit.again = match (&outcome, action) {
-            (Outcome::Done | Outcome::Conflict(_), _) => Some(AFTER_A_WRITE),
-            (Outcome::Unanswered(_), Action::RollBack(_)) => Some(AFTER_NO_ANSWER),
-            (
-                Outcome::Unanswered(_)
-                | Outcome::NotSent(_)
-                | Outcome::NoWayBack(_)
-                | Outcome::Refused(_),
-                _,
-            ) => visit.again,
-        };
-        if let (Outcome::Done, Action::RollBack(back)) = (&outcome, action) {
-            visit.rolled_back.push((namespace.clone(), back.because.clone()));
-        }
-        if let Some(found) = outcome.finding(action) {
-            visit.found.push((namespace.clone(), found));
-        }
-    }
-
-    async fn write(&self, plan: &Plan, action: &Action) -> Outcome {
-        let outcome = self.writer.perform(action, |_| self.leadership.holds()).await;
-        self.metrics.wrote(action.name(), outcome.reason());
-        tracing::info!(
-            rollout = plan.name, namespace = %action.namespace(), action = action.name(),
-            mode = %action.mode(), outcome = outcome.reason(), why = outcome.why(), "policy write"
-        );
-        outcome
-    }
-
-    /// The same rollback for the policy as it stands now, if it is still ours and STRICT.
-    async fn take_back_what_stands(&self, back: &RollBack) -> Option<Action> {
-        let policies =
-            Api::<PeerAuthentication>::namespaced(self.client.clone(), back.namespace.as_str());
-        let read = tokio::time::timeout(READ_LIMIT, policies.get_opt(POLICY_NAME)).await;
-        let policy = translate::policy(&read.ok()?.ok()??);
-        let ours = policy.ours.as_ref()?;
-        (ours.rollout_uid == back.ours.rollout_uid && ours.strict_since.is_some())
-            .then(|| step_back(&back.namespace, &policy, back.because.clone()))?
-    }
-
-    async fn evidence(&self, rollout: &MeshRollout, plan: &Plan, seen: &Visit) -> Telemetry {
-        let watched = seen.decision.namespaces.iter();
-        let since = watched
-            .filter(|(_, standing)| standing.state == State::Watching)
-            .filter_map(|(name, _)| strict_since(plan, &seen.snapshot, name))
-            .min();
-        let question =
-            Question { lookback: plan.gates.lookback, harm_window: plan.timing.harm_window, since };
-        let source = rollout.spec.metrics_source.as_ref().map(|source| source.name.as_str());
-        let Some(source) = source.and_then(|name| self.sources.get(name)) else {
-            // Said already: such a rollout is not accepted.
-            return self.nothing_measured(plan);
-        };
-        let telemetry = evidence::gather(source, &question, Timestamp::now()).await;
-        for part in telemetry.unknown_parts() {
-            self.metrics.unknown(part);
-        }
-        telemetry
-    }
-
-    fn nothing_measured(&self, plan: &Plan) -> Telemetry {
-        let cause = Cause::NotRead("a metrics source".into());
-        let scrape = self.config.evaluation_interval;
-        Telemetry::unknown(Timestamp::now(), plan.gates.lookback, scrape, &cause)
-    }
-
-    /// What older rollouts cover. One whose spec cannot be used covers nothing.
-    fn claimed(&self, rollout: &MeshRollout) -> BTreeMap<Namespace, String> {
-        let age = |one: &MeshRollout| {
-            (one.metadata.creation_timestamp.as_ref().map(|at| at.0), one.name_any())
-        };
-        let all = self.rollouts.get().map(Store::state).unwrap_or_default();
-        let mut older: Vec<_> = all.into_iter().filter(|other| age(other) < age(rollout)).collect();
-        older.sort_by_key(|other| age(other));
-        if older.is_empty() {
-            return BTreeMap::new();
-        }
-        let now = Timestamp::now();
-        let nothing = Telemetry::unknown(
-            now,
-            SignedDuration::ZERO,
-            SignedDuration::ZERO,
-            &Cause::NotRead("what was measured".into()),
-        );
-        let namespaces = self.objects.snapshot(now, Arc::new(nothing)).namespaces;
-        let mut claimed = BTreeMap::new();
-        for other in older {
-            let Ok(plan) = parse::plan(&other, &self.config) else { continue };
-            for facts in namespaces.values() {
-                if plan.covers(&facts.name, &facts.labels) {
-                    claimed.entry(facts.name.clone()).or_insert_with(|| plan.name.clone());
-                }
-            }
-        }
-        claimed
-    }
-
-    /// The rollout is still the one that was decided on: paused, edited or deleted since, it is not.
-    async fn is_current(&self, rollout: &MeshRollout) -> bool {
-        let rollouts = Api::<MeshRollout>::all(self.client.clone());
-        let read = tokio::time::timeout(READ_LIMIT, rollouts.get_opt(&rollout.name_any())).await;
-        let Ok(read) = read else { return false };
-        match read {
-            Ok(Some(now)) => {
-                now.uid() == rollout.uid()
-                    && now.metadata.generation == rollout.metadata.generation
-                    && now.annotations() == rollout.annotations()
-                    && now.metadata.deletion_timestamp.is_none()
-            }
-            Ok(None) => false,
-            Err(error) => {
-                tracing::warn!(%error, rollout = rollout.name_any(), "cannot be read again");
-                false
-            }
-        }
     }
 
     /// Tells what was decided and done; yields the status, and whether all of it could be told.
