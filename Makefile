@@ -4,8 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-core test-model e2e-control-plane tools check bless need-rust need-all
 
-# One cluster takes about 1 GB of memory; a test that starts its own adds one.
-THREADS ?= 3
+# LANES and THREADS say how much of e2e runs at one time; see e2e/run.
 LOG = $(or $(CARGO_TARGET_DIR),target)/test.log
 
 help: ## print this menu
@@ -24,8 +23,7 @@ test: need-all ## everything, the same that CI runs
 	@mkdir -p $(dir $(LOG)); : > $(LOG); status=0; \
 	cargo test --locked --no-fail-fast 2>&1 | tee -a $(LOG) || status=1; \
 	cargo check --locked -p meshrollout-core || status=1; \
-	{ e2e/tools/build control-plane && \
-	  cargo test --locked --no-fail-fast -p meshrollout-e2e -- --test-threads=$(THREADS) --nocapture; } 2>&1 | tee -a $(LOG) || status=1; \
+	{ e2e/tools/build control-plane && e2e/run; } 2>&1 | tee -a $(LOG) || status=1; \
 	awk '/^test result:/ {passed += $$4; failed += $$6; ignored += $$8} \
 	  /^skipped:/ {skipped++; print} \
 	  END {printf "all tiers ran: %d tests passed, %d failed, %d skipped\n", passed, failed, ignored + skipped}' $(LOG); \
@@ -38,7 +36,7 @@ test-model: need-rust ## the model check of the real decide; prints states, dept
 	cargo test --locked -p meshrollout-core --test model -- --nocapture
 
 e2e-control-plane: need-all tools ## the scenarios on real control planes
-	cargo test --locked -p meshrollout-e2e -- --test-threads=$(THREADS) --nocapture
+	e2e/run
 
 tools: need-all ## the programs of a control plane, built once and cached; honours TOOLS=FOLDER
 	@e2e/tools/build control-plane
