@@ -77,6 +77,12 @@ async fn whatever_cannot_be_seen_before_strict_holds_with_its_own_reason() {
             code: "MR0301",
             words: "1 pods of dark/app do not report",
         },
+        Blindness {
+            fault: Fault::ClockSkew(600),
+            reason: "ClockSkew",
+            code: "MR0311",
+            words: "clock and the metrics source's differ",
+        },
     ];
     for Blindness { fault, reason, code, words } in faults {
         let what = format!("{fault:?}");

@@ -27,21 +27,25 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
             ),
         ));
     }
-    match &telemetry.skew {
+    let skewed = match &telemetry.skew {
         Reading::Unknown(cause) => {
             findings.push(unknown_metrics(cause, &facts.name, "the metrics source's clock"));
+            false
         }
-        Reading::Known(skew) if skew.abs() > plan.timing.max_skew => findings.push(
-            Finding::new(
-                Code::ClockSkew,
-                namespace(),
-                format!("our clock and the metrics source's differ by {:#}", skew.abs()),
-            )
-            .measured(format!("{:#}", skew.abs()), format!("{:#}", plan.timing.max_skew))
-            .remedy("set both clocks by NTP"),
-        ),
-        Reading::Known(_) => {}
-    }
+        Reading::Known(skew) if skew.abs() > plan.timing.max_skew => {
+            findings.push(
+                Finding::new(
+                    Code::ClockSkew,
+                    namespace(),
+                    format!("our clock and the metrics source's differ by {:#}", skew.abs()),
+                )
+                .measured(format!("{:#}", skew.abs()), format!("{:#}", plan.timing.max_skew))
+                .remedy("set both clocks by NTP"),
+            );
+            true
+        }
+        Reading::Known(_) => false,
+    };
     for missing in snapshot
         .overrides
         .iter()
@@ -64,6 +68,8 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         Reading::Unknown(cause) => {
             findings.push(unknown_metrics(cause, &facts.name, "which proxies report"));
         }
+        // By two clocks every pod would seem to be silent, and nobody would look at the clocks.
+        Reading::Known(_) if skewed => {}
         Reading::Known(presence) => {
             for workload in facts.servers().filter(|workload| workload.meshed().next().is_some()) {
                 findings.extend(missing_pods(context, workload, presence));

@@ -146,6 +146,24 @@ fn holds_while_the_clocks_differ() {
 }
 
 #[test]
+fn by_a_wrong_clock_nobody_is_called_silent() {
+    let mut world = telemetry(|world| {
+        world.telemetry.skew = Reading::Known(seconds(600));
+        if let Reading::Known(presence) = &mut world.telemetry.presence {
+            for reports in presence.values_mut() {
+                reports.last = reports.last - seconds(600);
+                reports.first = reports.first - seconds(600);
+            }
+        }
+    });
+    let decision = world.visits(LONG);
+    let codes: Vec<_> = decision.obstacles().iter().map(|found| found.code).collect();
+    assert!(codes.contains(&Code::ClockSkew), "{codes:?}");
+    assert!(!codes.contains(&Code::SeriesMissing), "{codes:?}");
+    assert_ne!(world.mode("catalog"), Some(Mode::Strict));
+}
+
+#[test]
 fn holds_while_a_watch_is_stale() {
     let stale = Cause::StaleWatch { kind: "Pod".into(), since: None };
     held_by(telemetry(|world| world.snapshot.stale = vec![stale]), Code::StaleWatch);
