@@ -82,7 +82,11 @@ pub fn of(plan: &Plan, decision: &Decision, old: &[Condition], now: Timestamp) -
         since: since(old, kind, status, now),
     };
     vec![
-        make("Accepted", accepted, if accepted == True { "Accepted" } else { reason }, &message),
+        match crate::explain::left_out(decision).filter(|_| accepted == True) {
+            Some(left_out) => make("Accepted", True, "Accepted", &left_out),
+            None if accepted == True => make("Accepted", True, "Accepted", &message),
+            None => make("Accepted", accepted, reason, &message),
+        },
         make("GatesPassed", gate, gate_reason, &message),
         make("Enforced", enforced, reason, &message),
         make("Reconciling", reconciling, reason, &message),

@@ -32,6 +32,8 @@ pub struct Decision {
     pub namespaces: BTreeMap<Namespace, Standing>,
     /// What is wrong with the plan itself; nothing is written then.
     pub refused: Vec<Finding>,
+    /// Warnings: a selector matches these, and they are left alone.
+    pub skipped: Vec<Finding>,
     /// The first stage that is not done.
     pub current_stage: Option<usize>,
     /// A rolled back namespace or a request by a person stands in the way of every new step.
@@ -41,7 +43,7 @@ pub struct Decision {
 /// Decides. STRICT is decided only on a snapshot from quorum reads; on any other, a proven
 /// namespace comes out as [`State::Enforcing`] without an action, which asks the shell for one.
 pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timestamp) -> Decision {
-    let (mut members, refused) = members(plan, snapshot);
+    let Members { mut members, refused, skipped } = members(plan, snapshot);
     members.extend(strays(plan, progress, snapshot, &members));
     let mut decision = Decision {
         actions: vec![],
@@ -52,6 +54,7 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
         },
         namespaces: BTreeMap::new(),
         refused,
+        skipped,
         current_stage: None,
         halted: false,
     };
@@ -135,9 +138,15 @@ fn strays(
 }
 
 /// Which namespace belongs to which stage, and what is wrong with that.
-fn members(plan: &Plan, snapshot: &Snapshot) -> (BTreeMap<Namespace, usize>, Vec<Finding>) {
-    let mut members: BTreeMap<Namespace, usize> = BTreeMap::new();
-    let mut refused = vec![];
+#[derive(Default)]
+struct Members {
+    members: BTreeMap<Namespace, usize>,
+    refused: Vec<Finding>,
+    skipped: Vec<Finding>,
+}
+
+fn members(plan: &Plan, snapshot: &Snapshot) -> Members {
+    let Members { mut members, mut refused, mut skipped } = Members::default();
     for (index, stage) in plan.stages.iter().enumerate() {
         // A named namespace counts even before it exists; a selected one is there by nature.
         let covered: Vec<Namespace> = match &stage.targets {
@@ -154,18 +163,22 @@ fn members(plan: &Plan, snapshot: &Snapshot) -> (BTreeMap<Namespace, usize>, Vec
         for name in covered {
             let known = snapshot.mesh.known().is_some();
             if known && snapshot.is_forbidden(&name, &plan.operator_namespace) {
-                if matches!(stage.targets, Targets::Named(_)) {
-                    refused.push(
-                        Finding::new(
-                            Code::RootNamespaceInScope,
-                            Subject::namespace(&name),
-                            format!(
-                                "stage {} names {name}: nothing is ever written there",
-                                stage.name
-                            ),
-                        )
-                        .remedy(format!("take {name} out of the stage")),
-                    );
+                let found = |message: String| {
+                    Finding::new(Code::RootNamespaceInScope, Subject::namespace(&name), message)
+                };
+                let stage_name = &stage.name;
+                match &stage.targets {
+                    Targets::Named(_) => refused.push(
+                        found(format!("stage {stage_name} names {name}: nothing is ever written there"))
+                            .remedy(format!("take {name} out of the stage")),
+                    ),
+                    Targets::Selected(_) => skipped.push(
+                        found(format!(
+                            "the selector of stage {stage_name} matches {name}, which is left alone: nothing is ever written there"
+                        ))
+                        .at(Level::Warn)
+                        .remedy(format!("let the selector leave {name} out")),
+                    ),
                 }
                 continue;
             }
@@ -199,7 +212,7 @@ fn members(plan: &Plan, snapshot: &Snapshot) -> (BTreeMap<Namespace, usize>, Vec
             }
         }
     }
-    (members, refused)
+    Members { members, refused, skipped }
 }
 
 /// Looks after what is STRICT already. Works while paused.

@@ -59,6 +59,12 @@ pub fn headline(plan: &Plan, decision: &Decision) -> String {
     }
 }
 
+/// What an accepted plan leaves out, if it does.
+pub fn left_out(decision: &Decision) -> Option<String> {
+    let skipped: Vec<_> = decision.skipped.iter().collect();
+    (!skipped.is_empty()).then(|| first_of(&skipped))
+}
+
 /// Where one namespace stands and what comes next, when nothing is in the way.
 pub fn where_it_stands(
     plan: &Plan,

@@ -23,6 +23,10 @@ async fn a_selector_that_matches_the_root_namespace_leaves_it_alone() {
     mesh.until_strict("sweep", "everyone").await;
     let ready = mesh.until_ready_is("sweep", "Enforced", LIMIT).await.unwrap();
     assert!(ready.message.contains("all 1 namespaces are STRICT"), "{ready:?}");
+    let accepted = mesh.condition("sweep", "Accepted").await.unwrap();
+    assert_eq!(accepted.status, "True", "{accepted:?}");
+    assert!(accepted.message.contains("istio-system, which is left alone"), "{accepted:?}");
+    assert!(accepted.message.contains("(and 2 more)"), "the other two: {accepted:?}");
     let everything = mesh.policy_writes().filter(|event| {
         event.object_ref.as_ref().is_some_and(|it| SYSTEM.contains(&it.namespace.as_str()))
     });
