@@ -1,0 +1,159 @@
+//! Stories of stepping back: harm that hides, requests that cross, and what no deletion undoes.
+
+use meshrollout_core::decide::State;
+use meshrollout_core::finding::Code;
+use meshrollout_core::mode::Mode;
+use meshrollout_core::plan::OnIdle;
+use meshrollout_core::reading::{Cause, Reading};
+use meshrollout_core::testing::{World, at, seconds};
+
+#[test]
+fn harm_is_undone_although_another_policy_holds_a_port_at_disable() {
+    let mut world = World::shop();
+    world.visits(4);
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict));
+    // At three in the morning somebody takes a port out of the mesh.
+    world.set_workload_policy("catalog", "by-hand", 8080, Mode::Disable);
+    world.failures("catalog", 2.0);
+    world.visit();
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+}
+
+#[test]
+fn what_is_seen_counts_although_other_evidence_is_gone() {
+    for lost in 0..2 {
+        let mut world = World::shop();
+        world.visits(4);
+        world.failures("catalog", 2.0);
+        let down = || Cause::SourceUnavailable("late".into());
+        match lost {
+            0 => world.telemetry.presence = Reading::Unknown(down()),
+            _ => world.telemetry.refusals = Reading::Unknown(down()),
+        }
+        world.visit();
+        assert_eq!(world.mode("catalog"), Some(Mode::Permissive), "{lost}");
+    }
+}
+
+#[test]
+fn a_rollback_needs_no_mesh_configuration() {
+    let mut world = World::shop();
+    world.visits(4);
+    world.snapshot.mesh = Reading::Unknown(Cause::NotRead("ConfigMap istio".into()));
+    world.failures("catalog", 2.0);
+    world.visit();
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+}
+
+#[test]
+fn a_namespace_that_leaves_the_plan_while_watched_finishes_its_bake_and_holds_the_next() {
+    let mut world = World::shop();
+    world.visits(4);
+    world.plan.stages.remove(0);
+    let decision = world.visits(2);
+    assert_eq!(decision.namespaces[&"catalog".into()].state, State::Watching);
+    assert_eq!(world.mode("orders"), None, "the next stage waits");
+    world.visits(3);
+    let released = world.visits(2);
+    assert!(!released.namespaces.contains_key(&"catalog".into()), "its bake is over");
+    world.visits(4);
+    assert_eq!(world.mode("orders"), Some(Mode::Strict));
+
+    // Harm on its way out is still undone.
+    let mut world = World::shop();
+    world.visits(4);
+    world.plan.stages.remove(0);
+    world.failures("catalog", 2.0);
+    world.visits(2);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+}
+
+#[test]
+fn a_workload_that_sleeps_is_unverified() {
+    let mut world = World::shop();
+    world.edit("catalog", |facts| {
+        facts.workloads.values_mut().for_each(|workload| workload.pods.clear());
+    });
+    let decision = world.visits(10);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive), "the pin is harmless");
+    assert_eq!(decision.obstacles()[0].code, Code::NothingSeen);
+    world.plan.gates.on_idle = OnIdle::Allow;
+    world.visits(6);
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict));
+}
+
+#[test]
+fn pods_that_are_not_ready_any_more_take_strict_back() {
+    let mut world = World::shop();
+    world.visits(4);
+    world.edit_pods("catalog", |pod| pod.ready_since = None);
+    world.visits(3);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+}
+
+#[test]
+fn a_client_that_always_failed_a_little_and_now_fails_always_is_harm() {
+    let mut world = World::shop();
+    if let Reading::Known(edges) = &mut world.telemetry.edges {
+        edges.iter_mut().for_each(|edge| edge.failures.0[3].1 = 1.0);
+    }
+    world.visits(4);
+    world.failures("catalog", 2.0);
+    world.visit();
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict), "that is its everyday noise");
+    world.failures("catalog", 500.0);
+    world.visit();
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+}
+
+#[test]
+fn a_retry_soaks_again_from_zero() {
+    let mut world = World::shop();
+    world.plan.stages[0].soak = seconds(120);
+    while world.mode("catalog") != Some(Mode::Strict) {
+        world.visits(1);
+    }
+    // All of it before a gap alone would have restarted the soak.
+    world.plan.asked.abort = Some("1".into());
+    world.visits(1);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+    world.plan.asked.retry = Some("2".into());
+    world.visits(3);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive), "the old soak does not count");
+    world.visits(5);
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict));
+}
+
+#[test]
+fn of_requests_heard_together_the_last_one_asked_stands() {
+    let mut world = World::shop();
+    world.visits(4);
+    world.plan.asked.retry = Some(at(world.now - 20).to_string());
+    world.plan.asked.abort = Some(at(world.now - 10).to_string());
+    world.visits(4);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive), "stop was the last word");
+    assert!(world.visit().halted);
+}
+
+#[test]
+fn a_retry_heard_too_late_does_not_undo_a_later_rollback() {
+    let mut world = World::shop();
+    world.visits(4);
+    world.failures("catalog", 2.0);
+    world.plan.asked.retry = Some(at(world.now - 3600).to_string());
+    world.visits(6);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive), "that retry was for something else");
+}
+
+#[test]
+fn deleting_the_policy_after_a_rollback_is_no_retry() {
+    let mut world = World::shop();
+    world.visits(4);
+    world.failures("catalog", 2.0);
+    world.visits(2);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+    world.delete_policy("catalog");
+    let decision = world.visits(8);
+    assert_eq!(decision.namespaces[&"catalog".into()].state, State::Blocked);
+    assert_eq!(world.mode("catalog"), None);
+}
