@@ -67,7 +67,7 @@ async fn whatever_cannot_be_seen_before_strict_holds_with_its_own_reason() {
         },
         Blindness {
             fault: Fault::Empty,
-            reason: "NoRefusalSignal",
+            reason: "SeriesMissing",
             code: "MR0301",
             words: "2 pods of dark/app do not report",
         },

@@ -4,6 +4,7 @@
 use super::{Context, unknown_metrics};
 use crate::finding::{Code, Finding, Level, Subject};
 use crate::reading::Reading;
+use crate::workload::{Pod, Workload};
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     let Context { snapshot, facts, .. } = context;
@@ -36,10 +37,20 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     };
     match (counted, reported) {
         (true, true) => vec![],
-        (false, false) => vec![finding(format!(
-            "nothing would show harm in {} after the switch: no refusal counter is exported and no client reports calls into it",
-            facts.name
-        ))],
+        (false, false) => {
+            let found = finding(format!(
+                "nothing would show harm in {} after the switch: no refusal counter is exported and no client reports calls into it",
+                facts.name
+            ));
+            // Where no server reports anything, the scrape is missing, not the counter.
+            let reports = |(workload, pod): (&Workload, &Pod)| {
+                let presence = telemetry.presence.known();
+                presence.is_some_and(|all| all.contains_key(&workload.pod_ref(pod)))
+            };
+            let mut pods = servers().flat_map(|one| one.meshed().map(move |pod| (one, pod)));
+            let level = if pods.any(reports) { Level::Block } else { Level::Hold };
+            vec![found.at(level)]
+        }
         (true, false) => vec![
             finding(format!(
                 "no meshed client reports calls into {}: failures of misled clients would stay unseen",

@@ -270,6 +270,18 @@ fn holds_when_nothing_would_show_harm() {
 }
 
 #[test]
+fn while_no_proxy_reports_at_all_a_missing_signal_only_holds() {
+    let world = telemetry(|world| {
+        world.telemetry.refusals = Reading::Known(Default::default());
+        world.telemetry.edges = Reading::Known(vec![]);
+        world.telemetry.presence = Reading::Known(Default::default());
+    });
+    let (_, decision) = world.look();
+    let evaluation = &decision.namespaces[&"catalog".into()].evaluation;
+    assert_eq!(evaluation.verdict_of(Gate::RefusalSignal), Verdict::Hold);
+}
+
+#[test]
 fn every_gate_is_evaluated_and_an_empty_evaluation_holds() {
     let (_, decision) = World::shop().look();
     let standing = decision.namespaces.values().next().expect("a namespace");
