@@ -47,6 +47,7 @@ pub fn status(
     old: &MeshRolloutStatus,
     now: Timestamp,
 ) -> MeshRolloutStatus {
+    let now = whole_second(now);
     let obstacles = decision.obstacles();
     let blocked_by: Vec<_> =
         obstacles.iter().take(MAX_BLOCKERS).map(|found| blocker(found, old, now)).collect();
@@ -190,7 +191,7 @@ fn requests(decision: &Decision) -> Option<Requests> {
     let consumed = |heard: &Option<Heard>| {
         heard.as_ref().map(|heard| ConsumedRequest {
             value: cut(&heard.value, 64),
-            consumed_at: Time(heard.at),
+            consumed_at: Time(whole_second(heard.at)),
             stage: heard.stage.clone(),
         })
     };
@@ -261,4 +262,41 @@ pub(crate) fn cut(text: &str, limit: usize) -> String {
 
 fn count(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::MeshReportStatus;
+    use jiff::SignedDuration;
+    use meshrollout_core::testing::World;
+
+    /// What is kept in memory must be what comes back from the apiserver, or every visit writes.
+    #[test]
+    fn a_status_is_the_same_after_it_was_stored() {
+        let mut world = World::shop();
+        world.plan.asked.retry = Some("now".into());
+        world.plaintext(None, "catalog");
+        world.visits(3);
+        let (snapshot, decision) = world.look();
+        let now = snapshot.at + SignedDuration::from_millis(123);
+        let nothing = MeshRolloutStatus::default();
+        let because = decision.obstacles()[0].clone();
+        let facts = Facts {
+            generation: Some(1),
+            short_times: false,
+            rolled_back: &[(Namespace::new("catalog"), because)],
+        };
+        let new = status(&world.plan, &decision, &snapshot, &facts, &nothing, now);
+        assert!(new.requests.is_some() && !new.blocked_by.is_empty());
+        let stored = serde_json::from_value(serde_json::to_value(&new).unwrap()).unwrap();
+        assert_eq!(new, stored);
+
+        for one in &decision.namespaces {
+            let nothing = MeshReportStatus::default();
+            let new = report(&world.plan, &decision, &snapshot, one, Some(1), &nothing, now);
+            let stored = serde_json::from_value(serde_json::to_value(&new).unwrap()).unwrap();
+            assert_eq!(new, stored);
+        }
+    }
 }

@@ -46,6 +46,8 @@ async fn where_nothing_would_show_harm_strict_waits_and_one_kind_of_signal_is_en
     mesh.roll_out("blind").await;
     mesh.roll_out("reported").await;
 
+    // Until its proxy has reported for the first time, a signal is only waited for.
+    mesh.until_level("blind", "blind", Code::NoRefusalSignal, "Block").await;
     let held = mesh.held("blind", "blind", Code::NoRefusalSignal).await;
     assert_eq!(held.text("level"), "Block");
     assert_eq!(held.text("subject"), "Namespace blind");

@@ -35,6 +35,7 @@ pub fn report(
     old: &MeshReportStatus,
     now: Timestamp,
 ) -> MeshReportStatus {
+    let now = whole_second(now);
     let memory = decision.progress.namespaces.get(name);
     let mut findings = standing.evaluation.findings();
     findings.extend(&standing.findings);
@@ -59,10 +60,12 @@ pub fn report(
                 .get(standing.stage)
                 .map(|stage| Time(whole_second(soak.since + stage.soak))),
         }),
-        baseline: memory.and_then(|memory| memory.bake).map(|bake| Time(bake.strict_since)),
+        baseline: memory
+            .and_then(|memory| memory.bake)
+            .map(|bake| Time(whole_second(bake.strict_since))),
         bake: memory.and_then(|memory| memory.bake).map(|bake| Bake {
             covered_seconds: bake.covered.as_secs(),
-            since: Time(bake.strict_since),
+            since: Time(whole_second(bake.strict_since)),
             last_evaluated: Some(Time(whole_second(bake.last))),
         }),
         workloads,
