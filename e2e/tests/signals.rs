@@ -47,7 +47,15 @@ async fn where_nothing_would_show_harm_strict_waits_and_one_kind_of_signal_is_en
     mesh.roll_out("reported").await;
 
     // Until its proxy has reported for the first time, a signal is only waited for.
-    mesh.until_level("blind", "blind", Code::NoRefusalSignal, "Block").await;
+    mesh.wait("the missing signal to be a person's task", async || {
+        let report = mesh.report("blind", "blind").await.map_err(|error| error.to_string())?;
+        let findings = &report["status"]["findings"];
+        match find(findings, Code::NoRefusalSignal).filter(|found| found["level"] == "Block") {
+            Some(_) => Ok(()),
+            None => Err(findings.to_string()),
+        }
+    })
+    .await;
     let held = mesh.held("blind", "blind", Code::NoRefusalSignal).await;
     assert_eq!(held.text("level"), "Block");
     assert_eq!(held.text("subject"), "Namespace blind");

@@ -106,9 +106,16 @@ fn text(
             ));
         }
     }
-    if nothing && !reports.is_empty() {
+    if nothing && status.blocked_by.is_empty() && !reports.is_empty() {
         lines.push(String::new());
         lines.push("nothing holds it back".into());
+    }
+    // The reports follow the status by a moment, and a namespace that is missing has none.
+    for blocker in status.blocked_by.iter().filter(|_| nothing) {
+        let since = blocker.since.as_ref().map(|since| age(since, now)).unwrap_or_default();
+        lines.push(String::new());
+        lines.push(format!("  {} {}, for {since}", blocker.code, blocker.subject));
+        lines.push(format!("      {}", blocker.message));
     }
     lines.push(String::new());
     lines.join("\n")

@@ -100,25 +100,6 @@ impl Mesh {
         .await
     }
 
-    /// Waits until the finding of this code is of this level.
-    pub(crate) async fn until_level(
-        &self,
-        rollout: &str,
-        namespace: &str,
-        code: Code,
-        level: &str,
-    ) {
-        self.wait(&format!("{code} in {namespace} to be at {level}"), async || {
-            let report = self.report(namespace, rollout).await.map_err(|e| e.to_string())?;
-            let findings = &report["status"]["findings"];
-            match find(findings, code).filter(|finding| finding["level"] == level) {
-                Some(_) => Ok(()),
-                None => Err(findings.to_string()),
-            }
-        })
-        .await;
-    }
-
     /// Waits until the rollout is held by this and says so everywhere: in Ready, in `blockedBy`
     /// and in the namespace's report. Then lets as many evaluations pass as a soak would need, and
     /// asserts that STRICT was not even tried.
