@@ -30,7 +30,7 @@ pub struct Decision {
     pub progress: Progress,
     /// Each namespace of the plan.
     pub namespaces: BTreeMap<Namespace, Standing>,
-    /// What is wrong with the plan itself; nothing is written then.
+    /// What is wrong with the plan itself; no step is taken then, only rollbacks.
     pub refused: Vec<Finding>,
     /// Warnings: a selector matches these, and they are left alone.
     pub skipped: Vec<Finding>,
