@@ -145,7 +145,8 @@ impl Reporter {
             let Some(old) = before.get(name).filter(|old| **old != standing.state) else {
                 continue;
             };
-            let found = standing.findings.iter().max_by_key(|found| found.level);
+            let gates = standing.evaluation.obstacles().into_iter();
+            let found = gates.chain(&standing.findings).max_by_key(|found| found.level);
             let note = match standing.state {
                 State::RolledBack | State::Blocked => found.map(|found| found.message.clone()),
                 State::Pending
