@@ -10,7 +10,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -202,7 +202,7 @@ impl Leadership {
 
     /// This replica leads now: it may send a write.
     pub fn holds(&self) -> bool {
-        let renewed = *self.renewed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let renewed = *self.lock();
         renewed.is_some_and(|at| self.deadline.is_none_or(|deadline| at.elapsed() < deadline))
     }
 
@@ -226,7 +226,7 @@ impl Leadership {
     }
 
     fn renewed_at(&self, begin: Instant) {
-        let mut renewed = self.renewed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut renewed = self.lock();
         if renewed.is_some() {
             *renewed = Some(begin);
         }
@@ -234,7 +234,11 @@ impl Leadership {
 
     /// Once given up, a renewal that was under way changes nothing.
     fn give_up(&self) {
-        *self.renewed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        *self.lock() = None;
         self.lost.cancel();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.renewed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

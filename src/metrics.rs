@@ -143,7 +143,7 @@ impl Metrics {
         self.forget(rollout);
         let mut shown = Shown::default();
         for standing in decision.namespaces.values() {
-            let state = crate::status::state_name(standing.state);
+            let state = standing.state.name();
             let labels = State { rollout: rollout.into(), state };
             self.namespaces.get_or_create(&labels).inc();
             shown.namespaces.push(labels);

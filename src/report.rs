@@ -3,7 +3,7 @@
 
 use crate::api::names::{FIELD_MANAGER, ROLLOUT_LABEL};
 use crate::api::{MeshReport, MeshReportStatus, MeshRollout, MeshRolloutStatus, parse};
-use crate::status::{self, state_name};
+use crate::status;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -167,9 +167,9 @@ impl Reporter {
             };
             tracing::info!(
                 rollout = plan.name, namespace = %name,
-                from = state_name(*old), to = state_name(standing.state), "namespace moved"
+                from = old.name(), to = standing.state.name(), "namespace moved"
             );
-            let reason = state_name(standing.state);
+            let reason = standing.state.name();
             self.publish(rollout, bad, reason, note, Some(namespace)).await;
         }
     }

@@ -6,7 +6,7 @@ mod progress;
 mod report;
 
 pub use progress::progress;
-pub use report::{report, state_name};
+pub use report::report;
 
 use crate::api::{
     Blocker, ConsumedRequest, LastRollback, MeshRolloutStatus, Requests, StageState, StageStatus,
@@ -21,7 +21,7 @@ use meshrollout_core::gate::policy::targets;
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::mode::Mode;
 use meshrollout_core::plan::Plan;
-use meshrollout_core::progress::Heard;
+use meshrollout_core::progress::{Heard, whole_second};
 use meshrollout_core::snapshot::Snapshot;
 
 /// As many as `status.blockedBy` may list.
@@ -243,11 +243,6 @@ fn to_api(conditions: Vec<condition::Condition>, generation: Option<i64>) -> Vec
             last_transition_time: Time(whole_second(one.since)),
         })
         .collect()
-}
-
-/// Times are stored to the second: what is compared with what was stored must be, too.
-fn whole_second(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 /// At most `limit` characters, as the schema bounds them; what is cut ends in an ellipsis.

@@ -5,8 +5,8 @@
 
 use super::names::request;
 use super::{
-    Action, Duration, GateLevel, LabelExpression, LabelOperator, MeshRollout, NamespaceSelector,
-    OnIdle, RollbackTrigger, Stage,
+    Action, Duration, GateLevel, Gates, LabelExpression, LabelOperator, MeshRollout,
+    NamespaceSelector, OnIdle, RollbackTrigger, Stage,
 };
 use crate::config::Config;
 use jiff::SignedDuration;
@@ -71,8 +71,6 @@ fn of_spec(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
         .enumerate()
         .map(|(index, given)| stage(&format!("spec.stages[{index}]"), given, config))
         .collect::<Result<_, _>>()?;
-    let gates = &spec.gates;
-    let lookback = length("spec.gates.plaintext.lookback", &gates.plaintext.lookback)?;
     // As much as status remembers of it: the rest must not make it another request.
     let asked = |name: &str| {
         let value = rollout.annotations().get(name)?;
@@ -87,23 +85,7 @@ fn of_spec(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
         },
         paused: spec.paused,
         stages,
-        gates: Settings {
-            injection: strictness(gates.injection.level),
-            plaintext: strictness(gates.plaintext.level),
-            destination_rules: strictness(gates.destination_rules.level),
-            lookback,
-            on_idle: match gates.plaintext.on_idle {
-                OnIdle::Hold => plan::OnIdle::Hold,
-                OnIdle::Allow => plan::OnIdle::Allow,
-            },
-            min_remaining_percent: u8::try_from(gates.certificates.min_remaining_ratio)
-                .ok()
-                .filter(|percent| (1..50).contains(percent))
-                .ok_or_else(|| {
-                    let problem = "must be 1 to 49: Istio renews at half of the lifetime";
-                    refuse("spec.gates.certificates.minRemainingRatio", problem)
-                })?,
-        },
+        gates: settings(&spec.gates)?,
         rollback: match spec.rollback.trigger {
             RollbackTrigger::Automatic => Trigger::Automatic,
             RollbackTrigger::Manual => Trigger::Manual,
@@ -133,14 +115,28 @@ pub fn timing(config: &Config) -> Timing {
 
 /// The settings of a rollout that says nothing about gates.
 pub fn default_settings() -> Settings {
-    Settings {
-        injection: Strictness::Enforce,
-        plaintext: Strictness::Enforce,
-        destination_rules: Strictness::Enforce,
-        lookback: SignedDuration::from_hours(24),
-        on_idle: plan::OnIdle::Hold,
-        min_remaining_percent: 25,
-    }
+    // The schema's own defaults: `a_rollout_that_says_little…` holds them to what is documented.
+    settings(&Gates::default()).expect("the defaults are valid")
+}
+
+fn settings(gates: &Gates) -> Result<Settings, Refusal> {
+    Ok(Settings {
+        injection: strictness(gates.injection.level),
+        plaintext: strictness(gates.plaintext.level),
+        destination_rules: strictness(gates.destination_rules.level),
+        lookback: length("spec.gates.plaintext.lookback", &gates.plaintext.lookback)?,
+        on_idle: match gates.plaintext.on_idle {
+            OnIdle::Hold => plan::OnIdle::Hold,
+            OnIdle::Allow => plan::OnIdle::Allow,
+        },
+        min_remaining_percent: u8::try_from(gates.certificates.min_remaining_ratio)
+            .ok()
+            .filter(|percent| (1..50).contains(percent))
+            .ok_or_else(|| {
+                let problem = "must be 1 to 49: Istio renews at half of the lifetime";
+                refuse("spec.gates.certificates.minRemainingRatio", problem)
+            })?,
+    })
 }
 
 fn metrics_source(rollout: &MeshRollout, config: &Config) -> Result<(), Refusal> {
@@ -262,7 +258,16 @@ mod tests {
     fn a_rollout_that_says_little_gets_the_documented_defaults() {
         let plan = plan(&rollout(|_| ()), &config()).unwrap();
         assert_eq!(plan.action, Mission::Observe);
-        assert_eq!(plan.gates, default_settings());
+        let documented = Settings {
+            injection: Strictness::Enforce,
+            plaintext: Strictness::Enforce,
+            destination_rules: Strictness::Enforce,
+            lookback: SignedDuration::from_hours(24),
+            on_idle: plan::OnIdle::Hold,
+            min_remaining_percent: 25,
+        };
+        assert_eq!(plan.gates, documented);
+        assert_eq!(default_settings(), documented);
         assert_eq!(plan.asked.retry.as_deref(), Some("2026-01-01T00:00:00Z"));
         let stage = &plan.stages[0];
         assert_eq!((stage.soak.as_mins(), stage.bake.as_mins(), stage.max_concurrent), (30, 15, 1));

@@ -62,7 +62,8 @@ impl Operator {
         progress: &Progress,
     ) -> Visit {
         // What a person asked to take back does not wait for a metrics source that hangs.
-        let asked = self.look(plan, progress, &Arc::new(self.nothing_measured(plan)));
+        let asked =
+            self.look(plan, progress, &Arc::new(self.nothing_measured(plan.gates.lookback)));
         if asked.decision.actions.iter().any(|action| matches!(action, Action::RollBack(_))) {
             let mut visit = asked;
             self.take_back(plan, &mut visit).await;
@@ -204,7 +205,7 @@ impl Operator {
         let source = rollout.spec.metrics_source.as_ref().map(|source| source.name.as_str());
         let Some(source) = source.and_then(|name| self.sources.get(name)) else {
             // Said already: such a rollout is not accepted.
-            return self.nothing_measured(plan);
+            return self.nothing_measured(plan.gates.lookback);
         };
         let telemetry = evidence::gather(source, &question, Timestamp::now()).await;
         for part in telemetry.unknown_parts() {
@@ -213,10 +214,10 @@ impl Operator {
         telemetry
     }
 
-    fn nothing_measured(&self, plan: &Plan) -> Telemetry {
+    fn nothing_measured(&self, lookback: SignedDuration) -> Telemetry {
         let cause = Cause::NotRead("a metrics source".into());
         let scrape = self.config.evaluation_interval;
-        Telemetry::unknown(Timestamp::now(), plan.gates.lookback, scrape, &cause)
+        Telemetry::unknown(Timestamp::now(), lookback, scrape, &cause)
     }
 
     /// What older rollouts cover. One whose spec cannot be used covers nothing.
@@ -230,14 +231,8 @@ impl Operator {
         if older.is_empty() {
             return BTreeMap::new();
         }
-        let now = Timestamp::now();
-        let nothing = Telemetry::unknown(
-            now,
-            SignedDuration::ZERO,
-            SignedDuration::ZERO,
-            &Cause::NotRead("what was measured".into()),
-        );
-        let namespaces = self.objects.snapshot(now, Arc::new(nothing)).namespaces;
+        let nothing = Arc::new(self.nothing_measured(SignedDuration::ZERO));
+        let namespaces = self.objects.snapshot(Timestamp::now(), nothing).namespaces;
         let mut claimed = BTreeMap::new();
         for other in older {
             let Ok(plan) = parse::plan(&other, &self.config) else { continue };

@@ -5,6 +5,7 @@ use crate::finding::{Finding, Level};
 use crate::ident::{Namespace, Uid};
 use crate::mode::Mode;
 use crate::policy::{Ours, RolledBack};
+use crate::progress::whole_second;
 use jiff::{SignedDuration, Timestamp};
 
 /// One write of one policy. There is no way to say "STRICT" without a [`Clearance`].
@@ -79,8 +80,7 @@ impl Action {
         match self {
             Self::PinPermissive(pin) => pin.ours.clone(),
             Self::EnforceStrict(clearance) => Ours {
-                // Whole seconds: the same instant must come back from every place that keeps it.
-                strict_since: Some(Timestamp::from_second(now.as_second()).unwrap_or(now)),
+                strict_since: Some(whole_second(now)),
                 rolled_back: None,
                 ..clearance.ours().clone()
             },

@@ -5,7 +5,8 @@ use crate::decide::{Decision, Standing, State};
 use crate::finding::Finding;
 use crate::ident::Namespace;
 use crate::plan::{Mission, Plan};
-use jiff::{SignedDuration, Timestamp};
+use crate::progress::whole_second;
+use jiff::SignedDuration;
 
 /// Where the rollout stands and what comes next.
 pub fn headline(plan: &Plan, decision: &Decision) -> String {
@@ -83,8 +84,8 @@ pub fn where_it_stands(
         State::Proving | State::Enforcing => match (soak, stage) {
             (Some(soak), Some(stage)) => format!(
                 "every gate passes in {name} since {}; STRICT after {} if nothing happens",
-                clock(soak.since),
-                clock(soak.since + stage.soak)
+                whole_second(soak.since),
+                whole_second(soak.since + stage.soak)
             ),
             (Some(_) | None, _) => format!("{name} is being proven"),
         },
@@ -93,8 +94,8 @@ pub fn where_it_stands(
                 let settled = plan.timing.acknowledgement + plan.timing.drain;
                 format!(
                     "{name} is STRICT since {}; watched for harm until {} at the earliest",
-                    clock(bake.strict_since),
-                    clock(bake.strict_since + settled + stage.bake)
+                    whole_second(bake.strict_since),
+                    whole_second(bake.strict_since + settled + stage.bake)
                 )
             }
             (Some(_) | None, _) => format!("{name} is STRICT and watched for harm"),
@@ -123,11 +124,6 @@ fn first_of(obstacles: &[&Finding]) -> String {
         [only] => only.message.clone(),
         [first, others @ ..] => format!("{} (and {} more)", first.message, others.len()),
     }
-}
-
-/// To the second.
-fn clock(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 #[cfg(test)]

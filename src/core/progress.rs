@@ -74,6 +74,11 @@ pub struct Heard {
     pub stage: Option<String>,
 }
 
+/// What is kept is kept to the second: the same instant must come back from every place.
+pub fn whole_second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
 impl Progress {
     /// The memory of `namespace`, if it is still the same namespace.
     pub fn of(&self, namespace: &Namespace, uid: &Uid) -> Memory {

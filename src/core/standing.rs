@@ -50,6 +50,21 @@ pub enum State {
 }
 
 impl State {
+    /// Its name: a condition's reason, an event's, a metric's label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Preparing => "Preparing",
+            Self::Proving => "Proving",
+            Self::Enforcing => "Enforcing",
+            Self::Watching => "Watching",
+            Self::Enforced => "Enforced",
+            Self::RolledBack => "RolledBack",
+            Self::Blocked => "Blocked",
+            Self::Exempt => "Exempt",
+        }
+    }
+
     /// Nothing more is to be done here.
     pub fn is_done(self) -> bool {
         match self {

@@ -174,13 +174,7 @@ impl<'a> Asking<'a> {
 
     async fn instant(&self, query: &str, at: Timestamp) -> Result<Vec<Row>, Cause> {
         let points = |sample: Sample| vec![(sample.at, sample.value)];
-        // Never closed, so there is always a place in the end.
-        let _place = self.places.acquire().await;
-        if let Some(cause) = self.gave_up.get() {
-            return Err(cause.clone());
-        }
-        let sent = self.time();
-        self.heard(sent, self.source.instant(query, Some(at)).await, points)
+        self.ask(self.source.instant(query, Some(at)), points).await
     }
 
     async fn range(
@@ -193,12 +187,22 @@ impl<'a> Asking<'a> {
         let points = |samples: Vec<Sample>| {
             samples.into_iter().map(|sample| (sample.at, sample.value)).collect()
         };
+        self.ask(self.source.range(query, start, end, step), points).await
+    }
+
+    /// Nothing is sent before there is a place.
+    async fn ask<T>(
+        &self,
+        question: impl Future<Output = Result<Answer<T>, Error>>,
+        points: impl Fn(T) -> Vec<(Timestamp, f64)>,
+    ) -> Result<Vec<Row>, Cause> {
+        // Never closed, so there is always a place in the end.
         let _place = self.places.acquire().await;
         if let Some(cause) = self.gave_up.get() {
             return Err(cause.clone());
         }
         let sent = self.time();
-        self.heard(sent, self.source.range(query, start, end, step).await, points)
+        self.heard(sent, question.await, points)
     }
 
     fn heard<T>(

@@ -1,6 +1,6 @@
 //! What the team of one namespace reads.
 
-use super::{count, cut, is_strict, to_api, whole_second};
+use super::{count, cut, is_strict, to_api};
 use crate::api::{
     Bake, FindingReport, MeshReportStatus, NamespaceState, ObservedRollout, PlaintextCaller, Soak,
     WorkloadReport,
@@ -12,13 +12,14 @@ use meshrollout_core::decide::{Decision, Standing, State};
 use meshrollout_core::explain::{length, where_it_stands};
 use meshrollout_core::finding::{Finding, Level};
 use meshrollout_core::gate::Verdict;
-use meshrollout_core::gate::policy::targets;
+use meshrollout_core::gate::policy::{Target, targets};
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::mode::Mode;
 use meshrollout_core::plan::Plan;
+use meshrollout_core::progress::whole_second;
 use meshrollout_core::snapshot::Snapshot;
 use meshrollout_core::traffic::{Caller, rounded};
-use meshrollout_core::workload::{NamespaceFacts, Workload};
+use meshrollout_core::workload::Workload;
 
 const MAX_WORKLOADS: usize = 200;
 const MAX_CALLERS: usize = 50;
@@ -131,7 +132,7 @@ fn ready(
         Some(found) => (Status::False, found.code.name(), found.message.clone()),
         None => (
             if holds { Status::True } else { Status::False },
-            state_name(standing.state),
+            standing.state.name(),
             where_it_stands(plan, decision, name, standing),
         ),
     };
@@ -140,8 +141,9 @@ fn ready(
 
 fn workloads(snapshot: &Snapshot, name: &Namespace) -> (Vec<WorkloadReport>, i32, String) {
     let Some(facts) = snapshot.namespace(name) else { return (vec![], 0, "0/0".into()) };
+    let targets = targets(facts);
     let mut all: Vec<_> =
-        facts.servers().map(|workload| workload_report(snapshot, facts, workload)).collect();
+        facts.servers().map(|workload| workload_report(snapshot, &targets, workload)).collect();
     let strict = all.iter().filter(|one| one.mode == Mode::Strict.as_str()).count();
     let total = all.len();
     all.sort_by(|a, b| {
@@ -155,10 +157,10 @@ fn workloads(snapshot: &Snapshot, name: &Namespace) -> (Vec<WorkloadReport>, i32
 /// The weakest mode of its ports and pods: the one that says whether plaintext still gets in.
 fn workload_report(
     snapshot: &Snapshot,
-    facts: &NamespaceFacts,
+    targets: &[Target<'_>],
     workload: &Workload,
 ) -> WorkloadReport {
-    let modes: Option<Vec<_>> = targets(facts)
+    let modes: Option<Vec<_>> = targets
         .iter()
         .filter(|target| *target.workload == workload.id)
         .map(|target| target.mode(&snapshot.policies).known().cloned())
@@ -217,20 +219,5 @@ fn state(state: State) -> NamespaceState {
         State::RolledBack => NamespaceState::RolledBack,
         State::Blocked => NamespaceState::Blocked,
         State::Exempt => NamespaceState::Exempt,
-    }
-}
-
-/// The state as a condition's reason and an event's.
-pub fn state_name(state: State) -> &'static str {
-    match state {
-        State::Pending => "Pending",
-        State::Preparing => "Preparing",
-        State::Proving => "Proving",
-        State::Enforcing => "Enforcing",
-        State::Watching => "Watching",
-        State::Enforced => "Enforced",
-        State::RolledBack => "RolledBack",
-        State::Blocked => "Blocked",
-        State::Exempt => "Exempt",
     }
 }
