@@ -22,7 +22,7 @@ async fn cluster() -> (&'static Cluster, MutexGuard<'static, ()>) {
     let cluster = CLUSTER.get_or_init(async || {
         let cluster = Cluster::start(Options::default()).await.unwrap();
         cluster.install().await.unwrap();
-        for (name, workload) in [("front", "web"), ("row", "app")] {
+        for (name, workload) in [("front", "web"), ("row", "app"), ("refused", "app")] {
             cluster.namespace(name, Injection::Enabled, &[]).await.unwrap();
             cluster.deploy(&Workload::new(name, workload)).await.unwrap();
         }
@@ -108,7 +108,7 @@ async fn a_spec_that_cannot_be_used_is_not_accepted_and_says_why() {
     let (cluster, _turn) = cluster().await;
     let options = OperatorOptions { allow_short_times: false, ..OperatorOptions::default() };
     let operator = cluster.operator(&options).await.unwrap();
-    let stages: [(&str, &[&str]); 1] = [("only", &["row"])];
+    let stages: [(&str, &[&str]); 1] = [("only", &["refused"])];
     let refused = ["False", "Unknown", "Unknown", "False", "True", "False"];
 
     let unknown = Rollout::enforce("unknown", &stages).with("/metricsSource/name", json!("maim"));
@@ -133,7 +133,7 @@ async fn a_spec_that_cannot_be_used_is_not_accepted_and_says_why() {
     let told = events(cluster, "short").await;
     assert_eq!(told.len(), 1, "{told:#?}");
     assert_eq!((&told[0]["type"], &told[0]["reason"]), (&json!("Warning"), &json!("InvalidSpec")));
-    assert_eq!(cluster.policy_mode("row").await.unwrap(), None);
+    assert_eq!(cluster.policy_mode("refused").await.unwrap(), None);
     assert_eq!(cluster.policy_mode("istio-system").await.unwrap(), None);
 
     // Mended, it is accepted without a restart.
