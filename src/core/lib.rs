@@ -47,6 +47,7 @@ pub mod gate;
 pub mod ident;
 pub mod injection;
 pub mod invariant;
+mod members;
 pub mod mode;
 pub mod plan;
 pub mod policy;
