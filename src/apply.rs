@@ -6,6 +6,7 @@
 //! no retries: a write that was held up is not sent again when nobody asks for it any more.
 
 use crate::api::names::{FIELD_MANAGER, POLICY_NAME};
+use crate::fence::{FENCE_POLICY, Stamp};
 use crate::istio::PeerAuthentication;
 use crate::manifest;
 use jiff::{SignedDuration, Timestamp};
@@ -13,7 +14,7 @@ use kube::api::{Patch, PatchParams, Request};
 use kube::client::ClientBuilder;
 use kube::{Client, Config, Resource};
 use meshrollout_core::action::Action;
-use meshrollout_core::finding::{Code, Finding, Subject};
+use meshrollout_core::finding::{Code, Finding, Level, Subject};
 use meshrollout_core::ident::Namespace;
 use serde_json::Value;
 
@@ -31,6 +32,8 @@ pub enum Outcome {
     Done,
     /// Not sent: the evidence had grown too old, or we do not lead any more.
     NotSent(&'static str),
+    /// Not sent, or refused: the MeshFence does not name this reign, or cannot be read.
+    Fenced(String),
     /// Not stored: the object is not the one it was decided on. Look again.
     Conflict(String),
     /// Not sent: the restoring write, tried first, would be refused.
@@ -39,6 +42,32 @@ pub enum Outcome {
     Refused(String),
     /// No answer within the deadline: stored or not, the next look shows it.
     Unanswered(String),
+}
+
+/// Whether a write may be sent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Leave {
+    /// It may, with this stamp.
+    Granted(Stamp),
+    /// It may not: another leads.
+    Denied(&'static str),
+    /// It could not be asked. Stepping back does not wait for that (S4): it goes with the stamp
+    /// that stood last, and the apiserver judges.
+    Unsure(Option<Stamp>, String),
+}
+
+impl Leave {
+    /// What `action` is to carry, or why it is not sent.
+    fn stamp(self, action: &Action) -> Result<Option<Stamp>, Outcome> {
+        match (self, action) {
+            (Self::Granted(stamp), _) => Ok(Some(stamp)),
+            (Self::Denied(why), _) => Err(Outcome::NotSent(why)),
+            (Self::Unsure(stamp, _), Action::RollBack(_)) => Ok(stamp),
+            (Self::Unsure(_, why), Action::PinPermissive(_) | Action::EnforceStrict(_)) => {
+                Err(Outcome::Fenced(why))
+            }
+        }
+    }
 }
 
 impl Writer {
@@ -56,24 +85,33 @@ impl Writer {
         Self { client, deadline }
     }
 
-    /// Performs `action`. `leads` is asked, as the age of the evidence is, just before sending.
-    pub async fn perform(&self, action: &Action, leads: impl Fn(Timestamp) -> bool) -> Outcome {
+    /// Performs `action`. `leave` is asked before anything is sent and again, as the age of the
+    /// evidence is, just before the write itself.
+    pub async fn perform(&self, action: &Action, leave: impl AsyncFn() -> Leave) -> Outcome {
         if let Action::EnforceStrict(clearance) = action {
-            let back = manifest::policy(&clearance.way_back(), Timestamp::now());
+            let stamp = match leave().await.stamp(action) {
+                Ok(stamp) => stamp,
+                Err(outcome) => return outcome,
+            };
+            let back = manifest::policy(&clearance.way_back(), stamp.as_ref(), Timestamp::now());
             match self.send(action.namespace(), &back, true).await {
                 Ok(()) => {}
                 Err(Outcome::Refused(why)) => return Outcome::NoWayBack(why),
                 Err(outcome) => return outcome,
             }
-            if !clearance.is_current(Timestamp::now()) {
-                return Outcome::NotSent("the evidence has grown too old");
-            }
         }
+        let stamp = match leave().await.stamp(action) {
+            Ok(stamp) => stamp,
+            Err(outcome) => return outcome,
+        };
         let now = Timestamp::now();
-        if !leads(now) {
-            return Outcome::NotSent("another replica leads");
+        if let Action::EnforceStrict(clearance) = action
+            && !clearance.is_current(now)
+        {
+            return Outcome::NotSent("the evidence has grown too old");
         }
-        match self.send(action.namespace(), &manifest::policy(action, now), false).await {
+        let object = manifest::policy(action, stamp.as_ref(), now);
+        match self.send(action.namespace(), &object, false).await {
             Ok(()) => Outcome::Done,
             Err(outcome) => outcome,
         }
@@ -112,6 +150,9 @@ fn refusal(status: &kube::core::Status) -> Outcome {
     match status.code {
         409 if owned => Outcome::Refused(status.message.clone()),
         409 => Outcome::Conflict(status.message.clone()),
+        403 | 422 if status.message.contains(FENCE_POLICY) => {
+            Outcome::Fenced(status.message.clone())
+        }
         // Overloaded, starting or stopping: whether it was stored is not said.
         429 | 500..=599 => Outcome::Unanswered(status.message.clone()),
         _ => Outcome::Refused(status.message.clone()),
@@ -124,6 +165,7 @@ impl Outcome {
         match self {
             Self::Done => "done",
             Self::NotSent(_) => "not_sent",
+            Self::Fenced(_) => "fenced",
             Self::Conflict(_) => "conflict",
             Self::NoWayBack(_) => "no_way_back",
             Self::Refused(_) => "refused",
@@ -137,6 +179,7 @@ impl Outcome {
             Self::Done => "",
             Self::NotSent(why) => why,
             Self::Conflict(why)
+            | Self::Fenced(why)
             | Self::NoWayBack(why)
             | Self::Refused(why)
             | Self::Unanswered(why) => why,
@@ -158,6 +201,18 @@ impl Outcome {
                 )
                 .remedy(format!(
                     "let the operator's account apply PERMISSIVE to peerauthentication/{POLICY_NAME} in {namespace}"
+                )),
+            ),
+            Self::Fenced(why) => Some(
+                Finding::new(
+                    Code::WriteRefused,
+                    subject,
+                    format!("{mode} was not written in {namespace}: the fence between replicas does not let this one through: {why}"),
+                )
+                .at(Level::Hold)
+                .remedy(format!(
+                    "kubectl get meshfence,lease -n meshrollout-system; are the CRD meshfences and the rights on it installed? by hand: kubectl meshrollout rollback {} -n {namespace}",
+                    action.notes(Timestamp::UNIX_EPOCH).rollout
                 )),
             ),
             Self::Refused(why) | Self::Unanswered(why) => Some(

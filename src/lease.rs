@@ -1,10 +1,13 @@
 //! Which replica acts: a Lease in the operator's own namespace.
 //!
 //! The Lease makes two writers unlikely, not impossible: a replica that was held up may wake with a
-//! write in hand. So a write is sent only while the last renewal is younger than the renew
-//! deadline, and each write meets exactly the version it was decided on.
+//! write in hand. So before each write the MeshFence and the Lease are read again, a write is sent
+//! only while the last renewal is younger than the renew deadline, and it carries the stamp of this
+//! reign, without which the apiserver refuses it.
 
+use crate::apply::Leave;
 use crate::config::Config;
+use crate::fence::{Fence, Stamp};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -21,6 +24,7 @@ pub const LEASE_NAME: &str = "meshrollout";
 #[derive(Clone)]
 pub struct Leadership {
     candidate: Option<Arc<Candidate>>,
+    fence: Arc<Fence>,
     renewed: Arc<Mutex<Option<Instant>>>,
     deadline: Option<Duration>,
     lost: CancellationToken,
@@ -29,6 +33,7 @@ pub struct Leadership {
 /// A replica that wants to lead.
 pub struct Candidate {
     leases: Api<Lease>,
+    fence: Arc<Fence>,
     identity: String,
     duration: Duration,
     deadline: Duration,
@@ -47,8 +52,9 @@ enum Missed {
 
 impl Candidate {
     /// A candidate of this name. `client` must not retry by itself.
-    pub fn new(client: Client, config: &Config, identity: String) -> Self {
+    pub fn new(client: Client, config: &Config, identity: String, fence: Arc<Fence>) -> Self {
         Self {
+            fence,
             leases: Api::namespaced(client, &config.operator_namespace),
             identity,
             duration: config.lease_duration.unsigned_abs(),
@@ -89,6 +95,7 @@ impl Candidate {
         let candidate = Arc::new(self);
         let leadership = Leadership {
             candidate: Some(Arc::clone(&candidate)),
+            fence: Arc::clone(&candidate.fence),
             renewed: Arc::new(Mutex::new(Some(begin))),
             deadline: Some(candidate.deadline),
             lost: CancellationToken::new(),
@@ -153,6 +160,13 @@ impl Candidate {
         replaced.map(drop).map_err(missed)
     }
 
+    /// The Lease names this replica.
+    async fn is_holder(&self) -> Result<bool, kube::Error> {
+        let lease = self.leases.get_opt(LEASE_NAME).await?;
+        let holder = lease.and_then(|lease| lease.spec?.holder_identity);
+        Ok(holder.as_deref() == Some(&self.identity))
+    }
+
     async fn hand_back(&self) -> Result<(), kube::Error> {
         let Some(mut lease) = self.leases.get_opt(LEASE_NAME).await? else { return Ok(()) };
         let Some(spec) = &mut lease.spec else { return Ok(()) };
@@ -191,9 +205,10 @@ fn missed(error: kube::Error) -> Missed {
 
 impl Leadership {
     /// For a single replica that needs no Lease.
-    pub fn alone() -> Self {
+    pub fn alone(fence: Arc<Fence>) -> Self {
         Self {
             candidate: None,
+            fence,
             renewed: Arc::new(Mutex::new(Some(Instant::now()))),
             deadline: None,
             lost: CancellationToken::new(),
@@ -204,6 +219,44 @@ impl Leadership {
     pub fn holds(&self) -> bool {
         let renewed = *self.lock();
         renewed.is_some_and(|at| self.deadline.is_none_or(|deadline| at.elapsed() < deadline))
+    }
+
+    /// Asks the apiserver, within `limit`, whether this replica may send a write now. A reign that
+    /// has not begun, or whose fence was deleted or changed by another hand, begins anew.
+    pub async fn confirm(&self, limit: Duration) -> Leave {
+        let asked = tokio::time::timeout(limit, self.ask()).await;
+        let asked = asked.unwrap_or_else(|_| Err("the apiserver gave no answer in time".into()));
+        // Asked last of all: the answer may have come to a replica that was stopped meanwhile.
+        if !self.holds() {
+            return Leave::Denied("another replica leads");
+        }
+        match asked {
+            Ok(Some(stamp)) => Leave::Granted(stamp),
+            Ok(None) => {
+                self.give_up();
+                Leave::Denied("another replica leads")
+            }
+            Err(why) => Leave::Unsure(self.fence.stamp(), why),
+        }
+    }
+
+    async fn ask(&self) -> Result<Option<Stamp>, String> {
+        let failed = |what: &str| {
+            let what = format!("{what} failed");
+            move |error: kube::Error| format!("{what}: {error}")
+        };
+        // The fence before the Lease: a reign is begun only over a fence that was read before the
+        // Lease still named us, so that it cannot undo the reign of a later leader.
+        let fence = self.fence.read().await.map_err(failed("reading the MeshFence"))?;
+        if let Some(candidate) = &self.candidate
+            && !candidate.is_holder().await.map_err(failed("reading the Lease"))?
+        {
+            return Ok(None);
+        }
+        match self.fence.is_ours(fence.as_ref()) {
+            Some(stamp) => Ok(Some(stamp)),
+            None => self.fence.take(fence).await.map(Some).map_err(failed("taking the MeshFence")),
+        }
     }
 
     /// Returns when it does not lead any more.

@@ -15,6 +15,7 @@ pub mod apply;
 pub mod cli;
 pub mod config;
 pub mod controller;
+pub mod fence;
 pub mod files;
 pub mod istio;
 pub mod kubernetes;

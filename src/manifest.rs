@@ -1,6 +1,7 @@
 //! From an action to the exact object that is sent. Nothing is decided here.
 
 use crate::api::names::{POLICY_NAME, ROLLOUT_LABEL, policy as note};
+use crate::fence::Stamp;
 use crate::translate;
 use jiff::Timestamp;
 use meshrollout_core::action::Action;
@@ -12,12 +13,16 @@ use serde_json::{Value, json};
 /// every later apply would conflict with ourselves; see the decision record 5.)
 const NOTHING_STANDS: &str = "1";
 
-/// The PeerAuthentication that `action` applies, sent at `now`.
-pub fn policy(action: &Action, now: Timestamp) -> Value {
+/// The PeerAuthentication that `action` applies, sent at `now` by the reign of this stamp.
+pub fn policy(action: &Action, stamp: Option<&Stamp>, now: Timestamp) -> Value {
     let ours = action.notes(now);
     let mut annotations = translate::ours::annotations(&ours);
     let mut annotate = |name: &str, value: String| annotations.insert(name.to_owned(), value);
     annotate(note::PREVIOUS, note::ABSENT.to_owned());
+    if let Some(stamp) = stamp {
+        annotate(note::HOLDER, stamp.holder.clone());
+        annotate(note::EPOCH, stamp.epoch.to_string());
+    }
     if let Action::EnforceStrict(clearance) = action {
         annotate(note::EVIDENCE, clearance.evidence().to_owned());
         annotate(note::EVIDENCE_TIME, clearance.evidence_at().to_string());

@@ -56,8 +56,8 @@ fn one_file_writes_policies() {
         .collect();
     assert_eq!(
         writers,
-        ["src/apply.rs", "src/cli/request.rs", "src/lease.rs", "src/report.rs"],
-        "policies; a person's requests; the Lease; status and reports"
+        ["src/apply.rs", "src/cli/request.rs", "src/fence.rs", "src/lease.rs", "src/report.rs"],
+        "policies; a person's requests; the MeshFence; the Lease; status and reports"
     );
 }
 
@@ -164,7 +164,7 @@ fn the_crds_and_the_rights_speak_of_the_same_kinds() {
         })
         .collect();
     assert!(wide.is_empty(), "no wildcards, no secrets: {wide:?}");
-    for kind in ["meshrollouts", "meshreports", "peerauthentications"] {
+    for kind in ["meshfences", "meshrollouts", "meshreports", "peerauthentications"] {
         assert!(rights.contains(kind), "{kind}");
     }
 }

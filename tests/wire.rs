@@ -5,7 +5,8 @@ use http_body_util::BodyExt;
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::client::Body;
-use meshrollout::apply::{Outcome, Writer};
+use meshrollout::apply::{Leave, Outcome, Writer};
+use meshrollout::fence::Stamp;
 use meshrollout_core::action::Action;
 use meshrollout_core::decide::{State, step_back};
 use meshrollout_core::finding::{Code, Finding, Subject};
@@ -34,7 +35,7 @@ impl Seen {
 /// Performs `action` against an apiserver that gives these answers, in order; `None` never answers.
 async fn perform(
     action: &Action,
-    leads: bool,
+    leave: Leave,
     answers: Vec<Option<(u16, Value)>>,
 ) -> (Outcome, Vec<Seen>) {
     let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
@@ -67,11 +68,15 @@ async fn perform(
         }
     });
     let writer = Writer::on(Client::new(service, "default"), SignedDuration::from_secs(1));
-    let outcome = writer.perform(action, |_| leads).await;
+    let outcome = writer.perform(action, async || leave.clone()).await;
     drop(writer);
     server.await.unwrap();
     let seen = seen.lock().unwrap().clone();
     (outcome, seen)
+}
+
+fn granted() -> Leave {
+    Leave::Granted(Stamp { holder: "one".into(), epoch: 3 })
 }
 
 fn stored() -> Option<(u16, Value)> {
@@ -122,7 +127,7 @@ fn back() -> Action {
 
 #[tokio::test]
 async fn a_pin_is_an_apply_that_meets_nothing() {
-    let (outcome, seen) = perform(&pin(), true, vec![stored()]).await;
+    let (outcome, seen) = perform(&pin(), granted(), vec![stored()]).await;
     assert_eq!(outcome, Outcome::Done);
     let [only] = seen.as_slice() else { panic!("{seen:?}") };
     assert_eq!((only.method.as_str(), only.path.as_str()), ("PATCH", PATH));
@@ -137,7 +142,7 @@ async fn a_pin_is_an_apply_that_meets_nothing() {
 
 #[tokio::test]
 async fn strict_tries_the_way_back_first_and_meets_the_version_it_was_cleared_for() {
-    let (outcome, seen) = perform(&strict(0), true, vec![stored(), stored()]).await;
+    let (outcome, seen) = perform(&strict(0), granted(), vec![stored(), stored()]).await;
     assert_eq!(outcome, Outcome::Done);
     let [tried, sent] = seen.as_slice() else { panic!("{seen:?}") };
     assert_eq!((tried.query("dryRun"), sent.query("dryRun")), (Some("All"), None));
@@ -163,28 +168,63 @@ async fn strict_tries_the_way_back_first_and_meets_the_version_it_was_cleared_fo
 
 #[tokio::test]
 async fn strict_is_not_sent_when_going_back_would_be_refused() {
-    let (outcome, seen) = perform(&strict(0), true, vec![refused(403, None)]).await;
+    let (outcome, seen) = perform(&strict(0), granted(), vec![refused(403, None)]).await;
     assert_eq!(outcome, Outcome::NoWayBack("no".into()));
     assert_eq!(seen.len(), 1, "{seen:?}");
 }
 
 #[tokio::test]
 async fn strict_is_not_sent_on_evidence_that_grew_old() {
-    let (outcome, seen) = perform(&strict(3600), true, vec![stored()]).await;
+    let (outcome, seen) = perform(&strict(3600), granted(), vec![stored()]).await;
     assert!(matches!(outcome, Outcome::NotSent(_)), "{outcome:?}");
     assert!(seen.iter().all(|one| one.query("dryRun").is_some()), "{seen:?}");
 }
 
 #[tokio::test]
 async fn a_replica_that_does_not_lead_sends_nothing() {
-    let (outcome, seen) = perform(&back(), false, vec![]).await;
+    let (outcome, seen) = perform(&back(), Leave::Denied("another replica leads"), vec![]).await;
     assert!(matches!(outcome, Outcome::NotSent(_)), "{outcome:?}");
     assert!(seen.is_empty(), "{seen:?}");
 }
 
 #[tokio::test]
+async fn every_write_carries_the_stamp_of_its_reign() {
+    for (action, requests) in [(pin(), 1), (strict(0), 2), (back(), 1)] {
+        let (outcome, seen) = perform(&action, granted(), vec![stored(); requests]).await;
+        assert_eq!((outcome, seen.len()), (Outcome::Done, requests));
+        for one in &seen {
+            let notes = &one.body["metadata"]["annotations"];
+            assert_eq!(notes["meshrollout.dev/holder"], "one");
+            assert_eq!(notes["meshrollout.dev/epoch"], "3");
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_word_of_the_fence_only_a_rollback_is_sent() {
+    let stamp = Some(Stamp { holder: "one".into(), epoch: 3 });
+    let unsure = || Leave::Unsure(stamp.clone(), "no answer".into());
+    for action in [pin(), strict(0)] {
+        let (outcome, seen) = perform(&action, unsure(), vec![]).await;
+        assert_eq!((outcome, seen.len()), (Outcome::Fenced("no answer".into()), 0));
+    }
+    let (outcome, seen) = perform(&back(), unsure(), vec![stored()]).await;
+    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(seen[0].body["metadata"]["annotations"]["meshrollout.dev/epoch"], "3");
+}
+
+#[tokio::test]
+async fn a_refusal_by_the_fence_is_told_from_others() {
+    let mut fenced = refused(403, None).unwrap();
+    fenced.1["message"] = json!("ValidatingAdmissionPolicy 'meshrollout-fence' denied: deposed");
+    let (outcome, _) = perform(&back(), granted(), vec![Some(fenced)]).await;
+    assert!(matches!(outcome, Outcome::Fenced(_)), "{outcome:?}");
+    assert!(outcome.finding(&back()).is_some());
+}
+
+#[tokio::test]
 async fn a_rollback_says_permissive_and_why_and_forgets_strict() {
-    let (outcome, seen) = perform(&back(), true, vec![stored()]).await;
+    let (outcome, seen) = perform(&back(), granted(), vec![stored()]).await;
     assert_eq!(outcome, Outcome::Done);
     let notes = &seen[0].body["metadata"]["annotations"];
     assert_eq!(notes["meshrollout.dev/rolled-back-because"], "MR0901: it broke");
@@ -194,17 +234,17 @@ async fn a_rollback_says_permissive_and_why_and_forgets_strict() {
 
 #[tokio::test]
 async fn a_moved_version_is_a_conflict_and_anothers_field_a_refusal_and_neither_is_repeated() {
-    let (outcome, seen) = perform(&back(), true, vec![refused(409, None)]).await;
+    let (outcome, seen) = perform(&back(), granted(), vec![refused(409, None)]).await;
     assert_eq!((outcome, seen.len()), (Outcome::Conflict("no".into()), 1));
     let owned = refused(409, Some("FieldManagerConflict"));
-    let (outcome, seen) = perform(&back(), true, vec![owned]).await;
+    let (outcome, seen) = perform(&back(), granted(), vec![owned]).await;
     assert_eq!((outcome, seen.len()), (Outcome::Refused("no".into()), 1));
 }
 
 #[tokio::test]
 async fn an_overloaded_apiserver_is_not_asked_twice() {
     for code in [429, 500, 503, 504] {
-        let (outcome, seen) = perform(&back(), true, vec![refused(code, None)]).await;
+        let (outcome, seen) = perform(&back(), granted(), vec![refused(code, None)]).await;
         assert_eq!((outcome, seen.len()), (Outcome::Unanswered("no".into()), 1), "{code}");
     }
 }
@@ -212,7 +252,7 @@ async fn an_overloaded_apiserver_is_not_asked_twice() {
 #[tokio::test]
 async fn a_write_ends_with_its_deadline() {
     let begin = std::time::Instant::now();
-    let (outcome, _) = perform(&back(), true, vec![None]).await;
+    let (outcome, _) = perform(&back(), granted(), vec![None]).await;
     assert!(matches!(outcome, Outcome::Unanswered(_)), "{outcome:?}");
     assert!(begin.elapsed() < std::time::Duration::from_secs(3));
 }

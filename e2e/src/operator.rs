@@ -14,8 +14,11 @@ use crate::{Cluster, Doing, Error, until};
 /// Whom the audit log names: the ServiceAccount that `charts/meshrollout/install.yaml` makes.
 pub const OPERATOR_USER: &str = "system:serviceaccount:meshrollout-system:meshrollout";
 
-const CRDS: [&str; 2] =
-    [include_str!("../../crds/meshreports.yaml"), include_str!("../../crds/meshrollouts.yaml")];
+const CRDS: [&str; 3] = [
+    include_str!("../../crds/meshfences.yaml"),
+    include_str!("../../crds/meshreports.yaml"),
+    include_str!("../../crds/meshrollouts.yaml"),
+];
 const INSTALL: &str = include_str!("../../charts/meshrollout/install.yaml");
 
 /// How the operator is to run. The times are short, so that a test sees an end.
@@ -55,7 +58,7 @@ impl Cluster {
         for manifest in CRDS.iter().chain([&INSTALL]) {
             self.apply_yaml(manifest).await.doing("installing meshrollout")?;
         }
-        let kinds = ["meshrollouts", "meshreports"];
+        let kinds = ["meshfences", "meshrollouts", "meshreports"];
         until("the CRDs to be served", Duration::from_secs(30), async || {
             for kind in kinds {
                 let output =

@@ -19,7 +19,9 @@ pub mod policy {
     pub const ROLLOUT_UID: &str = "meshrollout.dev/rollout-uid";
     /// The namespace's uid: a namesake made anew starts again.
     pub const NAMESPACE_UID: &str = "meshrollout.dev/namespace-uid";
-    /// The writer's epoch.
+    /// The replica that wrote it, as the MeshFence names it.
+    pub const HOLDER: &str = "meshrollout.dev/holder";
+    /// The number of its reign.
     pub const EPOCH: &str = "meshrollout.dev/epoch";
     /// The spec that stood there before our write as JSON, or [`ABSENT`].
     pub const PREVIOUS: &str = "meshrollout.dev/previous";

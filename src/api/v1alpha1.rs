@@ -3,12 +3,14 @@
 #![expect(unreachable_pub, reason = "KubeSchema copies every struct into the body of a function")]
 
 mod duration;
+mod fence;
 mod report;
 mod rollout;
 mod selector;
 mod status;
 
 pub use duration::{Duration, DurationError};
+pub use fence::*;
 pub use report::*;
 pub use rollout::*;
 pub use selector::*;

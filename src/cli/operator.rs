@@ -2,9 +2,10 @@
 
 use super::{exit, fail};
 use crate::admin::{self, Readiness};
-use crate::apply::Writer;
+use crate::apply::{Leave, Writer};
 use crate::config::Config;
 use crate::controller::Operator;
+use crate::fence::Fence;
 use crate::lease::{Candidate, Leadership};
 use crate::metrics::Metrics;
 use jiff::Timestamp;
@@ -111,19 +112,24 @@ async fn operate(args: Args) -> Result<(), Error> {
         std::process::id(),
         Timestamp::now().as_nanosecond()
     );
+    let fence = Arc::new(Fence::new(client.clone(), &config.operator_namespace, identity.clone()));
     let leadership = if config.leader_elect {
         // Standing by is being ready.
         readiness.set(true);
-        let candidate = Candidate::new(client.clone(), &config, identity);
+        let candidate = Candidate::new(client.clone(), &config, identity, fence);
         tokio::select! {
             leadership = candidate.lead() => leadership,
             () = stop.cancelled() => return Ok(()),
         }
     } else {
-        Leadership::alone()
+        Leadership::alone(fence)
     };
     readiness.set(false);
     metrics.leads(true);
+    // A leader before us is kept out from now on, not only from our first write.
+    if let Leave::Unsure(_, why) = leadership.confirm(config.write_deadline.unsigned_abs()).await {
+        tracing::warn!(why, "the fence is not taken yet; it is tried again before each write");
+    }
     let operator = Arc::new(Operator::new(
         config,
         client,

@@ -5,7 +5,8 @@ use super::cluster::{Cluster, Error, doing};
 use super::request::ask;
 use super::{exit, fail};
 use crate::api::names::request;
-use crate::apply::{Outcome, Writer};
+use crate::apply::{Leave, Outcome, Writer};
+use crate::fence::Stamp;
 use crate::istio::PeerAuthentication;
 use crate::translate;
 use jiff::SignedDuration;
@@ -112,10 +113,15 @@ async fn one(
         .at(Level::Inform);
         let action = step_back(&policy.namespace, &policy, asked)
             .ok_or("the notes on it are not whole, so it is not known to be ours")?;
-        match writer.perform(&action, |_| true).await {
+        // The fence is for replicas; what the last of them left on the policy stays there.
+        let stamp = Stamp::read(object.annotations());
+        let leave = async || Leave::Unsure(stamp.clone(), "written by a person".into());
+        match writer.perform(&action, leave).await {
             Outcome::Done => return Ok("PERMISSIVE again".into()),
             Outcome::NotSent(why) => return Err(why.into()),
-            Outcome::Refused(why) | Outcome::NoWayBack(why) => return Err(why),
+            Outcome::Refused(why) | Outcome::Fenced(why) | Outcome::NoWayBack(why) => {
+                return Err(why);
+            }
             Outcome::Conflict(why) | Outcome::Unanswered(why) => last = why,
         }
         let policies = Api::<PeerAuthentication>::namespaced(client.clone(), &namespace);

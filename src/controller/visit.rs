@@ -155,7 +155,7 @@ impl Operator {
             }
         }
         visit.again = match (&outcome, action) {
-            (Outcome::Done | Outcome::Conflict(_), _) => Some(AFTER_A_WRITE),
+            (Outcome::Done | Outcome::Conflict(_) | Outcome::Fenced(_), _) => Some(AFTER_A_WRITE),
             (Outcome::Unanswered(_), Action::RollBack(_)) => Some(AFTER_NO_ANSWER),
             (
                 Outcome::Unanswered(_)
@@ -174,7 +174,9 @@ impl Operator {
     }
 
     async fn write(&self, plan: &Plan, action: &Action) -> Outcome {
-        let outcome = self.writer.perform(action, |_| self.leadership.holds()).await;
+        let limit = self.config.write_deadline.unsigned_abs();
+        let leave = async || self.leadership.confirm(limit).await;
+        let outcome = self.writer.perform(action, leave).await;
         self.metrics.wrote(action.name(), outcome.reason());
         tracing::info!(
             rollout = plan.name, namespace = %action.namespace(), action = action.name(),

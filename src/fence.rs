@@ -1,0 +1,131 @@
+//! Which replica's writes the apiserver accepts: a MeshFence beside the Lease (S5).
+//!
+//! The Lease tells the replicas who leads. It cannot stop a write that a deposed leader has already
+//! sent, or sends when it wakes. So whoever wins the Lease writes its name and a new epoch into the
+//! MeshFence, stamps both on every policy it writes, and an admission policy refuses every stamp
+//! but that one. The parameter is a kind of our own because the apiserver's informer for built-in
+//! kinds freezes when the policy is deleted and made again; see the decision record 9.
+
+use crate::api::names::policy as note;
+use crate::api::{MeshFence, MeshFenceSpec};
+use crate::istio::PeerAuthentication;
+use kube::api::{ListParams, ObjectMeta, PostParams};
+use kube::core::PartialObjectMeta;
+use kube::{Api, Client, ResourceExt};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The name of the one MeshFence, in the operator's own namespace.
+pub const FENCE_NAME: &str = "meshrollout";
+
+/// The admission policy that reads it. Its refusals name it.
+pub const FENCE_POLICY: &str = "meshrollout-fence";
+
+/// An epoch beyond this was not counted up to, but forged.
+const IMPLAUSIBLE: i64 = 1 << 53;
+
+/// What every policy write carries: whose reign it belongs to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Stamp {
+    /// The replica, as the Lease names it.
+    pub holder: String,
+    /// The number of its reign.
+    pub epoch: i64,
+}
+
+impl Stamp {
+    /// The stamp on an object, if there is one.
+    pub fn read(notes: &BTreeMap<String, String>) -> Option<Self> {
+        let holder = notes.get(note::HOLDER)?.clone();
+        let epoch = notes.get(note::EPOCH)?.parse().ok()?;
+        (0..IMPLAUSIBLE).contains(&epoch).then_some(Self { holder, epoch })
+    }
+
+    fn of(fence: &MeshFence) -> Self {
+        Self { holder: fence.spec.holder.clone(), epoch: fence.spec.epoch }
+    }
+}
+
+/// The MeshFence as one replica sees and takes it.
+pub struct Fence {
+    fences: Api<MeshFence>,
+    policies: Api<PartialObjectMeta<PeerAuthentication>>,
+    holder: String,
+    taken: Mutex<Option<Stamp>>,
+}
+
+impl Fence {
+    /// The fence in `namespace`, for a replica of this name.
+    pub fn new(client: Client, namespace: &str, holder: String) -> Self {
+        Self {
+            fences: Api::namespaced(client.clone(), namespace),
+            policies: Api::all(client),
+            holder,
+            taken: Mutex::new(None),
+        }
+    }
+
+    /// The stamp of this replica's reign, as it was last seen to stand.
+    pub fn stamp(&self) -> Option<Stamp> {
+        self.taken().clone()
+    }
+
+    /// The fence as it stands.
+    pub async fn read(&self) -> Result<Option<MeshFence>, kube::Error> {
+        self.fences.get_opt(FENCE_NAME).await
+    }
+
+    /// The stamp, if `seen` names this replica's own reign.
+    pub fn is_ours(&self, seen: Option<&MeshFence>) -> Option<Stamp> {
+        self.stamp().filter(|ours| seen.map(Stamp::of).as_ref() == Some(ours))
+    }
+
+    /// Begins a new reign. Only whoever has seen the Lease name it *after* `seen` was read may do
+    /// this: then a replica that was held up in between meets another version and fails.
+    pub async fn take(&self, seen: Option<MeshFence>) -> Result<Stamp, kube::Error> {
+        // Whoever deleted the fence must not make us fall behind what was written before.
+        let policies = self.policies.list_metadata(&ListParams::default()).await?;
+        let stood = policies.iter().filter_map(|policy| Stamp::read(policy.annotations()));
+        let known = seen.as_ref().map(Stamp::of).into_iter().chain(self.stamp());
+        let highest = stood.chain(known).map(|stamp| stamp.epoch).max().unwrap_or(0);
+        let epoch = highest.saturating_add(1);
+        let spec = MeshFenceSpec { holder: self.holder.clone(), epoch };
+        match seen {
+            None => {
+                let metadata =
+                    ObjectMeta { name: Some(FENCE_NAME.into()), ..ObjectMeta::default() };
+                self.fences.create(&PostParams::default(), &MeshFence { metadata, spec }).await?;
+            }
+            Some(seen) => {
+                let fence = MeshFence { spec, ..seen };
+                self.fences.replace(FENCE_NAME, &PostParams::default(), &fence).await?;
+            }
+        }
+        let stamp = Stamp { holder: self.holder.clone(), epoch };
+        tracing::info!(epoch, holder = self.holder, "a new reign");
+        *self.taken() = Some(stamp.clone());
+        Ok(stamp)
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Option<Stamp>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_is_whole_or_none() {
+        let notes = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let whole = notes(&[(note::HOLDER, "a"), (note::EPOCH, "7")]);
+        assert_eq!(Stamp::read(&whole), Some(Stamp { holder: "a".into(), epoch: 7 }));
+        let forged = notes(&[(note::HOLDER, "a"), (note::EPOCH, "9223372036854775807")]);
+        for notes in [notes(&[(note::HOLDER, "a")]), notes(&[(note::EPOCH, "7")]), forged] {
+            assert_eq!(Stamp::read(&notes), None);
+        }
+    }
+}
