@@ -10,10 +10,10 @@ use crate::fence::{FENCE_POLICY, Stamp};
 use crate::istio::PeerAuthentication;
 use crate::manifest;
 use jiff::{SignedDuration, Timestamp};
-use kube::api::{Patch, PatchParams, Request};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, Request};
 use kube::client::ClientBuilder;
 use kube::{Client, Config, Resource};
-use meshrollout_core::action::Action;
+use meshrollout_core::action::{Action, Restore};
 use meshrollout_core::finding::{Code, Finding, Level, Subject};
 use meshrollout_core::ident::Namespace;
 use serde_json::Value;
@@ -63,9 +63,13 @@ impl Leave {
             (Self::Granted(stamp), _) => Ok(Some(stamp)),
             (Self::Denied(why), _) => Err(Outcome::NotSent(why)),
             (Self::Unsure(stamp, _), Action::RollBack(_)) => Ok(stamp),
-            (Self::Unsure(_, why), Action::PinPermissive(_) | Action::EnforceStrict(_)) => {
-                Err(Outcome::Fenced(why))
-            }
+            (
+                Self::Unsure(_, why),
+                Action::PinPermissive(_)
+                | Action::Adopt(_)
+                | Action::EnforceStrict(_)
+                | Action::Restore(_),
+            ) => Err(Outcome::Fenced(why)),
         }
     }
 }
@@ -94,7 +98,7 @@ impl Writer {
                 Err(outcome) => return outcome,
             };
             let back = manifest::policy(&clearance.way_back(), stamp.as_ref(), Timestamp::now());
-            match self.send(action.namespace(), &back, true).await {
+            match self.apply(action.namespace(), &back, Try::Dry).await {
                 Ok(()) => {}
                 Err(Outcome::Refused(why)) => return Outcome::NoWayBack(why),
                 Err(outcome) => return outcome,
@@ -110,28 +114,45 @@ impl Writer {
         {
             return Outcome::NotSent("the evidence has grown too old");
         }
-        let object = manifest::policy(action, stamp.as_ref(), now);
-        match self.send(action.namespace(), &object, false).await {
+        let sent = match action {
+            Action::Restore(restore) if restore.deletes() => self.delete(restore).await,
+            _ => {
+                let object = manifest::policy(action, stamp.as_ref(), now);
+                let how = if action.takes_over() { Try::Forced } else { Try::Plain };
+                self.apply(action.namespace(), &object, how).await
+            }
+        };
+        match sent {
             Ok(()) => Outcome::Done,
             Err(outcome) => outcome,
         }
     }
 
-    async fn send(
-        &self,
-        namespace: &Namespace,
-        object: &Value,
-        dry_run: bool,
-    ) -> Result<(), Outcome> {
-        let params =
-            PatchParams { dry_run, ..PatchParams::apply(FIELD_MANAGER).validation_strict() };
-        let path = PeerAuthentication::url_path(&(), Some(namespace.as_str()));
-        let mut request = Request::new(path)
-            .patch(POLICY_NAME, &params, &Patch::Apply(object))
-            .map_err(|error| Outcome::Refused(error.to_string()))?;
+    async fn apply(&self, namespace: &Namespace, object: &Value, how: Try) -> Result<(), Outcome> {
+        let params = PatchParams {
+            dry_run: how == Try::Dry,
+            force: how == Try::Forced,
+            ..PatchParams::apply(FIELD_MANAGER).validation_strict()
+        };
+        let request = requests(namespace).patch(POLICY_NAME, &params, &Patch::Apply(object));
+        self.send(request.map_err(|error| Outcome::Refused(error.to_string()))?).await
+    }
+
+    async fn delete(&self, restore: &Restore) -> Result<(), Outcome> {
+        let params = DeleteParams::default().preconditions(Preconditions {
+            uid: Some(restore.policy_uid.to_string()),
+            resource_version: Some(restore.resource_version.clone()),
+        });
+        let request = requests(&restore.namespace).delete(POLICY_NAME, &params);
+        self.send(request.map_err(|error| Outcome::Refused(error.to_string()))?).await
+    }
+
+    async fn send(&self, mut request: http::Request<Vec<u8>>) -> Result<(), Outcome> {
         // The apiserver gives up when we do: a write is accepted within its deadline or not at all.
         let limit = self.deadline.as_secs().max(1);
-        let uri = format!("{}&timeout={limit}s", request.uri());
+        let sign = if request.uri().query().is_some_and(|it| !it.is_empty()) { '&' } else { '?' };
+        let uri =
+            format!("{}{sign}timeout={limit}s", request.uri().to_string().trim_end_matches('?'));
         *request.uri_mut() =
             uri.parse().map_err(|_| Outcome::Refused(format!("no address: {uri}")))?;
         let sent = self.client.request::<Value>(request);
@@ -142,6 +163,21 @@ impl Writer {
             Err(_) => Err(Outcome::Unanswered(format!("no answer within {limit} s"))),
         }
     }
+}
+
+/// How an apply is sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Try {
+    /// Only tried: nothing is stored.
+    Dry,
+    /// Another manager's field is a refusal.
+    Plain,
+    /// Takes `spec.mtls` over: STRICT on a policy that was adopted, and nothing else.
+    Forced,
+}
+
+fn requests(namespace: &Namespace) -> Request {
+    Request::new(PeerAuthentication::url_path(&(), Some(namespace.as_str())))
 }
 
 fn refusal(status: &kube::core::Status) -> Outcome {
@@ -225,7 +261,10 @@ impl Outcome {
                     Action::RollBack(_) => {
                         format!("kubectl meshrollout rollback {} -n {namespace}", action.notes(Timestamp::UNIX_EPOCH).rollout)
                     }
-                    Action::PinPermissive(_) | Action::EnforceStrict(_) => {
+                    Action::PinPermissive(_)
+                    | Action::Adopt(_)
+                    | Action::EnforceStrict(_)
+                    | Action::Restore(_) => {
                         "see what refuses it: admission policies, quotas, the operator's rights".into()
                     }
                 }),

@@ -1,9 +1,10 @@
 //! The driver: observe → decide → apply → report, for each rollout, every interval.
 
+mod restore;
 mod visit;
 
 use crate::api::parse::{self, Refusal};
-use crate::api::{MeshReport, MeshRollout, MeshRolloutStatus};
+use crate::api::{DeletionPolicy, MeshReport, MeshRollout, MeshRolloutStatus};
 use crate::apply::Writer;
 use crate::config::Config;
 use crate::lease::Leadership;
@@ -151,10 +152,18 @@ impl Operator {
         let name = rollout.name_any();
         if rollout.metadata.deletion_timestamp.is_some() {
             self.metrics.forget(&name);
-            return Ok(controller::Action::await_change());
+            return self.restore(rollout).await;
+        }
+        let restores = rollout.spec.deletion_policy == DeletionPolicy::Restore;
+        let put = self.reporter.finalizer(rollout, restores).await;
+        if let Err(error) = &put {
+            tracing::warn!(%error, rollout = name, "no step before the finalizer is as asked");
         }
         let (plan, refusal) = match parse::plan(rollout, &self.config) {
-            Ok(plan) => (Plan { claimed: self.claimed(rollout), ..plan }, None),
+            Ok(plan) => {
+                let paused = plan.paused || put.is_err();
+                (Plan { claimed: self.claimed(rollout), paused, ..plan }, None)
+            }
             Err(refusal) => match parse::as_far_as_it_goes(rollout, &self.config) {
                 // What was reached before is still watched, and taken back on harm or on request.
                 Some(plan) => (Plan { paused: true, ..plan }, Some(refusal)),

@@ -6,6 +6,7 @@ use crate::translate;
 use jiff::Timestamp;
 use meshrollout_core::action::Action;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// A resource version that no object has. A server-side apply that carries one creates where
 /// nothing stands and is refused where something does: the apiserver compares it with what is
@@ -16,9 +17,14 @@ const NOTHING_STANDS: &str = "1";
 /// The PeerAuthentication that `action` applies, sent at `now` by the reign of this stamp.
 pub fn policy(action: &Action, stamp: Option<&Stamp>, now: Timestamp) -> Value {
     let ours = action.notes(now);
-    let mut annotations = translate::ours::annotations(&ours);
+    // What is given back keeps no note of ours: what an apply does not say again goes. The stamp
+    // is for the fence.
+    let given_back = matches!(action, Action::Restore(_));
+    let mut annotations = match given_back {
+        true => BTreeMap::new(),
+        false => translate::ours::annotations(&ours),
+    };
     let mut annotate = |name: &str, value: String| annotations.insert(name.to_owned(), value);
-    annotate(note::PREVIOUS, note::ABSENT.to_owned());
     if let Some(stamp) = stamp {
         annotate(note::HOLDER, stamp.holder.clone());
         annotate(note::EPOCH, stamp.epoch.to_string());
@@ -30,9 +36,11 @@ pub fn policy(action: &Action, stamp: Option<&Stamp>, now: Timestamp) -> Value {
     let mut metadata = json!({
         "name": POLICY_NAME,
         "namespace": action.namespace().as_str(),
-        "labels": {ROLLOUT_LABEL: ours.rollout},
         "annotations": annotations,
     });
+    if !given_back {
+        metadata["labels"] = json!({ROLLOUT_LABEL: ours.rollout});
+    }
     match action.precondition() {
         Some((uid, version)) => {
             metadata["uid"] = json!(uid.as_str());

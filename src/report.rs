@@ -1,7 +1,7 @@
 //! Tells what was decided and done: status, MeshReports, events. All of it is ours alone, so it is
 //! applied with force; nothing here touches a policy.
 
-use crate::api::names::{FIELD_MANAGER, ROLLOUT_LABEL};
+use crate::api::names::{FIELD_MANAGER, FINALIZER, ROLLOUT_LABEL};
 use crate::api::{MeshReport, MeshReportStatus, MeshRollout, MeshRolloutStatus, parse};
 use crate::status;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -13,6 +13,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter as EventReporte
 use kube::{Api, Client, Resource, ResourceExt};
 use meshrollout_core::decide::{Decision, State};
 use meshrollout_core::explain::where_it_stands;
+use meshrollout_core::finding::Finding;
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::plan::Plan;
 use serde_json::json;
@@ -58,6 +59,40 @@ impl Reporter {
         let new = status::refused(refusal.reason(), &message, generation, &old, now);
         self.ready_changed(rollout, &old, &new).await;
         self.status(rollout, &old, new).await
+    }
+
+    /// Puts our finalizer on the rollout, or takes it off. The version that was seen must still
+    /// stand: the list of finalizers is written whole.
+    pub async fn finalizer(&self, rollout: &MeshRollout, wanted: bool) -> Result<(), kube::Error> {
+        if rollout.finalizers().iter().any(|one| one == FINALIZER) == wanted {
+            return Ok(());
+        }
+        let mut finalizers = rollout.finalizers().to_vec();
+        finalizers.retain(|one| one != FINALIZER);
+        finalizers.extend(wanted.then(|| FINALIZER.to_owned()));
+        let version = rollout.resource_version();
+        let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": version}});
+        let rollouts = Api::<MeshRollout>::all(self.client.clone());
+        let params =
+            PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..Default::default() };
+        let patched = rollouts.patch(&rollout.name_any(), &params, &Patch::Merge(patch)).await;
+        gone_is_fine(patched)
+    }
+
+    /// Tells what became of one namespace while the rollout was being deleted.
+    pub async fn restored(
+        &self,
+        rollout: &MeshRollout,
+        namespace: &Namespace,
+        left: Option<&Finding>,
+    ) {
+        let (bad, note) = match left {
+            Some(found) => (true, found.message.clone()),
+            None => (false, format!("{namespace} is as it was before this rollout")),
+        };
+        tracing::info!(rollout = rollout.name_any(), %namespace, note, "restored");
+        let reason = if bad { "NotRestored" } else { "Restored" };
+        self.publish(rollout, bad, reason, note, Some(object_of(namespace))).await;
     }
 
     /// Writes the status, if it says anything new.
@@ -159,18 +194,12 @@ impl Reporter {
             };
             let note = note.unwrap_or_else(|| where_it_stands(plan, decision, name, standing));
             let bad = matches!(standing.state, State::RolledBack | State::Blocked);
-            let namespace = ObjectReference {
-                api_version: Some("v1".into()),
-                kind: Some("Namespace".into()),
-                name: Some(name.to_string()),
-                ..ObjectReference::default()
-            };
             tracing::info!(
                 rollout = plan.name, namespace = %name,
                 from = old.name(), to = standing.state.name(), "namespace moved"
             );
             let reason = standing.state.name();
-            self.publish(rollout, bad, reason, note, Some(namespace)).await;
+            self.publish(rollout, bad, reason, note, Some(object_of(name))).await;
         }
     }
 
@@ -215,6 +244,15 @@ impl Reporter {
         if let Err(error) = self.events.publish(&event, &rollout.object_ref(&())).await {
             tracing::warn!(%error, reason, "an event could not be published");
         }
+    }
+}
+
+fn object_of(namespace: &Namespace) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Namespace".into()),
+        name: Some(namespace.to_string()),
+        ..ObjectReference::default()
     }
 }
 

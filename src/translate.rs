@@ -45,6 +45,7 @@ pub fn policy(object: &istio::PeerAuthentication) -> Policy {
         ports: Default::default(),
         revision: labels(meta).value("istio.io/rev").map(str::to_owned),
         managers: managers(meta),
+        owner: owner(meta),
         ours: ours::read(meta),
     };
     match object.spec.as_result() {
@@ -233,6 +234,41 @@ pub fn namespace(meta: &ObjectMeta) -> Namespace {
 }
 
 /// The field managers that hold `spec.mtls`.
+/// The tool whose mark the object carries: it would write the object again.
+fn owner(meta: &ObjectMeta) -> Option<&'static str> {
+    const MARKS: [(&str, &str); 6] = [
+        ("argocd.argoproj.io/", "Argo CD"),
+        ("kustomize.toolkit.fluxcd.io/", "Flux"),
+        ("helm.toolkit.fluxcd.io/", "Flux"),
+        ("meta.helm.sh/", "Helm"),
+        ("helm.sh/", "Helm"),
+        ("app.kubernetes.io/instance", "Argo CD or Helm"),
+    ];
+    const MANAGERS: [(&str, &str); 5] = [
+        ("argocd", "Argo CD"),
+        ("kustomize-controller", "Flux"),
+        ("helm-controller", "Flux"),
+        ("flux", "Flux"),
+        ("helm", "Helm"),
+    ];
+    let labels = meta.labels.iter().flatten();
+    let marks: Vec<_> = labels.chain(meta.annotations.iter().flatten()).collect();
+    if marks.iter().any(|(name, value)| {
+        *name == "app.kubernetes.io/managed-by" && value.eq_ignore_ascii_case("helm")
+    }) {
+        return Some("Helm");
+    }
+    let marked =
+        MARKS.iter().find(|(mark, _)| marks.iter().any(|(name, _)| name.starts_with(mark)));
+    let manages = |name: &str| {
+        let entries = meta.managed_fields.iter().flatten();
+        entries
+            .filter_map(|entry| entry.manager.as_deref())
+            .any(|manager| manager.starts_with(name))
+    };
+    marked.or_else(|| MANAGERS.iter().find(|(name, _)| manages(name))).map(|(_, tool)| *tool)
+}
+
 fn managers(meta: &ObjectMeta) -> Vec<String> {
     let holds = |fields: &serde_json::Value| fields.pointer("/f:spec/f:mtls").is_some();
     meta.managed_fields

@@ -25,6 +25,8 @@ pub mod policy {
     pub const EPOCH: &str = "meshrollout.dev/epoch";
     /// The spec that stood there before our write as JSON, or [`ABSENT`].
     pub const PREVIOUS: &str = "meshrollout.dev/previous";
+    /// The field managers that held the mode of a policy we took over, separated by commas.
+    pub const ADOPTED_FROM: &str = "meshrollout.dev/adopted-from";
     /// The mode that was effective before our write.
     pub const PREVIOUS_MODE: &str = "meshrollout.dev/previous-mode";
     /// Digest of the evidence the write was decided on.
@@ -40,7 +42,12 @@ pub mod policy {
 
     /// The value of [`PREVIOUS`] when no policy stood there.
     pub const ABSENT: &str = "absent";
+    /// The value of [`PREVIOUS`] on a policy we took over: none but such are.
+    pub const PERMISSIVE: &str = r#"{"mtls":{"mode":"PERMISSIVE"}}"#;
 }
+
+/// Keeps a deleted rollout until what stood before it is put back (`deletionPolicy: Restore`).
+pub const FINALIZER: &str = "meshrollout.dev/restore";
 
 /// Annotations on a MeshRollout by which a person asks for something once. The value is an RFC 3339
 /// time; each is consumed once and echoed in status.

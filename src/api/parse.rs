@@ -5,15 +5,15 @@
 
 use super::names::request;
 use super::{
-    Action, Duration, GateLevel, Gates, LabelExpression, LabelOperator, MeshRollout,
-    NamespaceSelector, OnIdle, RollbackTrigger, Stage,
+    Action, Duration, ExistingPolicies, GateLevel, Gates, LabelExpression, LabelOperator,
+    MeshRollout, NamespaceSelector, OnIdle, RollbackTrigger, Stage,
 };
 use crate::config::Config;
 use jiff::SignedDuration;
 use kube::ResourceExt;
 use meshrollout_core::ident::{Namespace, Operator, Requirement, Selector, Uid};
 use meshrollout_core::plan::{
-    self, Asked, Mission, Plan, Settings, Strictness, Targets, Timing, Trigger,
+    self, Asked, Existing, Mission, Plan, Settings, Strictness, Targets, Timing, Trigger,
 };
 use std::collections::BTreeMap;
 
@@ -89,6 +89,10 @@ fn of_spec(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
         rollback: match spec.rollback.trigger {
             RollbackTrigger::Automatic => Trigger::Automatic,
             RollbackTrigger::Manual => Trigger::Manual,
+        },
+        existing: match spec.existing_policies {
+            ExistingPolicies::Refuse => Existing::Refuse,
+            ExistingPolicies::Adopt => Existing::Adopt,
         },
         asked: Asked {
             abort: asked(request::ABORT),

@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use meshrollout_core::finding::{Finding, Level};
 use meshrollout_core::gate::{Evaluation, Gate};
 use meshrollout_core::ident::{Namespace, Uid};
-use meshrollout_core::plan::{Asked, Mission, Plan, Trigger};
+use meshrollout_core::plan::{Asked, Existing, Mission, Plan, Trigger};
 use meshrollout_core::reading::Cause;
 use meshrollout_core::snapshot::Snapshot;
 use meshrollout_core::traffic::Telemetry;
@@ -202,6 +202,7 @@ fn plan(config: &Config) -> Plan {
         stages: vec![],
         gates: parse::default_settings(),
         rollback: Trigger::Automatic,
+        existing: Existing::Refuse,
         asked: Asked::default(),
         claimed: BTreeMap::new(),
         operator_namespace: Namespace::new(&config.operator_namespace),

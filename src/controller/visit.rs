@@ -173,7 +173,7 @@ impl Operator {
         }
     }
 
-    async fn write(&self, plan: &Plan, action: &Action) -> Outcome {
+    pub(super) async fn write(&self, plan: &Plan, action: &Action) -> Outcome {
         let limit = self.config.write_deadline.unsigned_abs();
         let leave = async || self.leadership.confirm(limit).await;
         let outcome = self.writer.perform(action, leave).await;
@@ -216,7 +216,7 @@ impl Operator {
         telemetry
     }
 
-    fn nothing_measured(&self, lookback: SignedDuration) -> Telemetry {
+    pub(super) fn nothing_measured(&self, lookback: SignedDuration) -> Telemetry {
         let cause = Cause::NotRead("a metrics source".into());
         let scrape = self.config.evaluation_interval;
         Telemetry::unknown(Timestamp::now(), lookback, scrape, &cause)

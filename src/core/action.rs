@@ -14,10 +14,49 @@ pub enum Action {
     /// Say PERMISSIVE where nothing says anything: changes no effective mode, and gives a later
     /// rollback something to return to.
     PinPermissive(Pin),
+    /// Note on somebody else's PERMISSIVE that we may go on from it. Changes no mode, and forces
+    /// nothing.
+    Adopt(Adopt),
     /// Go STRICT. Spends the clearance.
     EnforceStrict(Clearance),
     /// Put back what stood immediately before STRICT.
     RollBack(RollBack),
+    /// The rollout goes, and asked for what stood there before it.
+    Restore(Restore),
+}
+
+/// A policy to take over.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Adopt {
+    /// Where.
+    pub namespace: Namespace,
+    /// The policy it was decided for.
+    pub policy_uid: Uid,
+    /// The version it was decided on.
+    pub resource_version: String,
+    /// What is noted on it, with its managers of now.
+    pub ours: Ours,
+}
+
+/// A policy to give back or to delete.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Restore {
+    /// Where.
+    pub namespace: Namespace,
+    /// The policy it was decided for.
+    pub policy_uid: Uid,
+    /// The version it was decided on.
+    pub resource_version: String,
+    /// What is noted on it.
+    pub ours: Ours,
+}
+
+impl Restore {
+    /// Nothing stood there before: it is deleted. Otherwise it says PERMISSIVE again, and nothing
+    /// on it is ours any more.
+    pub fn deletes(&self) -> bool {
+        self.ours.adopted.is_none()
+    }
 }
 
 /// A policy to create.
@@ -52,8 +91,10 @@ impl Action {
     pub fn name(&self) -> &'static str {
         match self {
             Self::PinPermissive(_) => "pin",
+            Self::Adopt(_) => "adopt",
             Self::EnforceStrict(_) => "enforce",
             Self::RollBack(_) => "rollback",
+            Self::Restore(_) => "restore",
         }
     }
 
@@ -61,8 +102,10 @@ impl Action {
     pub fn namespace(&self) -> &Namespace {
         match self {
             Self::PinPermissive(pin) => &pin.namespace,
+            Self::Adopt(adopt) => &adopt.namespace,
             Self::EnforceStrict(clearance) => clearance.namespace(),
             Self::RollBack(back) => &back.namespace,
+            Self::Restore(restore) => &restore.namespace,
         }
     }
 
@@ -70,8 +113,10 @@ impl Action {
     pub fn precondition(&self) -> Option<(&Uid, &str)> {
         match self {
             Self::PinPermissive(_) => None,
+            Self::Adopt(adopt) => Some((&adopt.policy_uid, &adopt.resource_version)),
             Self::EnforceStrict(clearance) => Some(clearance.precondition()),
             Self::RollBack(back) => Some((&back.policy_uid, &back.resource_version)),
+            Self::Restore(restore) => Some((&restore.policy_uid, &restore.resource_version)),
         }
     }
 
@@ -79,6 +124,8 @@ impl Action {
     pub fn notes(&self, now: Timestamp) -> Ours {
         match self {
             Self::PinPermissive(pin) => pin.ours.clone(),
+            Self::Adopt(adopt) => adopt.ours.clone(),
+            Self::Restore(restore) => restore.ours.clone(),
             Self::EnforceStrict(clearance) => Ours {
                 strict_since: Some(whole_second(now)),
                 rolled_back: None,
@@ -105,10 +152,16 @@ impl Action {
         }
     }
 
+    /// It may take `spec.mtls` from the managers it was adopted from; the one write of all that
+    /// may (only adopted policies, only while those managers and no others hold it).
+    pub fn takes_over(&self) -> bool {
+        matches!(self, Self::EnforceStrict(clearance) if clearance.takes_over())
+    }
+
     /// The mode it writes.
     pub fn mode(&self) -> Mode {
         match self {
-            Self::PinPermissive(_) => Mode::Permissive,
+            Self::PinPermissive(_) | Self::Adopt(_) | Self::Restore(_) => Mode::Permissive,
             Self::EnforceStrict(_) => Mode::Strict,
             Self::RollBack(back) => back.to,
         }

@@ -19,6 +19,7 @@ pub struct Clearance {
     ours: Ours,
     policy_uid: Uid,
     resource_version: String,
+    takes_over: bool,
     evidence: String,
     evidence_at: Timestamp,
     expires: Timestamp,
@@ -32,16 +33,22 @@ impl Clearance {
             return None;
         }
         let pin = our_policy(plan, snapshot, &facts.name)?;
+        let ours = pin.ours.clone()?;
         let telemetry = &snapshot.telemetry;
         let evidence_at = telemetry.at.min(snapshot.at);
         Some(Self {
             namespace: facts.name.clone(),
-            ours: pin.ours.clone()?,
             policy_uid: pin.uid.clone(),
             resource_version: pin.resource_version.clone(),
+            takes_over: pin.others().count() > 0
+                && ours
+                    .adopted
+                    .as_ref()
+                    .is_some_and(|from| pin.others().all(|it| from.contains(it))),
             evidence: evidence(snapshot, facts),
             evidence_at,
             expires: evidence_at + plan.timing.max_evidence_age(telemetry.scrape_interval),
+            ours,
         })
     }
 
@@ -53,6 +60,11 @@ impl Clearance {
     /// What is noted on the policy so far.
     pub fn ours(&self) -> &Ours {
         &self.ours
+    }
+
+    /// The policy was adopted, and those it was adopted from still hold the mode with us.
+    pub(crate) fn takes_over(&self) -> bool {
+        self.takes_over
     }
 
     /// What it stands on, in a line that can be read back later (S8).

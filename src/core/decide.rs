@@ -3,7 +3,7 @@
 //! It reads no clock, no cluster and no environment. The operator, `preflight` and the tests run
 //! this same function.
 
-use crate::action::{Action, Pin, RollBack};
+use crate::action::{Action, Adopt, Pin, RollBack};
 use crate::clearance::{Clearance, our_policy, strict_since};
 use crate::finding::{Code, Finding, Level, Subject};
 use crate::gate::{Evaluation, Verdict};
@@ -11,7 +11,7 @@ use crate::ident::Namespace;
 use crate::members::{Members, members, strays};
 use crate::mode::Mode;
 use crate::plan::{Mission, Plan, Trigger};
-use crate::policy::{Ours, Policy};
+use crate::policy::{OUR_NAME, Ours, Policy};
 use crate::progress::{Bake, Memory, Progress, Soak};
 use crate::rollback::{Harm, harm};
 use crate::snapshot::{Snapshot, Source};
@@ -282,18 +282,19 @@ fn advance(
             continue;
         }
         match standing.state {
-            State::Preparing if may_step => decision.actions.push(Action::PinPermissive(Pin {
-                namespace: name.clone(),
-                ours: Ours {
+            State::Preparing if may_step => {
+                let ours = Ours {
                     rollout: plan.name.clone(),
                     rollout_uid: plan.uid.clone(),
                     namespace_uid: facts.uid.clone(),
                     // A pin changes no effective mode, so this is also what was before it.
                     previous: Mode::Permissive,
+                    adopted: None,
                     strict_since: None,
                     rolled_back: None,
-                },
-            })),
+                };
+                decision.actions.push(prepare(snapshot, name, ours));
+            }
             State::Proving => {
                 memory.soak = soak(plan, memory.soak, standing.evaluation.verdict(), now);
                 if standing.evaluation.verdict() == Verdict::Block {
@@ -321,6 +322,22 @@ fn advance(
             | State::Blocked
             | State::Exempt => memory.soak = None,
         }
+    }
+}
+
+/// Our PERMISSIVE: noted on what stands in our place (the gates have let only an adoptable policy
+/// through), or made where nothing does.
+fn prepare(snapshot: &Snapshot, namespace: &Namespace, ours: Ours) -> Action {
+    let namespace = namespace.clone();
+    let standing = snapshot.policies.of(&namespace).iter().find(|one| one.name == OUR_NAME);
+    match standing {
+        Some(policy) => Action::Adopt(Adopt {
+            policy_uid: policy.uid.clone(),
+            resource_version: policy.resource_version.clone(),
+            ours: Ours { adopted: Some(policy.others().map(str::to_owned).collect()), ..ours },
+            namespace,
+        }),
+        None => Action::PinPermissive(Pin { namespace, ours }),
     }
 }
 

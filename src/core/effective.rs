@@ -81,6 +81,20 @@ impl Policies {
         after
     }
 
+    /// The same cluster without this policy: the after-image of a deletion.
+    pub fn without(&self, namespace: &Namespace, name: &str) -> Self {
+        let mut after = self.clone();
+        if let Some(policies) = after.by_namespace.get_mut(namespace) {
+            Arc::make_mut(policies).retain(|one| one.name != name);
+        }
+        after
+    }
+
+    /// Every policy.
+    pub fn all(&self) -> impl Iterator<Item = &Policy> {
+        self.by_namespace.values().flat_map(|policies| policies.iter())
+    }
+
     /// The namespace-wide policy in force for proxies of `revision`. Only the oldest counts; the
     /// others are dropped by istiod with nothing but a log line (A2).
     pub fn namespace_wide(&self, namespace: &Namespace, revision: Option<&str>) -> Option<&Policy> {
@@ -238,6 +252,7 @@ mod tests {
             ports: BTreeMap::new(),
             revision: None,
             managers: vec![],
+            owner: None,
             ours: None,
         }
     }

@@ -9,7 +9,8 @@ use crate::decide::{Decision, State};
 use crate::gate::policy::{ours, targets};
 use crate::gate::{Evaluation, Verdict};
 use crate::mode::Mode;
-use crate::plan::{Mission, Plan};
+use crate::plan::{Existing, Mission, Plan};
+use crate::policy::OUR_NAME;
 use crate::reading::Reading;
 use crate::snapshot::{Snapshot, Source};
 use jiff::Timestamp;
@@ -81,11 +82,22 @@ pub fn owns_what_it_writes(plan: &Plan, snapshot: &Snapshot, action: &Action) ->
         Action::PinPermissive(pin) => {
             snapshot.policies.of(&pin.namespace).iter().all(|policy| !policy.is_namespace_wide())
         }
+        // Somebody else's, and that is what it says.
+        Action::Adopt(adopt) => snapshot.policies.of(&adopt.namespace).iter().any(|policy| {
+            plan.existing == Existing::Adopt
+                && policy.ours.is_none()
+                && policy.not_adoptable().is_none()
+                && policy.uid == adopt.policy_uid
+                && policy.resource_version == adopt.resource_version
+        }),
         Action::EnforceStrict(clearance) => standing.is_some_and(|policy| {
             clearance.precondition() == (&policy.uid, policy.resource_version.as_str())
         }),
         Action::RollBack(back) => standing.is_some_and(|policy| {
             policy.uid == back.policy_uid && policy.resource_version == back.resource_version
+        }),
+        Action::Restore(restore) => standing.is_some_and(|policy| {
+            policy.uid == restore.policy_uid && policy.resource_version == restore.resource_version
         }),
     }
 }
@@ -93,13 +105,20 @@ pub fn owns_what_it_writes(plan: &Plan, snapshot: &Snapshot, action: &Action) ->
 /// S3: no write makes any server's effective mode DISABLE, or weaker than it was before us.
 pub fn weakens_nothing(snapshot: &Snapshot, action: &Action) -> bool {
     let Some(facts) = snapshot.namespace(action.namespace()) else { return false };
-    let after = snapshot.policies.with(ours(snapshot, facts, action.mode()));
+    let after = match action {
+        Action::Restore(restore) if restore.deletes() => {
+            snapshot.policies.without(&restore.namespace, OUR_NAME)
+        }
+        _ => snapshot.policies.with(ours(snapshot, facts, action.mode())),
+    };
     targets(facts).iter().all(|target| {
         let mode = |policies| target.mode(policies).known().map(|now| now.mode);
         match (mode(&snapshot.policies), mode(&after), action) {
             // Only a rollback may go below what is now: what is now is our own STRICT. What other
             // policies hold at DISABLE stays as it is.
             (now, Some(then), Action::RollBack(_)) => then >= Mode::Permissive || now == Some(then),
+            // What it gives back is what was before us, and never STRICT by accident.
+            (_, Some(then), Action::Restore(restore)) => then == restore.ours.previous,
             (Some(now), Some(then), _) => then >= now,
             (None, _, _) | (_, None, _) => matches!(action, Action::RollBack(_)),
         }
@@ -110,7 +129,9 @@ pub fn weakens_nothing(snapshot: &Snapshot, action: &Action) -> bool {
 pub fn one_stage_in_flight(decision: &Decision) -> bool {
     let strict = decision.actions.iter().filter_map(|action| match action {
         Action::EnforceStrict(clearance) => Some(clearance.namespace()),
-        Action::PinPermissive(_) | Action::RollBack(_) => None,
+        Action::PinPermissive(_) | Action::Adopt(_) | Action::RollBack(_) | Action::Restore(_) => {
+            None
+        }
     });
     let stages: BTreeSet<_> = decision
         .namespaces
@@ -131,8 +152,12 @@ pub fn spares_the_roots(plan: &Plan, snapshot: &Snapshot, action: &Action) -> bo
         // configuration must not keep an outage up (S4).
         (Action::RollBack(back), Reading::Known(mesh)) => !mesh.roots.contains(&back.namespace),
         (Action::RollBack(_), Reading::Unknown(_)) => true,
-        (Action::PinPermissive(_) | Action::EnforceStrict(_), _) => {
-            !snapshot.is_forbidden(action.namespace(), &plan.operator_namespace)
-        }
+        (
+            Action::PinPermissive(_)
+            | Action::Adopt(_)
+            | Action::EnforceStrict(_)
+            | Action::Restore(_),
+            _,
+        ) => !snapshot.is_forbidden(action.namespace(), &plan.operator_namespace),
     }
 }

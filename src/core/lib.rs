@@ -53,6 +53,7 @@ pub mod plan;
 pub mod policy;
 pub mod progress;
 pub mod reading;
+pub mod restore;
 pub mod rollback;
 pub mod snapshot;
 pub mod standing;

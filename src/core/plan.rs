@@ -28,6 +28,8 @@ pub struct Plan {
     pub gates: Settings,
     /// Whether harm is undone without asking.
     pub rollback: Trigger,
+    /// What becomes of a policy that somebody else wrote in our place.
+    pub existing: Existing,
     /// Requests by a person, by the values of their annotations.
     pub asked: Asked,
     /// Namespaces that another rollout covers and has the better right to, by its name.
@@ -65,6 +67,15 @@ pub enum Trigger {
     Automatic,
     /// A person does.
     Manual,
+}
+
+/// What becomes of a policy that somebody else wrote in our place.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Existing {
+    /// A person must act.
+    Refuse,
+    /// It is taken over where it says what our own would say.
+    Adopt,
 }
 
 /// One stage.

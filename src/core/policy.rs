@@ -3,7 +3,7 @@
 use crate::ident::{Labels, Namespace, Port, Uid};
 use crate::mode::{Declared, Mode};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The name of the one policy we write in a namespace. It is `default` so that a person's reflex
 /// `kubectl apply` at night hits our object, not a second one that Istio would ignore.
@@ -35,6 +35,8 @@ pub struct Policy {
     pub revision: Option<String>,
     /// Field managers that hold `spec.mtls`, in the apiserver's order.
     pub managers: Vec<String>,
+    /// A tool that owns the object and would write it again: `Argo CD`, `Flux` or `Helm`.
+    pub owner: Option<&'static str>,
     /// What we noted on it when we wrote it; absent on everybody else's policies.
     pub ours: Option<Ours>,
 }
@@ -51,6 +53,8 @@ pub struct Ours {
     pub namespace_uid: Uid,
     /// The mode in effect before our first write; rolling back never goes below it.
     pub previous: Mode,
+    /// The managers that held `spec.mtls` when we took the policy over; `None` if we made it.
+    pub adopted: Option<BTreeSet<String>>,
     /// When we wrote STRICT, if we did and have not rolled back since.
     pub strict_since: Option<Timestamp>,
     /// When and why STRICT was taken back.
@@ -67,6 +71,27 @@ pub struct RolledBack {
 }
 
 impl Policy {
+    /// Why it cannot be taken over, if it cannot: what is taken over must say exactly what our own
+    /// pin would say, and have no other master.
+    pub fn not_adoptable(&self) -> Option<String> {
+        if let Some(owner) = self.owner {
+            return Some(format!("{owner} owns it and would write it again: change it there"));
+        }
+        if self.name != OUR_NAME {
+            return Some(format!("only a policy named {OUR_NAME} is taken over"));
+        }
+        if self.mode != Declared::Mode(Mode::Permissive) {
+            return Some("only one that says PERMISSIVE is taken over".into());
+        }
+        let plain = self.is_namespace_wide() && self.ports.is_empty() && self.revision.is_none();
+        (!plain).then(|| "it has a selector, ports or a revision of its own".into())
+    }
+
+    /// The managers besides us that hold `spec.mtls`.
+    pub fn others(&self) -> impl Iterator<Item = &str> {
+        self.managers.iter().map(String::as_str).filter(|manager| *manager != FIELD_MANAGER)
+    }
+
     /// Speaks for its whole namespace: no selector, or an empty one (A1).
     pub fn is_namespace_wide(&self) -> bool {
         self.selector.is_empty()

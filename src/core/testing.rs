@@ -8,7 +8,7 @@ use crate::ident::{Labels, Namespace, PodRef, Port, Uid, WorkloadRef};
 use crate::injection::{Template, chart_injectors};
 use crate::mode::{Declared, Mode};
 use crate::plan::{
-    Asked, Mission, OnIdle, Plan, Settings, Stage, Strictness, Targets, Timing, Trigger,
+    Asked, Existing, Mission, OnIdle, Plan, Settings, Stage, Strictness, Targets, Timing, Trigger,
 };
 use crate::policy::{FIELD_MANAGER, OUR_NAME, Ours, Policy};
 use crate::progress::Progress;
@@ -83,6 +83,7 @@ impl World {
                 min_remaining_percent: 25,
             },
             rollback: Trigger::Automatic,
+            existing: Existing::Refuse,
             asked: Asked::default(),
             claimed: BTreeMap::new(),
             operator_namespace: "meshrollout-system".into(),
@@ -157,13 +158,33 @@ impl World {
     pub fn apply(&mut self, action: &Action) {
         let namespace = action.namespace().clone();
         let noted = action.notes(at(self.now));
+        if let Action::Restore(restore) = action {
+            if restore.deletes() {
+                self.snapshot.policies = self.snapshot.policies.without(&namespace, OUR_NAME);
+            } else {
+                self.set_policy(namespace.as_str(), OUR_NAME, action.mode(), None);
+            }
+            return;
+        }
+        if let (Action::Adopt(_), Some(old)) = (action, self.policy(&namespace)) {
+            let mut managers = old.managers.clone();
+            managers.push(FIELD_MANAGER.into());
+            let adopted = Policy { ours: Some(noted), managers, ..old.clone() };
+            self.snapshot.policies = self.snapshot.policies.with(adopted);
+            return;
+        }
         self.set_policy(namespace.as_str(), OUR_NAME, action.mode(), Some(noted));
     }
 
     /// Puts a namespace-wide policy there.
     pub fn set_policy(&mut self, namespace: &str, name: &str, mode: Mode, ours: Option<Ours>) {
-        let policy =
-            Policy { mode: Declared::Mode(mode), ours, ..policy(namespace, name, self.now) };
+        let manager = if ours.is_some() { FIELD_MANAGER } else { "kubectl" };
+        let policy = Policy {
+            mode: Declared::Mode(mode),
+            ours,
+            managers: vec![manager.into()],
+            ..policy(namespace, name, self.now)
+        };
         self.snapshot.policies = self.snapshot.policies.with(policy);
     }
 
@@ -276,6 +297,7 @@ fn policy(namespace: &str, name: &str, now: i64) -> Policy {
         ports: BTreeMap::new(),
         revision: None,
         managers: vec![FIELD_MANAGER.into()],
+        owner: None,
         ours: None,
     }
 }

@@ -26,6 +26,14 @@ pub fn read(meta: &ObjectMeta) -> Option<Ours> {
         rollout_uid: uid(name::ROLLOUT_UID)?,
         namespace_uid: uid(name::NAMESPACE_UID)?,
         previous: mode(note(name::PREVIOUS_MODE)?)?,
+        // Without this note it may have been another's: then it is never deleted.
+        adopted: match note(name::PREVIOUS) {
+            Some(name::ABSENT) => None,
+            _ => {
+                let from = note(name::ADOPTED_FROM).unwrap_or_default();
+                Some(from.split_terminator(',').map(str::to_owned).collect())
+            }
+        },
         strict_since: time(name::STRICT_SINCE)?,
         rolled_back: time(name::ROLLED_BACK_AT)?.map(|at| RolledBack {
             at,
@@ -50,6 +58,14 @@ pub fn annotations(ours: &Ours) -> BTreeMap<String, String> {
         (name::NAMESPACE_UID, ours.namespace_uid.to_string()),
         (name::PREVIOUS_MODE, ours.previous.to_string()),
     ];
+    match &ours.adopted {
+        None => notes.push((name::PREVIOUS, name::ABSENT.to_owned())),
+        Some(managers) => {
+            notes.push((name::PREVIOUS, name::PERMISSIVE.to_owned()));
+            let managers: Vec<_> = managers.iter().map(String::as_str).collect();
+            notes.push((name::ADOPTED_FROM, managers.join(",")));
+        }
+    }
     if let Some(since) = ours.strict_since {
         notes.push((name::STRICT_SINCE, since.to_string()));
     }
@@ -77,6 +93,7 @@ mod tests {
             rollout_uid: "r-1".into(),
             namespace_uid: "n-1".into(),
             previous: Mode::Permissive,
+            adopted: None,
             strict_since: Some(Timestamp::new(1_790_000_000, 123_000_000).unwrap()),
             rolled_back: Some(RolledBack {
                 at: Timestamp::new(1_790_000_100, 0).unwrap(),
@@ -93,7 +110,10 @@ mod tests {
     fn what_is_written_is_read_back() {
         let never_strict =
             Ours { strict_since: None, rolled_back: None, previous: Mode::Disable, ..ours() };
-        for ours in [ours(), never_strict] {
+        let from = ["Helm".to_owned(), "kubectl".to_owned()];
+        let adopted = Ours { adopted: Some(from.into()), ..ours() };
+        let from_nobody = Ours { adopted: Some([].into()), ..ours() };
+        for ours in [ours(), never_strict, adopted, from_nobody] {
             assert_eq!(read(&noted(annotations(&ours))), Some(ours));
         }
     }
@@ -106,6 +126,17 @@ mod tests {
             assert_eq!(read(&noted(notes)), None, "{missing}");
         }
         assert_eq!(read(&ObjectMeta::default()), None);
+    }
+
+    #[test]
+    fn what_may_have_been_anothers_is_read_as_such() {
+        for said in [None, Some("null"), Some(name::PERMISSIVE)] {
+            let mut notes = annotations(&ours());
+            notes.remove(name::PREVIOUS);
+            notes.extend(said.map(|said| (name::PREVIOUS.to_owned(), said.to_owned())));
+            let read = read(&noted(notes)).expect("a rollback needs no such note");
+            assert_eq!(read.adopted, Some([].into()), "{said:?}");
+        }
     }
 
     #[test]

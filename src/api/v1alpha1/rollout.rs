@@ -87,6 +87,39 @@ pub struct MeshRolloutSpec {
     /// What happens when harm is seen after a step.
     #[serde(default)]
     pub rollback: Rollback,
+
+    /// What becomes of a namespace-wide policy that somebody else wrote. Refuse (the default): the
+    /// namespace is blocked until a person acts. Adopt: a policy named default that says
+    /// PERMISSIVE, without selector, ports or revision and without a mark of Argo CD, Flux or
+    /// Helm, is taken over; its STRICT is the one write that forces, on spec.mtls only.
+    #[serde(default)]
+    pub existing_policies: ExistingPolicies,
+
+    /// What becomes of the policies when this object is deleted. Keep (the default): they stay as
+    /// they are. Restore: what stood there before is put back, where that is neither weaker nor
+    /// STRICT; a finalizer keeps the object until then.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// What becomes of a policy that somebody else wrote.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ExistingPolicies {
+    /// A person must act.
+    #[default]
+    Refuse,
+    /// It is taken over where that changes nothing.
+    Adopt,
+}
+
+/// What becomes of the policies when the rollout is deleted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum DeletionPolicy {
+    /// They stay.
+    #[default]
+    Keep,
+    /// What stood there before is put back.
+    Restore,
 }
 
 /// What the operator does.

@@ -6,7 +6,8 @@ use crate::effective::{DecidedBy, Effective, Policies};
 use crate::finding::{Code, Finding, Subject};
 use crate::ident::{Labels, Port};
 use crate::mode::{Declared, Mode};
-use crate::policy::{FIELD_MANAGER, OUR_NAME, Policy};
+use crate::plan::Existing;
+use crate::policy::{OUR_NAME, Policy};
 use crate::reading::Reading;
 use crate::snapshot::Snapshot;
 use crate::workload::NamespaceFacts;
@@ -109,6 +110,7 @@ pub fn ours(snapshot: &Snapshot, facts: &NamespaceFacts, mode: Mode) -> Policy {
             ports: BTreeMap::new(),
             revision: None,
             managers: vec![],
+            owner: None,
             ours: None,
         },
     }
@@ -138,7 +140,15 @@ fn standing(context: Context<'_>) -> Vec<Finding> {
                 )
                 .remedy(format!("take namespace {} out of one of the two rollouts", facts.name)),
             ),
+            None if plan.existing == Existing::Adopt && policy.not_adoptable().is_none() => {}
             None => {
+                let adoption = match plan.existing {
+                    Existing::Refuse => String::new(),
+                    Existing::Adopt => policy
+                        .not_adoptable()
+                        .map(|why| format!("; it is not adopted: {why}"))
+                        .unwrap_or_default(),
+                };
                 let who = match policy.managers.as_slice() {
                     [] => "someone else".to_owned(),
                     managers => managers.join(", "),
@@ -148,7 +158,7 @@ fn standing(context: Context<'_>) -> Vec<Finding> {
                         Code::PolicyOwnedByOther,
                         subject(policy),
                         format!(
-                            "PeerAuthentication {}/{} stands in our place and belongs to {who}",
+                            "PeerAuthentication {}/{} stands in our place and belongs to {who}{adoption}",
                             policy.namespace, policy.name
                         ),
                     )
@@ -165,13 +175,7 @@ fn standing(context: Context<'_>) -> Vec<Finding> {
 
 /// Someone changed our policy.
 pub fn drifted(policy: &Policy) -> Finding {
-    let who = policy
-        .managers
-        .iter()
-        .filter(|manager| manager.as_str() != FIELD_MANAGER)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
+    let who = policy.others().collect::<Vec<_>>().join(", ");
     let wrote = policy.mode_we_wrote().map_or("nothing", Mode::as_str);
     let who = if who.is_empty() { "someone".into() } else { who };
     let found = match &policy.mode {

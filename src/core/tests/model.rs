@@ -212,6 +212,7 @@ impl State {
                 rollout_uid: world.plan.uid.clone(),
                 namespace_uid: Uid::new(*name),
                 previous: Mode::Permissive,
+                adopted: None,
                 strict_since,
                 rolled_back,
             };

@@ -57,6 +57,7 @@ prop_compose! {
             ports: ports.into_iter().map(|(port, mode)| (Port(port), mode)).collect(),
             revision: None,
             managers: vec![],
+            owner: None,
             ours: None,
         }
     }
