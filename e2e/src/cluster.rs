@@ -12,8 +12,10 @@ use crate::apply::{Applier, documents};
 use crate::audit::Audit;
 use crate::control_plane::{self, AUDIT_LOG, Addresses, Kubeconfigs};
 use crate::exporter::Exporter;
+use crate::fault_proxy::{FaultProxy, Schedule};
 use crate::istio::{self, Istiod, IstiodPorts};
 use crate::metrics_proxy::MetricsProxy;
+use crate::operator::OPERATOR_USER;
 use crate::pki::Pki;
 use crate::ports::Ports;
 use crate::process::Process;
@@ -55,7 +57,7 @@ pub struct Cluster {
     tools: Tools,
     server: String,
     start_up: Duration,
-    _servers: Servers,
+    servers: Servers,
     folder: RunFolder,
     ports: Mutex<Ports>,
     scrape_interval: Duration,
@@ -148,7 +150,7 @@ impl Cluster {
             tools,
             server,
             start_up: Duration::ZERO,
-            _servers: servers,
+            servers,
             folder: run,
             ports: Mutex::new(ports),
             scrape_interval: options.scrape_interval,
@@ -246,6 +248,17 @@ impl Cluster {
         &self.metrics_proxy
     }
 
+    /// A way to the apiserver for one operator that fails as `schedule` says; where a path holds a
+    /// part named in `apart`, as that schedule says.
+    pub async fn fault_proxy(
+        &self,
+        schedule: Schedule,
+        apart: Vec<(String, Schedule)>,
+    ) -> Result<FaultProxy, Error> {
+        let kubeconfig = self.kubeconfig_for(OPERATOR_USER, None)?;
+        FaultProxy::serve(&self.servers, &kubeconfig, schedule, apart).await
+    }
+
     /// All requests so far.
     pub fn audit(&self) -> Result<Audit, Error> {
         self.audit_since(AuditMark(0))
@@ -290,7 +303,7 @@ impl Cluster {
 #[derive(Clone, Copy, Debug)]
 pub struct AuditMark(u64);
 
-async fn client_config(kubeconfig: &Path) -> Result<Config, Error> {
+pub(crate) async fn client_config(kubeconfig: &Path) -> Result<Config, Error> {
     let reading = "reading the kubeconfig";
     let file = kube::config::Kubeconfig::read_from(kubeconfig).doing(reading)?;
     Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())

@@ -11,6 +11,8 @@
 //! | which namespaces, workloads and policies are there? | [`scenario`], [`Cluster::apply_yaml`] |
 //! | which traffic do the sidecars report? | [`Exporter`] |
 //! | how does the metrics source fail? | [`MetricsProxy`] |
+//! | how does the way to the apiserver fail? | [`FaultProxy`], [`Schedule`] |
+//! | was each write right? | [`Oracle`] |
 //! | who wrote what? | [`Audit`] |
 
 mod apply;
@@ -20,11 +22,13 @@ mod control_plane;
 mod demo;
 mod error;
 mod exporter;
+mod fault_proxy;
 mod http_probe;
 mod istio;
 mod kwok;
 mod metrics_proxy;
 mod operator;
+mod oracle;
 mod pki;
 mod ports;
 mod process;
@@ -42,9 +46,11 @@ pub use cluster::{AuditMark, Cluster, Options};
 pub use demo::demo;
 pub use error::{Doing, Error};
 pub use exporter::{Client, Edge, EdgeId, Exporter, Protocol, Security, Server};
+pub use fault_proxy::{Class, Draw, FaultProxy, Moment, Recorded, Schedule};
 pub use istio::Istiod;
 pub use metrics_proxy::{Fault, MetricsProxy, Query};
 pub use operator::{OPERATOR_USER, Operator, OperatorOptions};
+pub use oracle::{Oracle, Stage};
 pub use prometheus::Prometheus;
 pub use rollout::{Condition, Rollout};
 pub use shop::{Shop, ShopTraffic};

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,6 +9,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE};
 use axum::http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::fault_proxy::{Begun, MetricsFault, Schedule};
 use crate::servers::Servers;
 use crate::{Error, http_probe};
 
@@ -61,6 +63,8 @@ pub struct Query {
 struct State {
     fault: Fault,
     queries: Vec<Query>,
+    schedule: Option<Begun>,
+    faulted: BTreeMap<&'static str, u32>,
 }
 
 const LIMIT: usize = 64 << 20;
@@ -91,6 +95,16 @@ impl MetricsProxy {
         self.state().fault = fault;
     }
 
+    /// Fails as the schedule says, from now on for as long as it says.
+    pub fn follow(&self, schedule: Schedule) {
+        self.state().schedule = Some(Begun { schedule, at: Instant::now() });
+    }
+
+    /// How many requests met which fault of a schedule.
+    pub fn faulted(&self) -> BTreeMap<&'static str, u32> {
+        self.state().faulted.clone()
+    }
+
     /// All requests so far.
     pub fn queries(&self) -> Vec<Query> {
         self.state().queries.clone()
@@ -114,11 +128,20 @@ impl MetricsProxy {
         let parameters = head.uri.query().map_or(form, str::to_owned);
         let path = head.uri.path().to_owned();
         let query = Query { at: Instant::now(), path, parameters: parameters.clone() };
-        let fault = {
+        let (fault, scheduled) = {
             let mut state = self.state();
             state.queries.push(query);
-            state.fault.clone()
+            (state.fault.clone(), state.scheduled())
         };
+        match scheduled {
+            Some(MetricsFault::Delay(long)) => tokio::time::sleep(long).await,
+            Some(MetricsFault::Refuse) => {
+                return plain(StatusCode::SERVICE_UNAVAILABLE, "no upstream");
+            }
+            Some(MetricsFault::Hang) => return std::future::pending().await,
+            Some(MetricsFault::Cut) => return cut(),
+            None => {}
+        }
         match fault {
             Fault::Refuse => plain(StatusCode::SERVICE_UNAVAILABLE, "no upstream"),
             Fault::Hang => std::future::pending().await,
@@ -137,6 +160,28 @@ impl MetricsProxy {
             }
         }
     }
+}
+
+impl State {
+    fn scheduled(&mut self) -> Option<MetricsFault> {
+        let begun = self.schedule?;
+        let fault = begun.schedule.metrics_fault(begun.at.elapsed())?;
+        let name = match fault {
+            MetricsFault::Delay(_) => "metrics delayed",
+            MetricsFault::Refuse => "metrics 503",
+            MetricsFault::Hang => "metrics hung",
+            MetricsFault::Cut => "metrics cut",
+        };
+        *self.faulted.entry(name).or_default() += 1;
+        Some(fault)
+    }
+}
+
+/// The connection ends in the middle of the answer.
+fn cut() -> Response<Body> {
+    let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    let parts = [Ok(Bytes::from_static(b"{\"status\":\"succ")), Err(broken)];
+    Response::new(Body::from_stream(futures::stream::iter(parts)))
 }
 
 fn distorted(status: u16, answer: String, fault: &Fault, parameters: &str) -> Response<Body> {

@@ -32,6 +32,8 @@ pub struct OperatorOptions {
     pub config: String,
     /// Whether the times of a rollout may be shorter than its minimums.
     pub allow_short_times: bool,
+    /// The apiserver's address, when it is not to be reached directly: a [`crate::FaultProxy`]'s.
+    pub apiserver: Option<String>,
 }
 
 impl Default for OperatorOptions {
@@ -41,6 +43,7 @@ impl Default for OperatorOptions {
             harm_window: Duration::from_secs(2),
             config: "drain: 1s\nproxyAcknowledgement: 1s\n".to_owned(),
             allow_short_times: true,
+            apiserver: None,
         }
     }
 }
@@ -93,7 +96,10 @@ impl Cluster {
         let file = folder.join("config.yaml");
         std::fs::write(&file, config).doing("writing the operator's configuration")?;
         let port = self.free_port()?;
-        let kubeconfig = self.kubeconfig_for(OPERATOR_USER, None)?;
+        let kubeconfig = match &options.apiserver {
+            Some(address) => unauthenticated(&folder, address)?,
+            None => self.kubeconfig_for(OPERATOR_USER, None)?,
+        };
         let process = Program::new("operator", binary, &folder)
             .args(["operator", "--log-format=text", "--log=info,meshrollout=debug"])
             .args([format!("--config={}", file.display())])
@@ -192,6 +198,21 @@ impl Operator {
     }
 }
 
+/// For a server that knows whom it stands for.
+fn unauthenticated(folder: &Path, server: &str) -> Result<PathBuf, Error> {
+    let config = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "e2e", "cluster": {"server": server}}],
+        "users": [{"name": "e2e", "user": {}}],
+        "contexts": [{"name": "e2e", "context": {"cluster": "e2e", "user": "e2e"}}],
+        "current-context": "e2e",
+    });
+    let file = folder.join("kubeconfig");
+    std::fs::write(&file, config.to_string()).doing("writing the operator's kubeconfig")?;
+    Ok(file)
+}
+
 async fn get(address: &str) -> Result<String, String> {
     let uri: http::Uri = address.parse().map_err(|error| format!("{error}"))?;
     let server = format!("http://{}", uri.authority().map_or("", |at| at.as_str()));
@@ -208,11 +229,15 @@ async fn get(address: &str) -> Result<String, String> {
     if status.is_success() { Ok(text) } else { Err(format!("{status}: {text}")) }
 }
 
-/// The binary under test, built from the sources as they are now, in the profile of this test.
+/// The binary under test: `MESHROLLOUT`, or built from the sources as they are now, in the profile
+/// of this test.
 async fn meshrollout() -> Result<PathBuf, Error> {
     static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
     BUILT
         .get_or_try_init(async || {
+            if let Some(given) = std::env::var_os("MESHROLLOUT") {
+                return Ok(PathBuf::from(given));
+            }
             let me = std::env::current_exe().doing("finding the test's own folder")?;
             // …/target/PROFILE/deps/TEST, or …/target/PROFILE/meshrollout-e2e
             let folder = me.parent().unwrap_or(Path::new("."));

@@ -14,6 +14,7 @@ const BLOCK: u16 = 40;
 /// harnesses off it, and the kernel frees it when the holder dies in whatever way.
 pub(crate) struct Ports {
     _guard: TcpListener,
+    first: u16,
     next: u16,
     end: u16,
 }
@@ -26,16 +27,18 @@ impl Ports {
         for number in 0..blocks {
             let first = FIRST + (start + number) % blocks * BLOCK;
             if let Ok(guard) = listen(first) {
-                return Ok(Self { _guard: guard, next: first + 1, end: first + BLOCK });
+                let (first, end) = (first + 1, first + BLOCK);
+                return Ok(Self { _guard: guard, first, next: first, end });
             }
         }
         Err(Error::new(format!("no free block of ports between {FIRST} and {END}")))
     }
 
     pub(crate) fn take(&mut self) -> Result<u16, Error> {
-        while self.next < self.end {
+        // Round and round: what an operator of a while ago listened on is free again.
+        for _ in self.first..self.end {
             let port = self.next;
-            self.next += 1;
+            self.next = if port + 1 < self.end { port + 1 } else { self.first };
             if listen(port).is_ok() {
                 return Ok(port);
             }
