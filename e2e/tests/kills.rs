@@ -1,0 +1,295 @@
+//! An operator killed at any of its writes, before sending, after commit or after the reply, and
+//! started anew: what stands in the end is what an undisturbed rollout leaves, and no namespace was
+//! made STRICT twice.
+//!
+//! A rollout serves many kills, one after the other, each followed by a new operator that waits for
+//! the dead one's Lease. Some are killed at every write of a policy (dry runs included), each once;
+//! the others at every seventeenth of all their writes, Lease, status, reports and events included,
+//! beginning with a different one each time.
+//!
+//! WHOLE=1         every beginning and moment; else a sample of the latter kind
+//! CLUSTERS=3      so many side by side
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use futures::future::{join_all, try_join_all};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, ResourceExt};
+use meshrollout_e2e::scenario::{Injection, Workload};
+use meshrollout_e2e::{
+    Class, Client, Cluster, Edge, Error, FaultProxy, Moment, OperatorOptions, Options, Oracle,
+    Recorded, Rollout, Schedule, Server, Stage,
+};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(240);
+const LOOKBACK: Duration = Duration::from_secs(6);
+const SOAK: Duration = Duration::from_secs(2);
+const BAKE: Duration = Duration::from_secs(2);
+const SETTLE: Duration = Duration::from_secs(2);
+const EVIDENCE_AGE: Duration = Duration::from_secs(3);
+const STEP: usize = 17;
+/// A rollout whose operator dies too often does not end within the limit.
+const KILLS_AT_MOST: usize = 10;
+
+/// Where the operator of one rollout is killed.
+#[derive(Clone, Copy, Debug)]
+enum Plan {
+    Nowhere,
+    AtPolicies(Moment),
+    Every { from: usize, moment: Moment },
+}
+
+/// What one rollout left.
+#[derive(Debug, Default)]
+struct Left {
+    /// Without what differs between any two rollouts.
+    objects: BTreeMap<String, Value>,
+    killed: Vec<Recorded>,
+    writes: Vec<Recorded>,
+    wrong: Vec<String>,
+}
+
+fn namespaces(name: &str) -> [String; 3] {
+    ["one", "two", "three"].map(|stage| format!("{name}-{stage}"))
+}
+
+async fn rollout(cluster: &Cluster, name: &str, plan: Plan) -> Result<Left, Error> {
+    let namespaces = namespaces(name);
+    try_join_all(namespaces.iter().map(async |namespace| {
+        cluster.namespace(namespace, Injection::Enabled, &[]).await?;
+        cluster.deploy(&Workload::new(namespace, "app")).await
+    }))
+    .await?;
+    let edges = namespaces.each_ref().map(|namespace| {
+        let client = Client::workload("front", "web");
+        cluster.exporter().edge(Edge::new(client, Server::workload(namespace, "app")).rps(40.0))
+    });
+    let proxy = cluster.fault_proxy(Schedule::QUIET, vec![]).await?;
+    let mark = cluster.audit_mark()?;
+    let [first, second, third] = namespaces.each_ref().map(String::as_str);
+    let stages: [(&str, &[&str]); 3] =
+        [("first", &[first]), ("second", &[second]), ("third", &[third])];
+    let mut rollout = Rollout::enforce(name, &stages)
+        .with("/gates/plaintext/lookback", json!(format!("{}s", LOOKBACK.as_secs())));
+    for stage in 0..3 {
+        rollout = rollout
+            .with(&format!("/stages/{stage}/soak"), json!(format!("{}s", SOAK.as_secs())))
+            .with(&format!("/stages/{stage}/bake"), json!(format!("{}s", BAKE.as_secs())));
+    }
+    cluster.apply_rollout(&rollout).await?;
+    let killed = killed_until_enforced(cluster, name, &proxy, plan).await?;
+
+    let audit = cluster.audit_since(mark)?;
+    let watched = BAKE + SETTLE;
+    let stage = |namespace: &String| Stage { namespace: namespace.clone(), watched };
+    let stages = namespaces.iter().map(stage).collect();
+    let oracle = Oracle::new(name, stages, LOOKBACK, SOAK, EVIDENCE_AGE);
+    let judgement = oracle.judge(&audit);
+    let mut wrong = judgement.wrong;
+    wrong.extend(Oracle::strays(&[oracle], &audit));
+    if judgement.strict.values().copied().collect::<Vec<_>>() != [1; 3] {
+        wrong.push(format!("made STRICT: {:?}", judgement.strict));
+    }
+    let objects = objects(cluster, name).await?;
+    for edge in edges {
+        cluster.exporter().remove(edge);
+    }
+    cluster.delete("meshrollout", "default", name).await?;
+    cluster.kubectl(&["delete", "namespace", "--wait=false", first, second, third]).await?;
+    Ok(Left { objects, killed, writes: proxy.recorded(), wrong })
+}
+
+/// Keeps an operator running, kills it where the plan says, and ends when all is Enforced.
+async fn killed_until_enforced(
+    cluster: &Cluster,
+    name: &str,
+    proxy: &FaultProxy,
+    plan: Plan,
+) -> Result<Vec<Recorded>, Error> {
+    let options = OperatorOptions {
+        apiserver: Some(proxy.url()),
+        config: "drain: 1s\nproxyAcknowledgement: 1s\nleaseDuration: 4s\nrenewDeadline: 2s\n\
+                 retryPeriod: 1s\nwriteDeadline: 1s\n"
+            .to_owned(),
+        ..OperatorOptions::default()
+    };
+    let mut killed: Vec<Recorded> = vec![];
+    let begin = Instant::now();
+    loop {
+        let done: BTreeSet<_> = killed.iter().map(which).collect();
+        let held = match plan {
+            Plan::Nowhere => None,
+            _ if killed.len() >= KILLS_AT_MOST => None,
+            Plan::AtPolicies(moment) => Some(proxy.hold(moment, move |one| {
+                matches!(one.class, Class::Policy | Class::DryRun) && !done.contains(&which(one))
+            })),
+            Plan::Every { from, moment } => {
+                Some(proxy.hold(moment, move |one| one.number % STEP == from))
+            }
+        };
+        let held = async {
+            match held {
+                Some(held) => held.await,
+                None => std::future::pending().await,
+            }
+        };
+        // It ends by SIGKILL when this future goes, however far it has come.
+        let life = async {
+            let mut operator = cluster.operator(&options).await?;
+            while operator.check().is_ok() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Ok::<_, Error>(())
+        };
+        let left = LIMIT.saturating_sub(begin.elapsed());
+        tokio::select! {
+            biased;
+            at = held => {
+                let at = at.map_err(|error| Error::new(error.to_string()))?;
+                killed.push(at);
+            }
+            // One that met the killed one's Lease may end by itself; a kubelet starts it again.
+            _ = life => {}
+            end = cluster.until_ready_is(name, "Enforced", left) => {
+                end.map_err(|error| Error::new(format!("{error}\nafter {killed:?}")))?;
+                return Ok(killed);
+            }
+        }
+        proxy.go_on();
+    }
+}
+
+fn which(one: &Recorded) -> (Class, String, Option<String>) {
+    (one.class, one.path.clone(), one.mode.clone())
+}
+
+/// The policies and the reports' states, without times, versions, identities and counts.
+async fn objects(cluster: &Cluster, name: &str) -> Result<BTreeMap<String, Value>, Error> {
+    const DIFFER: [&str; 9] = [
+        "rollout-uid",
+        "namespace-uid",
+        "epoch",
+        "holder",
+        "evidence",
+        "evidence-time",
+        "strict-since",
+        "rolled-back-at",
+        "rollout",
+    ];
+    let mut found = BTreeMap::new();
+    let kind = GroupVersionKind::gvk("security.istio.io", "v1", "PeerAuthentication");
+    for (namespace, stage) in namespaces(name).iter().zip(["one", "two", "three"]) {
+        let resource = ApiResource::from_gvk(&kind);
+        let policies: Api<DynamicObject> =
+            Api::namespaced_with(cluster.client(), namespace, &resource);
+        let all = policies.list(&Default::default()).await;
+        let all = all.map_err(|error| Error::new(error.to_string()))?;
+        for policy in all.items {
+            let annotations: BTreeMap<_, _> = policy
+                .annotations()
+                .iter()
+                .map(|(key, value)| {
+                    let differs = DIFFER.iter().any(|name| key.ends_with(&format!("/{name}")));
+                    (key.clone(), if differs { "…".to_owned() } else { value.clone() })
+                })
+                .collect();
+            let labels: Vec<_> = policy.labels().keys().collect();
+            let told = json!({"spec": policy.data["spec"], "labels": labels,
+                "annotations": annotations, "owners": policy.owner_references().len()});
+            found.insert(format!("policy {stage}/{}", policy.name_any()), told);
+        }
+        let report = cluster.report(namespace, name).await?;
+        found.insert(format!("report {stage}"), report["status"]["state"].clone());
+    }
+    Ok(found)
+}
+
+struct Turn {
+    name: String,
+    plan: Plan,
+}
+
+async fn lane(queue: &Mutex<VecDeque<Turn>>, left: &Mutex<Vec<(Turn, Left)>>) {
+    let mut cluster = None;
+    loop {
+        let Some(turn) = queue.lock().unwrap().pop_front() else { return };
+        if cluster.is_none() {
+            let new = Cluster::start(Options::default()).await.unwrap();
+            new.install().await.unwrap();
+            new.namespace("front", Injection::Enabled, &[]).await.unwrap();
+            new.deploy(&Workload::new("front", "web")).await.unwrap();
+            cluster = Some(new);
+        }
+        let begin = Instant::now();
+        let got = rollout(cluster.as_ref().unwrap(), &turn.name, turn.plan).await;
+        let got = got.unwrap_or_else(|error| Left {
+            wrong: vec![format!("the end was not reached: {error}")],
+            ..Left::default()
+        });
+        println!(
+            "{} {:?}: {} kills, {} writes, {} s{}",
+            turn.name,
+            turn.plan,
+            got.killed.len(),
+            got.writes.len(),
+            begin.elapsed().as_secs(),
+            got.wrong.iter().map(|wrong| format!("\n  {wrong}")).collect::<String>()
+        );
+        left.lock().unwrap().push((turn, got));
+    }
+}
+
+fn counted(writes: &[Recorded]) -> BTreeMap<Class, usize> {
+    let mut counts = BTreeMap::new();
+    for one in writes {
+        *counts.entry(one.class).or_default() += 1;
+    }
+    counts
+}
+
+#[tokio::test]
+async fn an_operator_killed_at_any_write_leaves_what_an_undisturbed_one_leaves() {
+    let whole = std::env::var("WHOLE").is_ok_and(|whole| whole == "1");
+    let mut plans = vec![Plan::Nowhere];
+    plans.extend(Moment::ALL.map(Plan::AtPolicies));
+    for from in 0..STEP {
+        for (index, moment) in Moment::ALL.into_iter().enumerate() {
+            // The sample has each moment once, at different beginnings.
+            if whole || from == 1 + 6 * index {
+                plans.push(Plan::Every { from, moment });
+            }
+        }
+    }
+    let turns = plans.into_iter().enumerate();
+    let queue: VecDeque<_> =
+        turns.map(|(number, plan)| Turn { name: format!("k{number}"), plan }).collect();
+    let (queue, left) = (Mutex::new(queue), Mutex::new(vec![]));
+    let clusters = std::env::var("CLUSTERS").ok().and_then(|count| count.parse().ok()).unwrap_or(3);
+    join_all((0..clusters).map(|_| lane(&queue, &left))).await;
+
+    let left = left.into_inner().unwrap();
+    let undisturbed = left.iter().find(|(turn, _)| matches!(turn.plan, Plan::Nowhere)).unwrap();
+    let wanted = &undisturbed.1.objects;
+    println!("an undisturbed rollout's writes: {:?}", counted(&undisturbed.1.writes));
+    let all: Vec<_> = left.iter().flat_map(|(_, left)| left.killed.clone()).collect();
+    println!("{} kills: {:?}", all.len(), counted(&all));
+    assert_eq!(wanted.len(), 6, "{wanted:?}");
+    let mut failures = vec![];
+    for (turn, got) in &left {
+        let told = format!("{} {:?}, killed at {:?}", turn.name, turn.plan, got.killed);
+        failures.extend(got.wrong.iter().map(|wrong| format!("{told}: {wrong}")));
+        if got.objects != *wanted {
+            failures.push(format!("{told}: left {:#?}\ninstead of {wanted:#?}", got.objects));
+        }
+        if let Plan::AtPolicies(_) = turn.plan {
+            // A pin, a trial of the way back and STRICT, in three namespaces.
+            if got.killed.len() != 9 {
+                failures.push(format!("{told}: not nine kills"));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
