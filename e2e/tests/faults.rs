@@ -8,10 +8,11 @@
 //! SCHEDULES=60    how many, from seed 0 on
 //! SEED=17         only that one and the three that run with it
 //! CLUSTERS=3      so many side by side
+//! LIMIT=150       seconds from the beginning of a rollout to its end, faults included
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::future::{join_all, try_join_all};
@@ -23,7 +24,8 @@ use meshrollout_e2e::{
 use serde_json::json;
 
 /// From the beginning of a group to each of its ends, faults included.
-const LIMIT: Duration = Duration::from_secs(150);
+static LIMIT: LazyLock<Duration> =
+    LazyLock::new(|| Duration::from_secs(number("LIMIT").unwrap_or(150)));
 const LOOKBACK: Duration = Duration::from_secs(6);
 const SOAK: Duration = Duration::from_secs(2);
 const BAKE: Duration = Duration::from_secs(2);
@@ -138,7 +140,7 @@ impl Schedules {
         let name = self.rollout();
         match self.scenario {
             Scenario::Clean => {
-                cluster.until_ready_is(&name, "Enforced", LIMIT).await?;
+                cluster.until_ready_is(&name, "Enforced", *LIMIT).await?;
             }
             Scenario::PlaintextGoes => {
                 self.turn_of(cluster, self.place).await?;
@@ -149,15 +151,15 @@ impl Schedules {
                     cluster.exporter().remove(edge);
                 }
                 oracle.plaintext_ends(place);
-                cluster.until_ready_is(&name, "Enforced", LIMIT).await?;
+                cluster.until_ready_is(&name, "Enforced", *LIMIT).await?;
             }
             Scenario::PlaintextStays => {
                 self.turn_of(cluster, self.place).await?;
-                cluster.until_state_is(&name, place, "Blocked", LIMIT).await?;
+                cluster.until_state_is(&name, place, "Blocked", *LIMIT).await?;
             }
             Scenario::Harm => {
-                cluster.until_state_is(&name, place, "Watching", LIMIT).await?;
-                until("the bake to count", LIMIT, async || {
+                cluster.until_state_is(&name, place, "Watching", *LIMIT).await?;
+                until("the bake to count", *LIMIT, async || {
                     let report = cluster.report(place, &name).await.map_err(|it| it.to_string())?;
                     match report["status"]["bake"]["coveredSeconds"].as_i64() {
                         Some(seconds) if seconds > 0 => Ok(()),
@@ -168,7 +170,7 @@ impl Schedules {
                 let failing = self.call(self.place).rps(5.0).answered(503, "UC");
                 cluster.exporter().edge(failing);
                 oracle.harm_begins(place);
-                cluster.until_ready_is(&name, "RolledBack", LIMIT).await?;
+                cluster.until_ready_is(&name, "RolledBack", *LIMIT).await?;
             }
         }
         tokio::time::sleep(STAYS).await;
@@ -183,9 +185,9 @@ impl Schedules {
     async fn turn_of(&self, cluster: &Cluster, stage: usize) -> Result<(), Error> {
         let name = self.rollout();
         for namespace in &self.namespaces[..stage] {
-            cluster.until_state_is(&name, namespace, "Enforced", LIMIT).await?;
+            cluster.until_state_is(&name, namespace, "Enforced", *LIMIT).await?;
         }
-        until("a report", LIMIT, async || {
+        until("a report", *LIMIT, async || {
             let report = cluster.report(&self.namespaces[stage], &name).await;
             report.map(drop).map_err(|error| error.to_string())
         })
@@ -248,6 +250,7 @@ async fn run(cluster: &Cluster, group: Vec<Schedules>, tally: &Mutex<Tally>) {
     let apart =
         group.iter().map(|one| (format!("/f{}-", one.seed), Schedule::of(one.seed))).collect();
     let shared = Schedule::of(group[0].seed);
+    let begin = Instant::now();
     let mark = cluster.audit_mark().unwrap();
     let proxy = cluster.fault_proxy(shared, apart).await.unwrap();
     cluster.metrics_proxy().follow(shared);
@@ -286,6 +289,7 @@ async fn run(cluster: &Cluster, group: Vec<Schedules>, tally: &Mutex<Tally>) {
             )),
         }
     }
+    println!("seeds {}–{}: {} s", group[0].seed, group[3].seed, begin.elapsed().as_secs());
     for (fault, count) in proxy.faulted() {
         *tally.faulted.entry(fault).or_default() += count;
     }

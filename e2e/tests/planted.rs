@@ -1,0 +1,279 @@
+//! Bugs planted in a copy of the shell, each of which the schedules or the kills must find: a
+//! test of the tests.
+//!
+//! HUNT=1          plants them all; else only their places are looked for
+//! BUG=name        that one alone
+//! HUNTS=3         so many hunted side by side
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// A bug, where it goes, and which test finds it.
+struct Bug {
+    name: &'static str,
+    file: &'static str,
+    find: &'static str,
+    replace: &'static str,
+    found_by: FoundBy,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum FoundBy {
+    /// `faults`, in the group of this seed.
+    Seed(u64),
+    /// The kills at each write of a policy.
+    Kills,
+}
+
+use FoundBy::{Kills, Seed};
+
+const BUGS: [Bug; 17] = [
+    Bug {
+        name: "forces its fields over another's",
+        file: "src/apply.rs",
+        find: "PatchParams::apply(FIELD_MANAGER).validation_strict()",
+        replace: "PatchParams::apply(FIELD_MANAGER).validation_strict().force()",
+        found_by: Seed(0),
+    },
+    Bug {
+        name: "writes without a deadline at the apiserver",
+        file: "src/apply.rs",
+        find: "format!(\"{}&timeout={limit}s\", request.uri())",
+        replace: "format!(\"{}\", request.uri())",
+        found_by: Seed(0),
+    },
+    Bug {
+        name: "does not try the way back",
+        file: "src/apply.rs",
+        find: "match self.send(action.namespace(), &back, true).await {",
+        replace: "match Ok::<(), Outcome>(drop(back)) {",
+        found_by: Seed(0),
+    },
+    Bug {
+        name: "tries the way back in earnest",
+        file: "src/apply.rs",
+        find: "PatchParams { dry_run, ..",
+        replace: "PatchParams { dry_run: dry_run && object.is_null(), ..",
+        found_by: Seed(0),
+    },
+    Bug {
+        name: "takes a lost reply for an answer",
+        file: "src/apply.rs",
+        find: "Ok(Err(error)) => Err(Outcome::Unanswered(error.to_string())),",
+        replace: "Ok(Err(_)) => Ok(()),",
+        found_by: Kills,
+    },
+    Bug {
+        name: "updates whatever version stands there",
+        file: "src/manifest.rs",
+        find: "metadata[\"resourceVersion\"] = json!(version);",
+        replace: "let _ = version;",
+        found_by: Seed(0),
+    },
+    Bug {
+        name: "updates whatever object stands there",
+        file: "src/manifest.rs",
+        find: "metadata[\"uid\"] = json!(uid.as_str());",
+        replace: "let _ = uid;",
+        found_by: Seed(0),
+    },
+    Bug {
+        name: "pins whatever stands there",
+        file: "src/manifest.rs",
+        find: "None => metadata[\"resourceVersion\"] = json!(NOTHING_STANDS),",
+        replace: "None => drop(NOTHING_STANDS),",
+        found_by: Seed(0),
+    },
+    Bug {
+        name: "writes STRICT without the time of its evidence",
+        file: "src/manifest.rs",
+        find: "annotate(note::EVIDENCE_TIME, clearance.evidence_at().to_string());",
+        replace: "",
+        found_by: Seed(0),
+    },
+    Bug {
+        name: "forgets on the policy that it was rolled back",
+        file: "src/translate/ours.rs",
+        find: "notes.push((name::ROLLED_BACK_AT, at.to_string()));",
+        replace: "let _ = at;",
+        found_by: Seed(0),
+    },
+    Bug {
+        name: "does not read the mark of a rollback",
+        file: "src/translate/ours.rs",
+        find: "rolled_back: time(name::ROLLED_BACK_AT)?.map(",
+        replace: "rolled_back: time(name::ROLLED_BACK_AT)?.filter(|_| false).map(",
+        found_by: Seed(0),
+    },
+    Bug {
+        name: "does not read when STRICT began",
+        file: "src/translate/ours.rs",
+        find: "strict_since: time(name::STRICT_SINCE)?,",
+        replace: "strict_since: None,",
+        found_by: Seed(0),
+    },
+    Bug {
+        name: "does not come back after a report that failed",
+        file: "src/controller.rs",
+        find: "controller::Action::requeue(operator.config.evaluation_interval.unsigned_abs())",
+        replace: "{ let _ = operator; controller::Action::await_change() }",
+        found_by: Seed(0),
+    },
+    Bug {
+        name: "asks for the Lease once",
+        file: "src/lease.rs",
+        find: "tokio::time::sleep(self.retry).await;",
+        replace: "std::future::pending::<()>().await;",
+        found_by: Kills,
+    },
+    Bug {
+        name: "decides to write on what the watches say",
+        file: "src/controller/visit.rs",
+        find: "let read = self.objects.quorum(&self.client, namespace, now, Arc::clone(telemetry)).await;",
+        replace: "let read: Result<Snapshot, crate::observe::objects::ReadError> = Ok(self.objects.snapshot(now, Arc::clone(telemetry)));",
+        found_by: Seed(0),
+    },
+    Bug {
+        name: "does not follow a kind again after its watch failed",
+        file: "src/observe/objects/watch.rs",
+        find: "tokio::time::sleep(backoff.next().unwrap_or(last_delay)).await;",
+        replace: "let _ = (backoff.next(), last_delay); std::future::pending::<()>().await;",
+        found_by: Seed(0),
+    },
+    Bug {
+        name: "waits for the metrics source for ever",
+        file: "src/observe/prometheus.rs",
+        find: "tokio::time::timeout(limit, self.exchange(path, form))",
+        replace: "tokio::time::timeout(limit * 1000, self.exchange(path, form))",
+        found_by: Seed(0),
+    },
+];
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+#[test]
+fn every_bug_still_has_its_one_place() {
+    assert!(BUGS.len() >= 12);
+    for bug in &BUGS {
+        let text = std::fs::read_to_string(root().join(bug.file)).unwrap();
+        assert_eq!(text.matches(bug.find).count(), 1, "{}: {}", bug.file, bug.name);
+    }
+}
+
+fn ran(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+fn told(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|it| String::from_utf8_lossy(it).into_owned()).join("\n")
+}
+
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// A copy of what the program is built from, in a folder that the next hunt finds again: what is
+/// built there is built once.
+fn copied(folder: &Path) -> PathBuf {
+    let tree = folder.join("tree");
+    std::fs::create_dir_all(&tree).unwrap();
+    let listed = ran(Command::new("git").arg("-C").arg(root()).args(["ls-files", "-z"]));
+    for file in String::from_utf8(listed.stdout).unwrap().split('\0').filter(|it| !it.is_empty()) {
+        let (from, to) = (root().join(file), tree.join(file));
+        let Ok(text) = std::fs::read(&from) else { continue };
+        // Left as it is where it is the same: cargo goes by the time of change.
+        if std::fs::read(&to).ok().as_ref() != Some(&text) {
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::write(&to, text).unwrap();
+        }
+    }
+    tree
+}
+
+/// The program with this bug in it.
+fn built(folder: &Path, tree: &Path, number: usize, bug: &Bug) -> PathBuf {
+    let file = tree.join(bug.file);
+    let whole = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(whole.matches(bug.find).count(), 1, "{}", bug.name);
+    std::fs::write(&file, whole.replacen(bug.find, bug.replace, 1)).unwrap();
+    let target = folder.join("target");
+    let output = ran(cargo()
+        .args(["build", "--quiet", "--package=meshrollout", "--bin=meshrollout", "--target-dir"])
+        .arg(&target)
+        .env("RUSTFLAGS", "--cap-lints=warn")
+        .current_dir(tree));
+    std::fs::write(&file, whole).unwrap();
+    assert!(output.status.success(), "{}: {}", bug.name, told(&output));
+    let kept = folder.join(format!("meshrollout-{number}"));
+    std::fs::copy(target.join("debug/meshrollout"), &kept).unwrap();
+    kept
+}
+
+/// Whether the test that is to find it fails, and what it says.
+fn hunted(program: &Path, bug: &Bug) -> (bool, String) {
+    let mut test = cargo();
+    test.args(["test", "--quiet", "--package=meshrollout-e2e", "--test"]).current_dir(root());
+    match bug.found_by {
+        Seed(seed) => test.arg("faults").env("SEED", seed.to_string()),
+        Kills => test.arg("kills").env("ONLY", "policies"),
+    };
+    test.env("MESHROLLOUT", program).env("CLUSTERS", "1").env("LIMIT", "75");
+    let output = ran(&mut test);
+    let told = told(&output);
+    // A test that could not run has found nothing.
+    (!output.status.success() && told.contains("test result: FAILED"), told)
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    if std::env::var("HUNT").as_deref() != Ok("1") {
+        println!("skipped: the hunt for planted bugs; HUNT=1 or make test-planted");
+        return;
+    }
+    let begin = Instant::now();
+    let target = std::env::current_exe().unwrap();
+    let folder = target.ancestors().nth(3).unwrap().join("planted");
+    let tree = copied(&folder);
+    let only = std::env::var("BUG").ok();
+    let all = BUGS.iter().enumerate();
+    let bugs = all.filter(|(_, bug)| only.as_deref().is_none_or(|only| only == bug.name));
+    let ready: VecDeque<_> =
+        bugs.map(|(number, bug)| (built(&folder, &tree, number, bug), bug)).collect();
+    println!("{} programs built in {} s", ready.len(), begin.elapsed().as_secs());
+    let hunts = std::env::var("HUNTS").ok().and_then(|it| it.parse().ok()).unwrap_or(3);
+    let (queue, missed) = (Mutex::new(ready), Mutex::new(vec![]));
+    std::thread::scope(|scope| {
+        for _ in 0..hunts {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap().pop_front();
+                    let Some((program, bug)) = next else { return };
+                    let begin = Instant::now();
+                    let (found, told) = hunted(&program, bug);
+                    let why =
+                        told.lines().find(|line| line.contains(": S") || line.contains("end was"));
+                    println!(
+                        "{} \"{}\" by {:?} after {} s{}",
+                        if found { "found" } else { "MISSED" },
+                        bug.name,
+                        bug.found_by,
+                        begin.elapsed().as_secs(),
+                        why.map(|why| format!(": {}", why.trim())).unwrap_or_default()
+                    );
+                    if !found {
+                        missed.lock().unwrap().push(format!("{}\n{told}", bug.name));
+                    }
+                    std::fs::remove_file(program).unwrap();
+                }
+            });
+        }
+    });
+    let missed = missed.into_inner().unwrap();
+    println!("planted bugs hunted in {} s", begin.elapsed().as_secs());
+    assert!(missed.is_empty(), "not found: {}", missed.join("\n\n"));
+}
