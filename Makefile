@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-model e2e-control-plane tools check bless need-rust need-all
+.PHONY: help demo test test-core test-model test-faults test-planted e2e-control-plane tools check bless need-rust need-all
 
 # LANES and THREADS say how much of e2e runs at one time; see e2e/run.
 LOG = $(or $(CARGO_TARGET_DIR),target)/test.log
@@ -34,6 +34,16 @@ test-core: need-rust ## the core alone: units, stories, properties; seconds
 
 test-model: need-rust ## the model check of the real decide; prints states, depth and properties
 	cargo test --locked -p meshrollout-core --test model -- --nocapture
+
+test-faults: need-all tools ## 500 fault schedules, a kill at every write, and the planted bugs; an hour and a half
+	@status=0; \
+	SCHEDULES=500 cargo test --locked -p meshrollout-e2e --test faults -- --nocapture || status=1; \
+	WHOLE=1 cargo test --locked -p meshrollout-e2e --test kills -- --nocapture || status=1; \
+	$(MAKE) --no-print-directory test-planted || status=1; \
+	exit $$status
+
+test-planted: need-all tools ## bugs planted in a copy of the shell, each to be found
+	HUNT=1 cargo test --locked -p meshrollout-e2e --test planted -- --nocapture
 
 e2e-control-plane: need-all tools ## the scenarios on real control planes
 	e2e/run

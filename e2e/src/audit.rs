@@ -130,6 +130,11 @@ impl Audit {
         Ok(Self { events: events.doing(reading)? })
     }
 
+    #[cfg(test)]
+    pub(crate) fn made_of(events: Vec<Event>) -> Self {
+        Self { events }
+    }
+
     /// The events left.
     pub fn events(&self) -> &[Event] {
         &self.events

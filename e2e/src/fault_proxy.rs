@@ -384,10 +384,7 @@ fn class(method: &Method, path: &str, query: &str) -> Class {
 
 /// `/api/v1/…` and `/apis/GROUP/VERSION/…`, with a namespace or without, and no name behind.
 fn is_collection(segments: &[&str]) -> bool {
-    let rest = match segments {
-        ["api", _, rest @ ..] | ["apis", _, _, rest @ ..] => rest,
-        _ => return false,
-    };
+    let (["api", _, rest @ ..] | ["apis", _, _, rest @ ..]) = segments else { return false };
     matches!(rest, [_] | ["namespaces", _, _])
 }
 
@@ -424,7 +421,7 @@ fn refusal(code: u16, reason: &str) -> Response<Body> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Begun {
     pub(crate) schedule: Schedule,
-    pub(crate) at: Instant,
+    pub(crate) at: Option<Instant>,
 }
 
 #[cfg(test)]

@@ -95,9 +95,9 @@ impl MetricsProxy {
         self.state().fault = fault;
     }
 
-    /// Fails as the schedule says, from now on for as long as it says.
+    /// Fails as the schedule says, from the next question on for as long as it says.
     pub fn follow(&self, schedule: Schedule) {
-        self.state().schedule = Some(Begun { schedule, at: Instant::now() });
+        self.state().schedule = Some(Begun { schedule, at: None });
     }
 
     /// How many requests met which fault of a schedule.
@@ -164,8 +164,9 @@ impl MetricsProxy {
 
 impl State {
     fn scheduled(&mut self) -> Option<MetricsFault> {
-        let begun = self.schedule?;
-        let fault = begun.schedule.metrics_fault(begun.at.elapsed())?;
+        let begun = self.schedule.as_mut()?;
+        let elapsed = begun.at.get_or_insert_with(Instant::now).elapsed();
+        let fault = begun.schedule.metrics_fault(elapsed)?;
         let name = match fault {
             MetricsFault::Delay(_) => "metrics delayed",
             MetricsFault::Refuse => "metrics 503",

@@ -306,3 +306,6 @@ fn seconds(later: Timestamp, earlier: Timestamp) -> f64 {
 fn signed(length: Duration) -> SignedDuration {
     SignedDuration::try_from(length).unwrap_or(SignedDuration::MAX)
 }
+
+#[cfg(test)]
+mod tests;

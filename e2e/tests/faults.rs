@@ -6,9 +6,9 @@
 //! Lease, the metrics) fails by the seed of the first of the four.
 //!
 //! SCHEDULES=60    how many, from seed 0 on
-//! SEED=17         only that one and the three that run with it
+//! SEED=17         only that one and the seven that run with it
 //! CLUSTERS=3      so many side by side
-//! LIMIT=150       seconds from the beginning of a rollout to its end, faults included
+//! LIMIT=240       seconds from the beginning of a rollout to its end, faults included
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
@@ -18,14 +18,14 @@ use std::time::{Duration, Instant};
 use futures::future::{join_all, try_join_all};
 use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{
-    Client, Cluster, Draw, Edge, EdgeId, Error, FaultProxy, OperatorOptions, Options, Oracle,
-    Rollout, Schedule, Server, Stage, until,
+    Audit, Client, Cluster, Draw, Edge, EdgeId, Error, FaultProxy, OperatorOptions, Options,
+    Oracle, Rollout, Schedule, Server, Stage, until,
 };
 use serde_json::json;
 
 /// From the beginning of a group to each of its ends, faults included.
 static LIMIT: LazyLock<Duration> =
-    LazyLock::new(|| Duration::from_secs(number("LIMIT").unwrap_or(150)));
+    LazyLock::new(|| Duration::from_secs(number("LIMIT").unwrap_or(240)));
 const LOOKBACK: Duration = Duration::from_secs(6);
 const SOAK: Duration = Duration::from_secs(2);
 const BAKE: Duration = Duration::from_secs(2);
@@ -33,6 +33,8 @@ const BAKE: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(2);
 /// Two evaluations and a scrape.
 const EVIDENCE_AGE: Duration = Duration::from_secs(3);
+/// So many share an operator.
+const GROUP: usize = 8;
 /// Nothing more may happen for so long after the end.
 const STAYS: Duration = Duration::from_secs(4);
 
@@ -264,10 +266,35 @@ async fn run(cluster: &Cluster, group: Vec<Schedules>, tally: &Mutex<Tally>) {
         }
     };
     let audit = cluster.audit_since(mark).unwrap();
-    let mut wrong: Vec<String> = Oracle::strays(&oracles, &audit);
+    judge(&group, &oracles, ends, &audit, &log.into_inner().unwrap(), tally);
+    println!("seeds {}–{}: {} s", group[0].seed, group[GROUP - 1].seed, begin.elapsed().as_secs());
+    for (fault, count) in proxy.faulted() {
+        *tally.lock().unwrap().faulted.entry(fault).or_default() += count;
+    }
+    for edge in group.iter().flat_map(|one| &one.edges) {
+        cluster.exporter().remove(*edge);
+    }
+    for one in &group {
+        cluster.delete("meshrollout", "default", &one.rollout()).await.unwrap();
+        let mut arguments = vec!["delete", "namespace", "--wait=false"];
+        arguments.extend(one.namespaces.iter().map(String::as_str));
+        cluster.kubectl(&arguments).await.unwrap();
+    }
+}
+
+/// Counts what was reached and tells what was wrong.
+fn judge(
+    group: &[Schedules],
+    oracles: &[Oracle],
+    ends: Vec<Result<(), Error>>,
+    audit: &Audit,
+    log: &str,
+    tally: &Mutex<Tally>,
+) {
+    let mut wrong: Vec<String> = Oracle::strays(oracles, audit);
     let mut tally = tally.lock().unwrap();
-    for ((one, oracle), end) in group.iter().zip(&oracles).zip(ends) {
-        let judgement = oracle.judge(&audit);
+    for ((one, oracle), end) in group.iter().zip(oracles).zip(ends) {
+        let judgement = oracle.judge(audit);
         let mut found = judgement.wrong;
         if let Err(error) = end {
             found.push(format!("the end was not reached: {error}"));
@@ -289,14 +316,9 @@ async fn run(cluster: &Cluster, group: Vec<Schedules>, tally: &Mutex<Tally>) {
             )),
         }
     }
-    println!("seeds {}–{}: {} s", group[0].seed, group[3].seed, begin.elapsed().as_secs());
-    for (fault, count) in proxy.faulted() {
-        *tally.faulted.entry(fault).or_default() += count;
-    }
     if !wrong.is_empty() {
         let mut told = wrong.join("\n");
-        let log = log.lock().unwrap();
-        for one in &group {
+        for one in group {
             let about = format!("namespace=f{}-", one.seed);
             let failed = told.contains(&format!("SEED={} ", one.seed));
             let lines: Vec<_> =
@@ -309,20 +331,10 @@ async fn run(cluster: &Cluster, group: Vec<Schedules>, tally: &Mutex<Tally>) {
         println!("{told}");
         tally.failures.push(told);
     }
-    drop(tally);
-    for edge in group.iter().flat_map(|one| &one.edges) {
-        cluster.exporter().remove(*edge);
-    }
-    for one in &group {
-        cluster.delete("meshrollout", "default", &one.rollout()).await.unwrap();
-        let mut arguments = vec!["delete", "namespace", "--wait=false"];
-        arguments.extend(one.namespaces.iter().map(String::as_str));
-        cluster.kubectl(&arguments).await.unwrap();
-    }
 }
 
 async fn prepared(cluster: &Cluster, first: u64) -> Vec<Schedules> {
-    let mut group: Vec<_> = (first..first + 4).map(Schedules::of).collect();
+    let mut group: Vec<_> = (first..first + GROUP as u64).map(Schedules::of).collect();
     try_join_all(group.iter_mut().map(|one| one.prepare(cluster))).await.unwrap();
     group
 }
@@ -342,8 +354,7 @@ async fn lane(queue: &Mutex<VecDeque<u64>>, tally: &Mutex<Tally>) {
     cluster.namespace("legacy", Injection::Absent, &[]).await.unwrap();
     cluster.deploy(&Workload::new("legacy", "batch")).await.unwrap();
     let mut group = prepared(&cluster, first).await;
-    loop {
-        let Some(first) = next() else { break };
+    while let Some(first) = next() {
         // The next ones' pods come up meanwhile.
         let (_, following) = tokio::join!(run(&cluster, group, tally), prepared(&cluster, first));
         group = following;
@@ -364,12 +375,12 @@ fn number(variable: &str) -> Option<u64> {
 #[tokio::test]
 async fn every_schedule_reaches_its_end_and_no_write_is_unsafe() {
     let begin = Instant::now();
-    let schedules = number("SCHEDULES").unwrap_or(60).next_multiple_of(4);
+    let schedules = number("SCHEDULES").unwrap_or(60).next_multiple_of(GROUP as u64);
     let queue: VecDeque<u64> = match number("SEED") {
-        Some(seed) => VecDeque::from([seed - seed % 4]),
-        None => (0..schedules).step_by(4).collect(),
+        Some(seed) => VecDeque::from([seed - seed % GROUP as u64]),
+        None => (0..schedules).step_by(GROUP).collect(),
     };
-    let wanted = queue.len() * 4;
+    let wanted = queue.len() * GROUP;
     let lanes = number("CLUSTERS").unwrap_or(3).min(queue.len() as u64);
     let (queue, tally) = (Mutex::new(queue), Mutex::new(Tally::default()));
     join_all((0..lanes).map(|_| lane(&queue, &tally))).await;

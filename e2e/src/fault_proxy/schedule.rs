@@ -97,7 +97,7 @@ pub struct Schedule {
 }
 
 /// For so long the metrics source may fail.
-const METRICS_FAIL_FOR: Duration = Duration::from_secs(20);
+const METRICS_FAIL_FOR: Duration = Duration::from_secs(40);
 
 impl Schedule {
     /// No fault at all.
@@ -249,7 +249,7 @@ mod tests {
             for class in CLASSES {
                 assert_eq!(Schedule::of(seed).fault(class, "x", 10), None);
             }
-            assert_eq!(Schedule::of(seed).metrics_fault(Duration::from_secs(21)), None);
+            assert_eq!(Schedule::of(seed).metrics_fault(Duration::from_secs(41)), None);
         }
         assert_eq!(Schedule::QUIET.fault(Class::Policy, "x", 0), None);
     }
