@@ -1,6 +1,7 @@
 //! Stands between the operator and the apiserver: fails as a schedule says, and stops the operator
 //! at any of its writes.
 
+mod class;
 mod schedule;
 mod stream;
 mod wire;
@@ -21,9 +22,11 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::AbortHandle;
 
+pub use self::class::Class;
+use self::class::class;
 use self::schedule::Fault;
 pub(crate) use self::schedule::MetricsFault;
-pub use self::schedule::{Class, Draw, Schedule};
+pub use self::schedule::{Draw, Schedule};
 use self::wire::{Wire, Wires};
 use crate::servers::Servers;
 use crate::{Doing, Error};
@@ -356,38 +359,6 @@ async fn cut(wire: &Wire) -> Response<Body> {
     std::future::pending().await
 }
 
-fn class(method: &Method, path: &str, query: &str) -> Class {
-    let flag = |name: &str| query.split('&').any(|one| one.starts_with(name));
-    let segments: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let about = |name: &str| segments.contains(&name);
-    if about("leases") || about("meshfences") {
-        return Class::Lease;
-    }
-    if [Method::GET, Method::HEAD].contains(method) {
-        return match segments.as_slice() {
-            _ if flag("watch=1") || flag("watch=true") => Class::Watch,
-            ["version"] | ["api"] | ["apis"] => Class::Other,
-            _ if flag("limit=") || flag("resourceVersion=") || is_collection(&segments) => {
-                Class::List
-            }
-            _ => Class::Get,
-        };
-    }
-    match () {
-        () if about("peerauthentications") && flag("dryRun=") => Class::DryRun,
-        () if about("peerauthentications") => Class::Policy,
-        () if about("events") => Class::Event,
-        () if about("meshrollouts") || about("meshreports") => Class::Report,
-        () => Class::Other,
-    }
-}
-
-/// `/api/v1/…` and `/apis/GROUP/VERSION/…`, with a namespace or without, and no name behind.
-fn is_collection(segments: &[&str]) -> bool {
-    let (["api", _, rest @ ..] | ["apis", _, _, rest @ ..]) = segments else { return false };
-    matches!(rest, [_] | ["namespaces", _, _])
-}
-
 fn reason(code: u16) -> &'static str {
     match code {
         409 => "Conflict",
@@ -422,26 +393,4 @@ fn refusal(code: u16, reason: &str) -> Response<Body> {
 pub(crate) struct Begun {
     pub(crate) schedule: Schedule,
     pub(crate) at: Option<Instant>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_are_told_apart() {
-        let policies = "/apis/security.istio.io/v1/namespaces/pay/peerauthentications";
-        for (method, path, query, wanted) in [
-            ("PATCH", format!("{policies}/default"), "fieldManager=x", Class::Policy),
-            ("PATCH", format!("{policies}/default"), "dryRun=All&fieldManager=x", Class::DryRun),
-            ("GET", format!("{policies}/default"), "", Class::Get),
-            ("GET", policies.to_owned(), "", Class::List),
-            ("GET", "/api/v1/pods".to_owned(), "watch=true&resourceVersion=4", Class::Watch),
-            ("GET", "/api/v1/namespaces/pay".to_owned(), "", Class::Get),
-            ("GET", "/version".to_owned(), "", Class::Other),
-        ] {
-            let method = method.parse().unwrap();
-            assert_eq!(class(&method, &path, query), wanted, "{method} {path} {query}");
-        }
-    }
 }

@@ -6,28 +6,7 @@
 
 use std::time::Duration;
 
-/// What a request is about.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Class {
-    /// A write to a PeerAuthentication.
-    Policy,
-    /// The same with `dryRun=All`.
-    DryRun,
-    /// A write to a MeshRollout's or MeshReport's status, or a MeshReport itself.
-    Report,
-    /// An Event.
-    Event,
-    /// The Lease, read or written; and any other object by which replicas agree who leads.
-    Lease,
-    /// One object.
-    Get,
-    /// Many objects.
-    List,
-    /// A watch.
-    Watch,
-    /// Anything else, such as the version.
-    Other,
-}
+use super::class::Class;
 
 /// What happens to one request. Every one of them happens in real clusters.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
