@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, Request};
 use kube::client::ClientBuilder;
 use kube::{Client, Config, Resource};
-use meshrollout_core::action::{Action, Restore};
+use meshrollout_core::action::{Action, Restore, RollBack};
 use meshrollout_core::finding::{Code, Finding, Level, Subject};
 use meshrollout_core::ident::Namespace;
 use serde_json::Value;
@@ -125,6 +125,15 @@ impl Writer {
         match sent {
             Ok(()) => Outcome::Done,
             Err(outcome) => outcome,
+        }
+    }
+
+    /// Whether the apiserver would take this rollback now; nothing is stored. Yields its refusal.
+    pub async fn refuses(&self, back: &RollBack, stamp: Option<&Stamp>) -> Option<String> {
+        let object = manifest::policy(&Action::RollBack(back.clone()), stamp, Timestamp::now());
+        match self.apply(&back.namespace, &object, Try::Dry).await {
+            Err(Outcome::Refused(why)) => Some(why),
+            _ => None,
         }
     }
 

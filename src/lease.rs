@@ -221,6 +221,11 @@ impl Leadership {
         renewed.is_some_and(|at| self.deadline.is_none_or(|deadline| at.elapsed() < deadline))
     }
 
+    /// The stamp of this reign as it stood last, for what is only tried.
+    pub fn stamp(&self) -> Option<Stamp> {
+        self.fence.stamp()
+    }
+
     /// Asks the apiserver, within `limit`, whether this replica may send a write now. A reign that
     /// has not begun, or whose fence was deleted or changed by another hand, begins anew.
     pub async fn confirm(&self, limit: Duration) -> Leave {
@@ -236,7 +241,7 @@ impl Leadership {
                 self.give_up();
                 Leave::Denied("another replica leads")
             }
-            Err(why) => Leave::Unsure(self.fence.stamp(), why),
+            Err(why) => Leave::Unsure(self.stamp(), why),
         }
     }
 

@@ -58,8 +58,10 @@ pub struct Recorded {
 /// Where in the course of a request the operator is stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Moment {
-    /// The apiserver has not seen it.
+    /// The apiserver has not seen it, and does not.
     BeforeSending,
+    /// It is on its way: the apiserver sees it when everything goes on.
+    InFlight,
     /// The apiserver has answered, and the operator does not know.
     AfterCommit,
     /// The operator has the answer.
@@ -67,7 +69,7 @@ pub enum Moment {
 }
 
 impl Moment {
-    /// All of them.
+    /// Those at which an operator may be ended.
     pub const ALL: [Self; 3] = [Self::BeforeSending, Self::AfterCommit, Self::AfterReply];
 }
 
@@ -210,6 +212,14 @@ impl Shared {
             self.reached(held.map(|(_, reached)| reached), recorded.as_ref());
             return self.forever_or_thawed(wire).await;
         }
+        let held = match held {
+            Some((Moment::InFlight, reached)) => {
+                self.reached(Some(reached), recorded.as_ref());
+                self.thawed().await;
+                None
+            }
+            other => other,
+        };
         match fault {
             Some(Fault::Delay(long)) => tokio::time::sleep(long).await,
             Some(Fault::Refuse(code)) => return refusal(code, reason(code)),
@@ -231,7 +241,7 @@ impl Shared {
                 return self.forever_or_thawed(wire).await;
             }
             Some((Moment::AfterReply, reached)) => self.reached_after_reply(reached, &recorded),
-            Some((Moment::BeforeSending, _)) | None => {}
+            Some((Moment::BeforeSending | Moment::InFlight, _)) | None => {}
         }
         match fault {
             Some(Fault::Timeout) => return refusal(504, "Timeout"),

@@ -11,9 +11,9 @@ use jiff::{SignedDuration, Timestamp};
 use kube::runtime::reflector::Store;
 use kube::{Api, ResourceExt};
 use meshrollout_core::action::{Action, RollBack};
-use meshrollout_core::clearance::strict_since;
+use meshrollout_core::clearance::{our_policy, strict_since};
 use meshrollout_core::decide::{Decision, State, decide, step_back};
-use meshrollout_core::finding::{Code, Finding, Subject};
+use meshrollout_core::finding::{Code, Finding, Level, Subject};
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::invariant;
 use meshrollout_core::plan::Plan;
@@ -53,6 +53,21 @@ impl Visit {
     }
 }
 
+/// Not a block: what is STRICT goes on being watched.
+fn way_back_closed(plan: &Plan, namespace: &Namespace, why: &str) -> Finding {
+    Finding::new(
+        Code::RollbackWouldBeRefused,
+        Subject::new("PeerAuthentication", namespace, POLICY_NAME),
+        format!("{namespace} is STRICT and watched, but going back would be refused: {why}"),
+    )
+    .at(Level::Hold)
+    .remedy(format!(
+        "let the operator's account apply PERMISSIVE to peerauthentication/{POLICY_NAME} in {namespace}; \
+         by hand, with rights that pass: kubectl meshrollout rollback {} -n {namespace}",
+        plan.name
+    ))
+}
+
 impl Operator {
     /// Looks, decides, and does what was decided.
     pub(super) async fn evaluate(
@@ -76,7 +91,31 @@ impl Operator {
         for namespace in forward {
             self.step(rollout, plan, progress, &mut visit, &namespace, &telemetry).await;
         }
+        self.try_the_way_back(plan, &mut visit).await;
         visit.ended()
+    }
+
+    /// Somebody may close the way back while a namespace is watched: that must be known before it is
+    /// needed.
+    async fn try_the_way_back(&self, plan: &Plan, visit: &mut Visit) {
+        let watched = visit.decision.namespaces.iter();
+        let watched = watched.filter(|(_, standing)| standing.state == State::Watching);
+        for (namespace, _) in watched {
+            let policy = our_policy(plan, &visit.snapshot, namespace);
+            let because = Finding::new(
+                Code::RollbackWouldBeRefused,
+                Subject::namespace(namespace),
+                "the way back, tried while watching",
+            );
+            let Some(Action::RollBack(back)) =
+                policy.and_then(|policy| step_back(namespace, policy, because))
+            else {
+                continue;
+            };
+            if let Some(why) = self.writer.refuses(&back, self.leadership.stamp().as_ref()).await {
+                visit.found.push((namespace.clone(), way_back_closed(plan, namespace, &why)));
+            }
+        }
     }
 
     fn look(&self, plan: &Plan, progress: &Progress, telemetry: &Arc<Telemetry>) -> Visit {

@@ -15,6 +15,7 @@ use crate::workload::NamespaceFacts;
 
 /// What is to be done in one namespace.
 #[derive(Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "one is made for a namespace, and spent at once")]
 pub enum Restoration {
     /// Nothing of ours stands there.
     Nothing,

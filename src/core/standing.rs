@@ -166,7 +166,24 @@ fn taken_back(
             .remedy(format!("change or delete {by}")),
         )
     });
-    std::iter::once(why).chain(still).collect()
+    std::iter::once(why).chain(still).chain(unheard(snapshot, facts)).collect()
+}
+
+/// With no control plane the proxies go on refusing plaintext, whatever the policies say.
+fn unheard(snapshot: &Snapshot, facts: &NamespaceFacts) -> Option<Finding> {
+    let plane = snapshot.telemetry.control_plane.known()?;
+    let root = snapshot.policies.root();
+    (plane.instances == 0).then(|| {
+        Finding::new(
+            Code::RollbackNotEffective,
+            Subject::cluster("Deployment", "istiod"),
+            format!(
+                "{} is rolled back, yet istiod is down: its proxies are STRICT until it is up again",
+                facts.name
+            ),
+        )
+        .remedy(format!("kubectl rollout restart deployment istiod -n {root}"))
+    })
 }
 
 /// Nothing of ours stands there. A pin may change no effective mode (S3).

@@ -157,3 +157,24 @@ fn deleting_the_policy_after_a_rollback_is_no_retry() {
     assert_eq!(decision.namespaces[&"catalog".into()].state, State::Blocked);
     assert_eq!(world.mode("catalog"), None);
 }
+
+#[test]
+fn a_rollback_that_no_istiod_hears_is_said_with_the_command() {
+    let mut world = World::shop();
+    world.visits(4);
+    world.failures("catalog", 2.0);
+    world.visit();
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+    let silent = |world: &mut World| {
+        let decision = world.visit();
+        let findings = decision.namespaces[&"catalog".into()].findings.clone();
+        findings.into_iter().find(|found| found.code == Code::RollbackNotEffective)
+    };
+    assert_eq!(silent(&mut world), None);
+    if let Reading::Known(plane) = &mut world.telemetry.control_plane {
+        plane.instances = 0;
+    }
+    let found = silent(&mut world).expect("the proxies are STRICT still");
+    assert!(found.message.contains("istiod is down"), "{found:?}");
+    assert_eq!(found.remedy, "kubectl rollout restart deployment istiod -n istio-system");
+}
