@@ -1,0 +1,182 @@
+//! Other hands: whoever changes, deletes or makes a policy between our last read and our write, and
+//! whoever puts its own value back again and again.
+
+use std::time::Duration;
+
+use meshrollout_e2e::scenario::{Injection, Workload};
+use meshrollout_e2e::{
+    Class, Client, Cluster, Edge, FaultProxy, Moment, OPERATOR_USER, Operator, OperatorOptions,
+    Options, Recorded, Rollout, Schedule, Server, until,
+};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+async fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String, String> {
+    let output = cluster.kubectl(args).await.unwrap();
+    match output.status.success() {
+        true => Ok(String::from_utf8(output.stdout).unwrap()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+/// A meshed namespace of one workload that `front/web` calls over mutual TLS.
+async fn called(cluster: &Cluster, name: &str) {
+    cluster.namespace(name, Injection::Enabled, &[]).await.unwrap();
+    cluster.deploy(&Workload::new(name, "app")).await.unwrap();
+    let edge = Edge::new(Client::workload("front", "web"), Server::workload(name, "app"));
+    cluster.exporter().edge(edge.rps(40.0));
+}
+
+async fn cluster() -> Cluster {
+    let cluster = Cluster::start(Options::default()).await.unwrap();
+    cluster.install().await.unwrap();
+    cluster.namespace("front", Injection::Enabled, &[]).await.unwrap();
+    cluster.deploy(&Workload::new("front", "web")).await.unwrap();
+    cluster
+}
+
+/// Sets the mode of a policy as another field manager would.
+async fn set(cluster: &Cluster, namespace: &str, mode: &str) -> Result<(), String> {
+    let object = json!({
+        "apiVersion": "security.istio.io/v1",
+        "kind": "PeerAuthentication",
+        "metadata": {"name": "default", "namespace": namespace},
+        "spec": {"mtls": {"mode": mode}},
+    });
+    let file = cluster.folder().join(format!("set-{namespace}.json"));
+    std::fs::write(&file, object.to_string()).unwrap();
+    let file = file.display().to_string();
+    let args = ["apply", "--server-side", "--force-conflicts", "--field-manager=house-rules", "-f"];
+    kubectl(cluster, &[&args[..], &[&file]].concat()).await.map(drop)
+}
+
+async fn operator(cluster: &Cluster) -> (Operator, FaultProxy) {
+    let proxy = cluster.fault_proxy(Schedule::QUIET, vec![]).await.unwrap();
+    let options = OperatorOptions { apiserver: Some(proxy.url()), ..OperatorOptions::default() };
+    (cluster.operator(&options).await.unwrap(), proxy)
+}
+
+/// Holds the next write of this mode on its way, does `meanwhile`, lets it go on, and yields what
+/// the apiserver answered.
+async fn meanwhile(
+    proxy: &FaultProxy,
+    begin: impl AsyncFnOnce(),
+    mode: &'static str,
+    meanwhile: impl AsyncFnOnce(),
+) -> u16 {
+    let held = proxy.hold(Moment::InFlight, move |one: &Recorded| {
+        one.class == Class::Policy && one.mode.as_deref() == Some(mode)
+    });
+    begin().await;
+    let held = tokio::time::timeout(LIMIT, held).await.expect("such a write").unwrap();
+    meanwhile().await;
+    proxy.go_on();
+    until("the write to be answered", LIMIT, async || {
+        proxy.recorded()[held.number].status.ok_or_else(|| "not yet".to_owned())
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_policy_that_changed_between_read_and_write_is_proved_again() {
+    let cluster = &cluster().await;
+    for name in ["edited", "deleted", "created", "harmless"] {
+        called(cluster, name).await;
+    }
+    let (operator, proxy) = operator(cluster).await;
+    let rollout = |name: &str| Rollout::enforce(name, &[("only", &[name])]);
+
+    // Created: somebody was first; ours is not made, and theirs is left alone.
+    let apply = async || cluster.apply_rollout(&rollout("created")).await.unwrap();
+    let theirs = async || set(cluster, "created", "PERMISSIVE").await.unwrap();
+    assert_eq!(meanwhile(&proxy, apply, "PERMISSIVE", theirs).await, 409);
+    let ready = cluster.until_ready_is("created", "PolicyOwnedByOther", LIMIT).await;
+    let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    assert!(ready.message.contains("house-rules"), "{ready:?}");
+
+    // Edited: drift is named, and nobody fights.
+    let apply = async || cluster.apply_rollout(&rollout("edited")).await.unwrap();
+    let theirs = async || set(cluster, "edited", "DISABLE").await.unwrap();
+    assert_eq!(meanwhile(&proxy, apply, "STRICT", theirs).await, 409);
+    let ready = cluster.until_ready_is("edited", "PolicyDrifted", LIMIT).await;
+    let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    assert!(ready.message.contains("house-rules"), "{ready:?}");
+    assert_eq!(cluster.policy_mode("edited").await.unwrap().as_deref(), Some("DISABLE"));
+
+    // Deleted: the write does not make it anew as STRICT; a pin comes first, and a soak.
+    let mark = cluster.audit_mark().unwrap();
+    let apply = async || cluster.apply_rollout(&rollout("deleted")).await.unwrap();
+    let gone = async || cluster.delete("peerauthentication", "deleted", "default").await.unwrap();
+    let answer = meanwhile(&proxy, apply, "STRICT", gone).await;
+    assert!([404, 409].contains(&answer), "{answer}");
+    let ready = cluster.until_ready_is("deleted", "Enforced", LIMIT).await;
+    ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    let policies = cluster.audit_since(mark).unwrap().of("peerauthentications").within("deleted");
+    let stored = policies.writes().by(OPERATOR_USER).accepted().modes_written();
+    let [pin, again, strict] =
+        ["PERMISSIVE", "PERMISSIVE", "STRICT"].map(|mode| format!("deleted/default {mode}"));
+    assert_eq!(stored, [pin, again, strict]);
+
+    // A label that somebody put on it changes nothing of what was proven, but the version: the
+    // write meets another version, is proved again, and then goes through.
+    let apply = async || cluster.apply_rollout(&rollout("harmless")).await.unwrap();
+    let label = async || {
+        let args = ["label", "peerauthentication", "default", "-n", "harmless", "team=pay"];
+        kubectl(cluster, &args).await.unwrap();
+    };
+    assert_eq!(meanwhile(&proxy, apply, "STRICT", label).await, 409);
+    let ready = cluster.until_ready_is("harmless", "Enforced", LIMIT).await;
+    ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    operator.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn another_writer_that_puts_its_value_back_every_second_is_named_and_not_fought() {
+    let cluster = &cluster().await;
+    called(cluster, "contested").await;
+    let (operator, _proxy) = operator(cluster).await;
+    let rollout = Rollout::enforce("contested", &[("only", &["contested"])])
+        .with("/stages/0/bake", json!("10m"));
+    cluster.apply_rollout(&rollout).await.unwrap();
+    until("STRICT", LIMIT, async || match cluster.policy_mode("contested").await.unwrap() {
+        Some(mode) if mode == "STRICT" => Ok(()),
+        other => Err(format!("{other:?}\n{}", operator.log())),
+    })
+    .await
+    .unwrap();
+    let mark = cluster.audit_mark().unwrap();
+    // Alternating values, so that each is a write.
+    let mut fights = 0;
+    let fighting = async {
+        let mut turn = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            turn.tick().await;
+            let mode = if fights % 2 == 0 { "PERMISSIVE" } else { "DISABLE" };
+            set(cluster, "contested", mode).await.unwrap();
+            fights += 1;
+        }
+    };
+    let watching = async {
+        let ready = cluster.until_ready_is("contested", "PolicyDrifted", LIMIT).await;
+        let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+        assert!(ready.message.contains("house-rules"), "{ready:?}");
+        operator.evaluated("contested", 15, LIMIT).await.unwrap();
+    };
+    tokio::select! {
+        () = watching => {}
+        () = fighting => {}
+    }
+    assert!(fights >= 10, "{fights}");
+    let audit = cluster.audit_since(mark).unwrap().by(OPERATOR_USER).writes();
+    let policies = audit.clone().of("peerauthentications").accepted();
+    println!("{fights} writes of the other hand, {} policies of ours", policies.count());
+    assert_eq!(policies.count(), 0, "{}", policies.summary());
+    // Status and report may tell each new value, and no more than that.
+    let told = audit.of("meshrollouts").count();
+    assert!(told <= 2 * fights + 2, "{told} for {fights}");
+    let shown: Value = cluster.rollout("contested").await.unwrap();
+    assert!(shown["status"].to_string().contains("house-rules"), "{shown:#}");
+    operator.stop().await.unwrap();
+}

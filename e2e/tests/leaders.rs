@@ -1,0 +1,211 @@
+//! Leaders that change in the middle of writes: whoever was deposed writes nothing any more.
+//!
+//! Several replicas, each behind a proxy of its own that stops it at its next write of a policy:
+//! on its way to the apiserver, between commit and reply, or after the reply. Then the process is
+//! stopped, another replica takes over, the write goes on, and the process too. The audit log says
+//! whose writes were accepted, in the order in which they were stored.
+//!
+//! SWAPS=12      so many changes of the leader with the fence on
+//! CLUSTERS=2    so many side by side
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use meshrollout_e2e::scenario::Injection;
+use meshrollout_e2e::{
+    Audit, Class, Cluster, Event, FaultProxy, Moment, OPERATOR_USER, Operator, OperatorOptions,
+    Options, Recorded, Rollout, Schedule, until,
+};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// As a Lease counts: whole seconds.
+const TIMES: &str = "drain: 1s\nproxyAcknowledgement: 1s\nleaseDuration: 4s\nrenewDeadline: 2s\n\
+                     retryPeriod: 1s\nwriteDeadline: 1s\n";
+
+/// One replica, and the hold that waits for its next write.
+struct Replica {
+    operator: Operator,
+    proxy: FaultProxy,
+    held: oneshot::Receiver<Recorded>,
+}
+
+impl Replica {
+    async fn start(cluster: &Cluster, moment: Moment) -> Self {
+        let proxy = cluster.fault_proxy(Schedule::QUIET, vec![]).await.unwrap();
+        let held = hold(&proxy, moment);
+        let options = OperatorOptions {
+            apiserver: Some(proxy.url()),
+            config: TIMES.to_owned(),
+            ..OperatorOptions::default()
+        };
+        let operator = cluster.operator(&options).await.unwrap();
+        Self { operator, proxy, held }
+    }
+
+    /// SIGSTOP or SIGCONT.
+    async fn signal(&self, signal: &str) {
+        let process = self.operator.process_id().to_string();
+        let status = tokio::process::Command::new("kill").args([signal, &process]).status().await;
+        assert!(status.unwrap().success());
+    }
+}
+
+fn hold(proxy: &FaultProxy, moment: Moment) -> oneshot::Receiver<Recorded> {
+    proxy.hold(moment, |one| one.class == Class::Policy)
+}
+
+fn version(event: &Event) -> u64 {
+    let object = event.response_object.as_ref().expect("what was stored");
+    object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+}
+
+/// The operator's accepted writes, and of those the ones by a replica that the fence named no more
+/// when they were stored.
+fn deposed(audit: &Audit) -> (usize, Vec<String>) {
+    let accepted = audit.clone().writes().by(OPERATOR_USER).accepted();
+    let mut reigns: BTreeMap<u64, (Value, Value)> = BTreeMap::new();
+    for event in accepted.clone().of("meshfences").events() {
+        let spec = &event.response_object.as_ref().unwrap()["spec"];
+        reigns.insert(version(event), (spec["holder"].clone(), spec["epoch"].clone()));
+    }
+    let writes = accepted.of("peerauthentications");
+    let wrong = writes.events().iter().filter_map(|event| {
+        let notes = &event.response_object.as_ref()?["metadata"]["annotations"];
+        let (holder, epoch) = (&notes["meshrollout.dev/holder"], &notes["meshrollout.dev/epoch"]);
+        let stored = version(event);
+        let (_, reign) = reigns.range(..stored).next_back()?;
+        let is_leader = *holder == reign.0 && *epoch == reign.1.to_string();
+        (!is_leader).then(|| {
+            format!("{} by {holder} epoch {epoch} at {stored}, when {reign:?} led", event.object())
+        })
+    });
+    let wrong: Vec<_> = wrong.collect();
+    (writes.count(), wrong)
+}
+
+async fn leader(cluster: &Cluster) -> Option<String> {
+    let args = ["get", "meshfence", "meshrollout", "-n", "meshrollout-system"];
+    let holder = [&args[..], &["-o", "jsonpath={.spec.holder}"]].concat();
+    let output = cluster.kubectl(&holder).await.unwrap();
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+}
+
+/// What a run of swaps showed.
+#[derive(Debug, Default)]
+struct Run {
+    swaps: usize,
+    accepted: usize,
+    /// Writes of a deposed leader, by what the apiserver answered.
+    late: BTreeMap<u16, usize>,
+    deposed: Vec<String>,
+    longest: Duration,
+}
+
+async fn run(swaps: usize, replicas: usize, fence: bool) -> Run {
+    let cluster = Cluster::start(Options::default()).await.unwrap();
+    cluster.install().await.unwrap();
+    if !fence {
+        for kind in ["validatingadmissionpolicybinding", "validatingadmissionpolicy"] {
+            cluster.delete(kind, "default", "meshrollout-fence").await.unwrap();
+        }
+    }
+    // A pin each: as many writes as swaps.
+    let names: Vec<_> = (0..swaps + 2).map(|number| format!("n{number:03}")).collect();
+    for chunk in names.chunks(16) {
+        join_all(chunk.iter().map(async |name| {
+            cluster.namespace(name, Injection::Enabled, &[]).await.unwrap();
+        }))
+        .await;
+    }
+    let mark = cluster.audit_mark().unwrap();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    cluster.apply_rollout(&Rollout::enforce("swaps", &[("only", &names)])).await.unwrap();
+
+    // Most are caught on their way: those are the writes that only the fence can stop.
+    let moments = [
+        Moment::InFlight,
+        Moment::AfterCommit,
+        Moment::InFlight,
+        Moment::InFlight,
+        Moment::AfterReply,
+    ];
+    let mut moments = moments.into_iter().cycle();
+    let mut fleet = vec![];
+    for _ in 0..replicas {
+        fleet.push(Replica::start(&cluster, moments.next().unwrap()).await);
+    }
+    let mut told = Run::default();
+    for swap in 0..swaps {
+        let caught = fleet.iter_mut().enumerate().map(|(index, replica)| {
+            Box::pin(async move { (&mut replica.held).await.map(|_| index) })
+        });
+        let caught = futures::future::select_all(caught);
+        let caught = tokio::time::timeout(LIMIT, caught).await;
+        let Ok((caught, ..)) = caught else {
+            let logs: Vec<_> = fleet.iter().map(|replica| replica.operator.log()).collect();
+            panic!("swap {swap}: no replica writes\n{}", logs.join("\n---\n"));
+        };
+        let old = fleet.remove(caught.unwrap());
+        let begin = Instant::now();
+        old.signal("-STOP").await;
+        let before = leader(&cluster).await;
+        until("another replica to lead", LIMIT, async || {
+            let now = leader(&cluster).await;
+            if now == before { Err(format!("{now:?} leads still")) } else { Ok(()) }
+        })
+        .await
+        .unwrap();
+        told.longest = told.longest.max(begin.elapsed());
+        // First the write that was on its way, then the process, which must find out by itself.
+        old.proxy.go_on();
+        let late = until("the late write to be answered", LIMIT, async || {
+            let all = old.proxy.recorded();
+            let write = all.iter().find(|one| one.class == Class::Policy).and_then(|it| it.status);
+            write.ok_or_else(|| "not yet".to_owned())
+        })
+        .await
+        .unwrap();
+        *told.late.entry(late).or_default() += 1;
+        old.signal("-CONT").await;
+        told.swaps += 1;
+        fleet.push(Replica::start(&cluster, moments.next().unwrap()).await);
+        // Whoever was deposed writes nothing more, and ends: a kubelet starts it anew.
+        let mut old = old;
+        until("the deposed replica to end", LIMIT, async || match old.operator.check() {
+            Ok(()) => Err(old.operator.log()),
+            Err(_) => Ok(()),
+        })
+        .await
+        .unwrap();
+    }
+    let audit = cluster.audit_since(mark).unwrap();
+    (told.accepted, told.deposed) = deposed(&audit);
+    told
+}
+
+#[tokio::test]
+async fn a_deposed_leader_writes_nothing() {
+    let number = |name: &str, otherwise: usize| {
+        std::env::var(name).ok().and_then(|it| it.parse().ok()).unwrap_or(otherwise)
+    };
+    let (swaps, clusters) = (number("SWAPS", 12), number("CLUSTERS", 2));
+    let runs = (0..clusters).map(|index| run(swaps.div_ceil(clusters), 2 + index % 2, true));
+    let mut wrong = vec![];
+    for told in join_all(runs).await {
+        println!("{told:?}");
+        assert!(told.accepted > 0 && told.late.contains_key(&403), "{told:?}");
+        wrong.extend(told.deposed);
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// The same without the fence: what it is there for.
+#[tokio::test]
+async fn without_the_fence_a_deposed_leader_does_write() {
+    let told = run(5, 2, false).await;
+    println!("{told:?}");
+    assert!(!told.deposed.is_empty(), "then the test above proves nothing: {told:?}");
+}
