@@ -181,6 +181,7 @@ fn stages(plan: &Plan, decision: &Decision, snapshot: &Snapshot) -> Vec<StageSta
                 state,
                 strict: count(strict.count()),
                 namespaces: count(here.len()),
+                finished: decision.progress.finished.contains(&stage.name),
             }
         })
         .collect()
@@ -264,6 +265,7 @@ mod tests {
     use super::*;
     use crate::api::MeshReportStatus;
     use jiff::SignedDuration;
+    use meshrollout_core::progress::Progress;
     use meshrollout_core::testing::World;
 
     /// What is kept in memory must be what comes back from the apiserver, or every visit writes.
@@ -292,6 +294,51 @@ mod tests {
             let new = report(&world.plan, &decision, &snapshot, one, Some(1), &nothing, now);
             let stored = serde_json::from_value(serde_json::to_value(&new).unwrap()).unwrap();
             assert_eq!(new, stored);
+        }
+    }
+
+    /// What a new leader reads back; `change` is what another hand does to the reports meanwhile.
+    fn handed_over(world: &World, change: impl Fn(&mut MeshReportStatus)) -> Progress {
+        let (snapshot, decision) = world.look();
+        let nothing = MeshRolloutStatus::default();
+        let facts = Facts { generation: Some(1), short_times: false, rolled_back: &[] };
+        let now = snapshot.at;
+        let rollout = status(&world.plan, &decision, &snapshot, &facts, &nothing, now);
+        let reports: Vec<_> = decision
+            .namespaces
+            .iter()
+            .map(|one| {
+                let nothing = MeshReportStatus::default();
+                let mut report =
+                    report(&world.plan, &decision, &snapshot, one, Some(1), &nothing, now);
+                change(&mut report);
+                (one.0.clone(), report)
+            })
+            .collect();
+        progress(&world.plan, &rollout, reports.iter().map(|(name, one)| (name.clone(), one)))
+    }
+
+    #[test]
+    fn a_new_leader_remembers_everything() {
+        for visits in [1, 3, 5, 8, 12, 24] {
+            let mut world = World::shop();
+            world.visits(visits);
+            let (_, decision) = world.look();
+            assert_eq!(handed_over(&world, |_| ()), decision.progress, "after {visits} visits");
+        }
+    }
+
+    #[test]
+    fn a_soak_without_its_terms_does_not_count_for_a_new_leader() {
+        let mut world = World::shop();
+        world.visits(3);
+        for terms in [None, Some("soon".to_owned())] {
+            let told = handed_over(&world, |report| {
+                if let Some(soak) = &mut report.soak {
+                    soak.terms.clone_from(&terms);
+                }
+            });
+            assert!(told.namespaces.values().all(|memory| memory.soak.is_none()), "{terms:?}");
         }
     }
 }

@@ -11,7 +11,7 @@ use meshrollout_core::action::Action;
 use meshrollout_core::decide::{State, step_back};
 use meshrollout_core::finding::{Code, Finding, Subject};
 use meshrollout_core::ident::Namespace;
-use meshrollout_core::testing::World;
+use meshrollout_core::testing::{World, at};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 
@@ -96,7 +96,7 @@ fn refused(code: u16, cause: Option<&str>) -> Option<(u16, Value)> {
 /// The shop's world, at this moment.
 fn world() -> World {
     let mut world = World::shop();
-    world.now = Timestamp::now().as_second() - 1_000_000;
+    world.now = (Timestamp::now() - at(0)).get_seconds();
     world
 }
 

@@ -35,6 +35,8 @@ pub mod policy {
     pub const EVIDENCE_TIME: &str = "meshrollout.dev/evidence-time";
     /// When STRICT was written, RFC 3339.
     pub const STRICT_SINCE: &str = "meshrollout.dev/strict-since";
+    /// The bake that its stage had then, as in `15m`.
+    pub const BAKE: &str = "meshrollout.dev/bake";
     /// When it was rolled back, RFC 3339.
     pub const ROLLED_BACK_AT: &str = "meshrollout.dev/rolled-back-at";
     /// The finding that made us roll back: code and subject.

@@ -261,23 +261,37 @@ impl Operator {
         Telemetry::unknown(Timestamp::now(), lookback, scrape, &cause)
     }
 
-    /// What older rollouts cover. One whose spec cannot be used covers nothing.
+    /// Where another rollout has the better right: where it wrote already, and what older ones
+    /// cover. One whose spec cannot be used covers nothing, and keeps what it wrote.
     pub(super) fn claimed(&self, rollout: &MeshRollout) -> BTreeMap<Namespace, String> {
         let age = |one: &MeshRollout| {
             (one.metadata.creation_timestamp.as_ref().map(|at| at.0), one.name_any())
         };
         let all = self.rollouts.get().map(Store::state).unwrap_or_default();
-        let mut older: Vec<_> = all.into_iter().filter(|other| age(other) < age(rollout)).collect();
-        older.sort_by_key(|other| age(other));
-        if older.is_empty() {
+        let mut others: Vec<_> =
+            all.into_iter().filter(|other| other.uid() != rollout.uid()).collect();
+        others.sort_by_key(|other| age(other));
+        if others.is_empty() {
             return BTreeMap::new();
         }
         let nothing = Arc::new(self.nothing_measured(SignedDuration::ZERO));
-        let namespaces = self.objects.snapshot(Timestamp::now(), nothing).namespaces;
+        let snapshot = self.objects.snapshot(Timestamp::now(), nothing);
         let mut claimed = BTreeMap::new();
-        for other in older {
-            let Ok(plan) = parse::plan(&other, &self.config) else { continue };
-            for facts in namespaces.values() {
+        for facts in snapshot.namespaces.values() {
+            let notes =
+                snapshot.policies.of(&facts.name).iter().filter_map(|one| one.ours.as_ref());
+            let writer = notes.filter(|ours| ours.is_of(facts)).find_map(|ours| {
+                others
+                    .iter()
+                    .find(|other| other.uid().as_deref() == Some(ours.rollout_uid.as_str()))
+            });
+            if let Some(writer) = writer {
+                claimed.insert(facts.name.clone(), writer.name_any());
+            }
+        }
+        for other in others.iter().filter(|other| age(other) < age(rollout)) {
+            let Ok(plan) = parse::plan(other, &self.config) else { continue };
+            for facts in snapshot.namespaces.values() {
                 if plan.covers(&facts.name, &facts.labels) {
                     claimed.entry(facts.name.clone()).or_insert_with(|| plan.name.clone());
                 }

@@ -128,11 +128,13 @@ impl Action {
             Self::Restore(restore) => restore.ours.clone(),
             Self::EnforceStrict(clearance) => Ours {
                 strict_since: Some(whole_second(now)),
+                bake: Some(clearance.bake()),
                 rolled_back: None,
                 ..clearance.ours().clone()
             },
             Self::RollBack(back) => Ours {
                 strict_since: None,
+                bake: None,
                 rolled_back: Some(RolledBack {
                     // After the switch it undoes, whatever this machine's clock says.
                     at: back

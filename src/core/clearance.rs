@@ -6,17 +6,18 @@ use crate::finding::{Code, Finding, Subject};
 use crate::gate::{Evaluation, Gate, Verdict};
 use crate::ident::{Namespace, Uid};
 use crate::mode::Mode;
-use crate::plan::Plan;
+use crate::plan::{Plan, Stage};
 use crate::policy::{OUR_NAME, Ours, Policy};
 use crate::snapshot::Snapshot;
 use crate::workload::{NamespaceFacts, Workload};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// Permission to write STRICT in one namespace, once, until it expires.
 #[derive(Debug, PartialEq)]
 pub struct Clearance {
     namespace: Namespace,
     ours: Ours,
+    bake: SignedDuration,
     policy_uid: Uid,
     resource_version: String,
     takes_over: bool,
@@ -28,7 +29,12 @@ pub struct Clearance {
 impl Clearance {
     /// Runs every gate on `snapshot`. No clearance without our own PERMISSIVE standing there: it
     /// is what a rollback returns to, and an update that meets it exactly is the fence.
-    pub(crate) fn cut(plan: &Plan, snapshot: &Snapshot, facts: &NamespaceFacts) -> Option<Self> {
+    pub(crate) fn cut(
+        plan: &Plan,
+        stage: &Stage,
+        snapshot: &Snapshot,
+        facts: &NamespaceFacts,
+    ) -> Option<Self> {
         if Evaluation::run(plan, snapshot, facts).verdict() != Verdict::Pass {
             return None;
         }
@@ -38,6 +44,7 @@ impl Clearance {
         let evidence_at = telemetry.at.min(snapshot.at);
         Some(Self {
             namespace: facts.name.clone(),
+            bake: stage.bake,
             policy_uid: pin.uid.clone(),
             resource_version: pin.resource_version.clone(),
             takes_over: pin.others().count() > 0
@@ -65,6 +72,11 @@ impl Clearance {
     /// The policy was adopted, and those it was adopted from still hold the mode with us.
     pub(crate) fn takes_over(&self) -> bool {
         self.takes_over
+    }
+
+    /// How long the namespace is watched at least, whatever the plan says later.
+    pub fn bake(&self) -> SignedDuration {
+        self.bake
     }
 
     /// What it stands on, in a line that can be read back later (S8).
@@ -144,8 +156,11 @@ pub fn our_policy<'a>(
     snapshot: &'a Snapshot,
     namespace: &Namespace,
 ) -> Option<&'a Policy> {
+    let facts = snapshot.namespace(namespace);
     snapshot.policies.of(namespace).iter().find(|policy| {
         policy.name == OUR_NAME
-            && policy.ours.as_ref().is_some_and(|ours| ours.rollout_uid == plan.uid)
+            && policy.ours.as_ref().is_some_and(|ours| {
+                ours.rollout_uid == plan.uid && facts.is_none_or(|facts| ours.is_of(facts))
+            })
     })
 }

@@ -63,6 +63,9 @@ pub fn of(plan: &Plan, decision: &Decision, old: &[Condition], now: Timestamp) -
         (True, passed, False, False, False, False, "Paused")
     } else if worst.is_some_and(|one| one.level == Level::Block) {
         (True, False, False, True, False, False, name)
+    } else if decision.newcomer(plan).is_some() && !decision.is_threatened() {
+        let gates = if worst.is_some() { Unknown } else { True };
+        (True, gates, False, True, False, False, "NewNamespace")
     } else if worst.is_some() {
         (True, Unknown, False, True, False, False, name)
     } else if states().any(|state| state == State::Watching) {

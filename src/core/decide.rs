@@ -10,15 +10,16 @@ use crate::gate::{Evaluation, Verdict};
 use crate::ident::Namespace;
 use crate::members::{Members, members, strays};
 use crate::mode::Mode;
-use crate::plan::{Mission, Plan, Trigger};
+use crate::plan::{Mission, Plan, Stage, Trigger};
 use crate::policy::{OUR_NAME, Ours, Policy};
 use crate::progress::{Bake, Memory, Progress, Soak};
 use crate::rollback::{Harm, harm};
 use crate::snapshot::{Snapshot, Source};
 use crate::standing::stand;
+use crate::terms::Terms;
 use crate::workload::NamespaceFacts;
 use jiff::{SignedDuration, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use crate::standing::{Standing, State};
 
@@ -51,6 +52,7 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
         progress: Progress {
             plan_hash: plan.hash(),
             namespaces: BTreeMap::new(),
+            finished: progress.finished.clone(),
             requests: progress.requests.clone(),
         },
         namespaces: BTreeMap::new(),
@@ -68,9 +70,6 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
     for (name, stage) in &members {
         if let Some(facts) = snapshot.namespace(name) {
             let mut memory = progress.of(name, &facts.uid);
-            if progress.plan_hash != decision.progress.plan_hash {
-                memory.soak = None;
-            }
             // A bake belongs to a STRICT that stands; a retry forgives one that is gone. One that was
             // rolled back stays remembered, so that deleting the policy is no silent retry.
             let retry = progress.requests.retry.as_ref();
@@ -97,19 +96,21 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
                     stage: *stage,
                     state: State::Pending,
                     evaluation: Evaluation::default(),
+                    bake: None,
                     findings: vec![missing],
                 },
             );
         }
     }
     decision.current_stage = decision.first_undone();
-    let in_flight = decision.current_stage.and_then(|index| plan.stages.get(index));
+    let in_flight = decision.in_flight().and_then(|index| plan.stages.get(index));
     let in_flight = in_flight.map(|stage| stage.name.as_str());
     decision.progress.requests.hear(&plan.asked, in_flight, now);
 
     watch(plan, snapshot, &mut decision, may_step_back, now);
     // A bake may just have ended.
     decision.current_stage = decision.first_undone();
+    decision.progress.finished = finished(plan, &decision);
     let standing = decision.progress.requests.standing().is_some();
     decision.halted =
         standing || decision.namespaces.values().any(|one| one.state == State::RolledBack);
@@ -126,6 +127,7 @@ fn watch(
     now: Timestamp,
 ) {
     let requests = decision.progress.requests.clone();
+    let finished = decision.progress.finished.clone();
     for (name, standing) in &mut decision.namespaces {
         let strict = matches!(standing.state, State::Watching | State::Enforced);
         let (true, Some(facts), Some(policy), Some(since)) = (
@@ -138,9 +140,13 @@ fn watch(
         };
         let asked = requests.standing().filter(|heard| {
             let everything = requests.rollback.as_ref() == Some(*heard);
-            let stage = plan.stages.get(standing.stage).map(|stage| stage.name.as_str());
-            // A namespace that left the plan belongs to whatever is in flight.
-            everything || stage.is_none() || heard.stage.as_deref() == stage
+            let Some(stage) = plan.stages.get(standing.stage) else {
+                // A namespace that left the plan belongs to whatever is in flight.
+                return true;
+            };
+            // What a stage reached is kept: only who joined it later is in flight.
+            let reached = standing.state == State::Enforced && finished.contains(&stage.name);
+            everything || (heard.stage.as_ref() == Some(&stage.name) && !reached)
         });
         let because = match asked {
             Some(_) => {
@@ -234,9 +240,7 @@ fn bake(
         }
         Harm::Hard(found) => Some(found),
     };
-    let stage = plan.stages.get(standing.stage);
-    let bake_of_stage = stage.or(plan.stages.last()).map(|stage| stage.bake);
-    let long_enough = bake_of_stage.is_some_and(|wanted| bake.covered >= wanted);
+    let long_enough = standing.bake.is_some_and(|wanted| bake.covered >= wanted);
     bake.complete = verdict.is_none() && bake.suspicions == 0 && long_enough;
     if bake.complete {
         standing.state = State::Enforced;
@@ -258,6 +262,7 @@ fn advance(
 ) {
     let Some(current) = decision.current_stage else { return };
     let Some(stage) = plan.stages.get(current) else { return };
+    let unfinished = decision.first_unfinished(plan);
     let watching = |here: bool| {
         let watching = decision.namespaces.values().filter(|one| one.state == State::Watching);
         watching.filter(|one| (one.stage == current) == here).count()
@@ -275,9 +280,16 @@ fn advance(
         let Some(facts) = snapshot.namespace(name) else { continue };
         let Some(memory) = decision.progress.namespaces.get_mut(name) else { continue };
         if standing.stage != current {
-            memory.soak = None;
-            if matches!(standing.state, State::Preparing | State::Proving) {
-                standing.state = State::Pending;
+            match (standing.state, plan.stages.get(standing.stage)) {
+                // Whoever joins a finished stage goes first; the soaks of the others go on.
+                (State::Proving, Some(stage)) if Some(standing.stage) == unfinished => {
+                    memory.soak = soak(plan, stage, memory.soak, standing, now);
+                }
+                (State::Preparing | State::Proving, _) => {
+                    memory.soak = None;
+                    standing.state = State::Pending;
+                }
+                _ => memory.soak = None,
             }
             continue;
         }
@@ -291,12 +303,13 @@ fn advance(
                     previous: Mode::Permissive,
                     adopted: None,
                     strict_since: None,
+                    bake: None,
                     rolled_back: None,
                 };
                 decision.actions.push(prepare(snapshot, name, ours));
             }
             State::Proving => {
-                memory.soak = soak(plan, memory.soak, standing.evaluation.verdict(), now);
+                memory.soak = soak(plan, stage, memory.soak, standing, now);
                 if standing.evaluation.verdict() == Verdict::Block {
                     standing.state = State::Blocked;
                 }
@@ -306,7 +319,7 @@ fn advance(
                     free -= 1;
                     standing.state = State::Enforcing;
                     if snapshot.source == Source::Quorum
-                        && let Some(clearance) = Clearance::cut(plan, snapshot, facts)
+                        && let Some(clearance) = Clearance::cut(plan, stage, snapshot, facts)
                     {
                         decision.actions.push(Action::EnforceStrict(clearance));
                     }
@@ -341,6 +354,26 @@ fn prepare(snapshot: &Snapshot, namespace: &Namespace, ours: Ours) -> Action {
     }
 }
 
+/// The stages that were finished once. One that nothing matches is, when those before it are.
+/// After a rollback of everything the rollout begins anew.
+fn finished(plan: &Plan, decision: &Decision) -> BTreeSet<String> {
+    let Progress { finished: known, requests, .. } = &decision.progress;
+    if requests.rollback.is_some() && requests.standing() == requests.rollback.as_ref() {
+        return BTreeSet::new();
+    }
+    let mut finished = BTreeSet::new();
+    let mut before = true;
+    for (index, stage) in plan.stages.iter().enumerate() {
+        let mut here = decision.namespaces.values().filter(|one| one.stage == index).peekable();
+        let done = (before || here.peek().is_some()) && here.all(|one| one.state.is_done());
+        before = done || known.contains(&stage.name);
+        if before {
+            finished.insert(stage.name.clone());
+        }
+    }
+    finished
+}
+
 fn one_at_a_time(stage: &str, wanted: usize) -> Finding {
     Finding::new(
         Code::ProxyNotSynced,
@@ -352,19 +385,27 @@ fn one_at_a_time(stage: &str, wanted: usize) -> Finding {
     .remedy("none in this version; it is slower, not less safe")
 }
 
-/// Any verdict but Pass restarts it, and so does a gap between evaluations: a new leader goes on
-/// only with a soak that is younger than that.
-fn soak(plan: &Plan, soak: Option<Soak>, verdict: Verdict, now: Timestamp) -> Option<Soak> {
-    match verdict {
+/// Any verdict but Pass restarts it, and so do an edit of its terms and a gap between evaluations:
+/// a new leader goes on only with a soak that is younger than that.
+fn soak(
+    plan: &Plan,
+    stage: &Stage,
+    soak: Option<Soak>,
+    standing: &Standing,
+    now: Timestamp,
+) -> Option<Soak> {
+    let terms = Terms::of(plan, stage);
+    match standing.evaluation.verdict() {
         Verdict::Hold | Verdict::Block => None,
         Verdict::Pass => {
             let since = soak
                 .filter(|soak| {
                     let gap = now.duration_since(soak.last);
-                    gap >= SignedDuration::ZERO && gap <= plan.timing.max_gap()
+                    let unbroken = gap >= SignedDuration::ZERO && gap <= plan.timing.max_gap();
+                    unbroken && soak.terms == terms
                 })
                 .map_or(now, |soak| soak.since);
-            Some(Soak { since, last: now })
+            Some(Soak { since, last: now, terms })
         }
     }
 }
@@ -373,6 +414,34 @@ impl Decision {
     /// The first stage in which something is left to do.
     fn first_undone(&self) -> Option<usize> {
         self.namespaces.values().filter(|one| !one.state.is_done()).map(|one| one.stage).min()
+    }
+
+    /// The first stage in which something is left to do and which was never finished.
+    fn first_unfinished(&self, plan: &Plan) -> Option<usize> {
+        let finished = |index: usize| {
+            let stage = plan.stages.get(index);
+            stage.is_some_and(|stage| self.progress.finished.contains(&stage.name))
+        };
+        let undone = self.namespaces.values().filter(|one| !one.state.is_done());
+        undone.map(|one| one.stage).filter(|index| !finished(*index)).min()
+    }
+
+    /// The stage that an abort would take back: the one that is watched, else the one that is next.
+    fn in_flight(&self) -> Option<usize> {
+        let watched = self.namespaces.values().filter(|one| one.state == State::Watching);
+        // Where memory was lost, what was finished long ago is watched once more; it is not meant.
+        watched.map(|one| one.stage).max().or_else(|| self.first_undone())
+    }
+
+    /// The namespace that is proven alone, because its stage was finished before it came.
+    pub fn newcomer(&self, plan: &Plan) -> Option<(&Namespace, &Standing)> {
+        let current = self.current_stage?;
+        let stage = plan.stages.get(current)?;
+        let proven = |state| matches!(state, State::Preparing | State::Proving | State::Enforcing);
+        self.namespaces
+            .iter()
+            .filter(|_| self.progress.finished.contains(&stage.name))
+            .find(|(_, one)| one.stage == current && proven(one.state))
     }
 
     /// The namespaces whose next step is STRICT.
@@ -406,6 +475,12 @@ impl Decision {
         all.sort_by(|a, b| b.level.cmp(&a.level).then_with(|| a.cmp(b)));
         all.dedup();
         all
+    }
+
+    /// Something that is Enforced would break, or broke.
+    pub fn is_threatened(&self) -> bool {
+        let enforced = self.namespaces.values().filter(|one| one.state == State::Enforced);
+        enforced.into_iter().any(Standing::is_held)
     }
 
     /// Every namespace is done and nothing threatens it.

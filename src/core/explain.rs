@@ -2,7 +2,7 @@
 //! alike. Times are absolute, so that the sentence changes only when something has happened.
 
 use crate::decide::{Decision, Standing, State};
-use crate::finding::Finding;
+use crate::finding::{Finding, Level};
 use crate::ident::Namespace;
 use crate::plan::{Mission, Plan};
 use crate::progress::whole_second;
@@ -37,6 +37,20 @@ pub fn headline(plan: &Plan, decision: &Decision) -> String {
             );
         }
         (Mission::Enforce, None, None) => {}
+    }
+    let blocked = obstacles.first().is_some_and(|worst| worst.level == Level::Block);
+    if let Some((name, standing)) = decision.newcomer(plan)
+        && !blocked
+        && !decision.is_threatened()
+    {
+        let stage = plan.stages.get(standing.stage).map_or("", |stage| stage.name.as_str());
+        let so_far = match obstacles.as_slice() {
+            [] => where_it_stands(plan, decision, name, standing),
+            obstacles => first_of(obstacles),
+        };
+        return format!(
+            "{name} joined stage {stage} after it was finished and is proven alone: {so_far}"
+        );
     }
     if !obstacles.is_empty() {
         return first_of(&obstacles);
@@ -89,13 +103,13 @@ pub fn where_it_stands(
             ),
             (Some(_) | None, _) => format!("{name} is being proven"),
         },
-        State::Watching => match (bake, stage) {
-            (Some(bake), Some(stage)) => {
+        State::Watching => match (bake, standing.bake) {
+            (Some(bake), Some(wanted)) => {
                 let settled = plan.timing.acknowledgement + plan.timing.drain;
                 format!(
                     "{name} is STRICT since {}; watched for harm until {} at the earliest",
                     whole_second(bake.strict_since),
-                    whole_second(bake.strict_since + settled + stage.bake)
+                    whole_second(bake.strict_since + settled + wanted)
                 )
             }
             (Some(_) | None, _) => format!("{name} is STRICT and watched for harm"),

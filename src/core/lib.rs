@@ -57,6 +57,7 @@ pub mod restore;
 pub mod rollback;
 pub mod snapshot;
 pub mod standing;
+pub mod terms;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod traffic;

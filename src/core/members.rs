@@ -53,7 +53,7 @@ pub(crate) fn members(plan: &Plan, snapshot: &Snapshot) -> Members {
                 }
                 continue;
             }
-            // Whoever wrote there keeps it.
+            // Whoever wrote there keeps it, with its rollback.
             if let Some(other) = plan.claimed.get(&name)
                 && our_policy(plan, snapshot, &name).is_none()
             {
@@ -61,7 +61,7 @@ pub(crate) fn members(plan: &Plan, snapshot: &Snapshot) -> Members {
                     Finding::new(
                         Code::AnotherRolloutOwns,
                         Subject::namespace(&name),
-                        format!("{name} belongs to the older rollout {other}"),
+                        format!("{name} belongs to rollout {other}, which wrote there or is older"),
                     )
                     .remedy(format!("take {name} out of one of the two rollouts")),
                 );

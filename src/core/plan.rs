@@ -32,7 +32,8 @@ pub struct Plan {
     pub existing: Existing,
     /// Requests by a person, by the values of their annotations.
     pub asked: Asked,
-    /// Namespaces that another rollout covers and has the better right to, by its name.
+    /// Namespaces that another rollout has the better right to, by its name: the one that wrote
+    /// there already, else the older.
     pub claimed: BTreeMap<Namespace, String>,
     /// The operator's own namespace: nothing is written there.
     pub operator_namespace: Namespace,
@@ -203,14 +204,10 @@ impl Plan {
         self.stages.iter().any(|stage| stage.targets.cover(namespace, labels))
     }
 
-    /// What an approval, a soak and a status are bound to: stages and gates, nothing that may
-    /// change without proving anew. Sixteen hexadecimal digits, equal for equal plans.
+    /// What an approval is bound to and a status was made for: stages and gates, nothing that acts
+    /// at once. Sixteen hexadecimal digits, equal for equal plans. A soak has narrower
+    /// [`Terms`](crate::terms::Terms).
     pub fn hash(&self) -> String {
-        // FNV-1a: stable across versions and machines, which std's hasher does not promise.
-        let text = format!("{:?}{:?}", self.stages, self.gates);
-        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        format!("{hash:016x}")
+        crate::terms::plan_hash(self)
     }
 }

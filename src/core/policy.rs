@@ -2,7 +2,8 @@
 
 use crate::ident::{Labels, Namespace, Port, Uid};
 use crate::mode::{Declared, Mode};
-use jiff::Timestamp;
+use crate::workload::NamespaceFacts;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The name of the one policy we write in a namespace. It is `default` so that a person's reflex
@@ -57,6 +58,9 @@ pub struct Ours {
     pub adopted: Option<BTreeSet<String>>,
     /// When we wrote STRICT, if we did and have not rolled back since.
     pub strict_since: Option<Timestamp>,
+    /// The bake of its stage when we wrote STRICT: an edit does not shorten it. Absent on what
+    /// was written before it was noted, and when we have not written STRICT.
+    pub bake: Option<SignedDuration>,
     /// When and why STRICT was taken back.
     pub rolled_back: Option<RolledBack>,
 }
@@ -68,6 +72,15 @@ pub struct RolledBack {
     pub at: Timestamp,
     /// Why, in words for a person.
     pub because: String,
+}
+
+impl Ours {
+    /// It was noted in this very namespace, and not in a namesake that was deleted: a backup may
+    /// bring a policy back with all its notes.
+    pub fn is_of(&self, facts: &NamespaceFacts) -> bool {
+        // A namespace that nobody has told us about has no uid yet.
+        facts.uid.as_str().is_empty() || facts.uid == self.namespace_uid
+    }
 }
 
 impl Policy {

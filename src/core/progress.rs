@@ -3,16 +3,19 @@
 
 use crate::ident::{Namespace, Uid};
 use crate::plan::Asked;
+use crate::terms::Terms;
 use jiff::{SignedDuration, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything remembered.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Progress {
-    /// The plan that the clocks below ran under; another plan restarts the soaks.
+    /// The plan of the last visit.
     pub plan_hash: String,
     /// Per namespace.
     pub namespaces: BTreeMap<Namespace, Memory>,
+    /// Stages that were finished once, by name: whoever joins one is proven alone.
+    pub finished: BTreeSet<String>,
     /// Requests already heard.
     pub requests: Requests,
 }
@@ -28,13 +31,15 @@ pub struct Memory {
     pub bake: Option<Bake>,
 }
 
-/// All gates have passed since.
+/// All gates have passed since, under the same terms.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Soak {
     /// First passing evaluation.
     pub since: Timestamp,
     /// Last passing evaluation.
     pub last: Timestamp,
+    /// What was asked then; another soak begins when it changes.
+    pub terms: Terms,
 }
 
 /// Watching a namespace after STRICT.

@@ -11,7 +11,7 @@ use crate::policy::{Ours, Policy, RolledBack};
 use crate::progress::{Memory, Requests};
 use crate::snapshot::Snapshot;
 use crate::workload::NamespaceFacts;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// Where one namespace stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +22,9 @@ pub struct Standing {
     pub state: State,
     /// What the gates say.
     pub evaluation: Evaluation,
+    /// How long it is watched after STRICT: the longer of the bake it was switched under and that
+    /// of the plan now. `None` without a stage to tell.
+    pub bake: Option<SignedDuration>,
     /// Harm, drift and the like: what the gates do not know.
     pub findings: Vec<Finding>,
 }
@@ -80,6 +83,14 @@ impl State {
     }
 }
 
+impl Standing {
+    /// Something is found that would hold it.
+    pub fn is_held(&self) -> bool {
+        let mut findings = self.findings.iter();
+        !self.evaluation.obstacles().is_empty() || findings.any(|found| found.level >= Level::Hold)
+    }
+}
+
 /// Where a namespace stands, told by the policies that really are there.
 pub(crate) fn stand(
     plan: &Plan,
@@ -118,7 +129,22 @@ pub(crate) fn stand(
         }
         Some(_) | None => unwritten(snapshot, facts, &evaluation, &mut findings),
     };
-    Standing { stage, state, evaluation, findings }
+    let bake = bake(plan, snapshot, facts, stage);
+    Standing { stage, state, evaluation, bake, findings }
+}
+
+/// An edit does not shorten what is under way; it may make it longer.
+fn bake(
+    plan: &Plan,
+    snapshot: &Snapshot,
+    facts: &NamespaceFacts,
+    stage: usize,
+) -> Option<SignedDuration> {
+    let ours = our_policy(plan, snapshot, &facts.name).and_then(|policy| policy.ours.as_ref());
+    let noted = ours.and_then(|ours| ours.bake);
+    let planned = plan.stages.get(stage).map(|stage| stage.bake);
+    // One that left the plan before bakes were noted takes the last stage's.
+    noted.max(planned).or_else(|| plan.stages.last().map(|stage| stage.bake))
 }
 
 fn written(ours: &Ours, memory: &Memory, retried_at: Option<Timestamp>) -> State {

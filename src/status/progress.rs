@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use meshrollout_core::ident::{Namespace, Uid};
 use meshrollout_core::plan::Plan;
 use meshrollout_core::progress::{Bake, Heard, Memory, Progress, Requests, Soak};
+use meshrollout_core::terms::Terms;
 
 /// In seconds; the schema allows no longer one.
 const LONGEST_BAKE: i64 = 168 * 3600;
@@ -35,6 +36,12 @@ pub fn progress<'a>(
             })
             .filter_map(|(name, report)| Some((name, memory(report)?)))
             .collect(),
+        finished: status
+            .stages
+            .iter()
+            .filter(|stage| stage.finished)
+            .map(|stage| stage.name.clone())
+            .collect(),
         requests: Requests {
             abort: heard(asked.abort),
             retry: heard(asked.retry),
@@ -52,7 +59,11 @@ fn memory(report: &MeshReportStatus) -> Option<Memory> {
             .soak
             .as_ref()
             .filter(|soak| is_plausible(&soak.since) && is_plausible(&soak.last_evaluated))
-            .map(|soak| Soak { since: soak.since.0, last: soak.last_evaluated.0 }),
+            // Without its terms nobody knows what it was proven under.
+            .and_then(|soak| {
+                let terms = Terms::parse(soak.terms.as_deref()?)?;
+                Some(Soak { since: soak.since.0, last: soak.last_evaluated.0, terms })
+            }),
         bake: report.bake.as_ref().filter(|bake| is_plausible(&bake.since)).map(|bake| Bake {
             strict_since: bake.since.0,
             covered: SignedDuration::from_secs(bake.covered_seconds.clamp(0, LONGEST_BAKE)),

@@ -60,6 +60,7 @@ pub fn report(
                 .stages
                 .get(standing.stage)
                 .map(|stage| Time(whole_second(soak.since + stage.soak))),
+            terms: Some(soak.terms.to_string()),
         }),
         baseline: memory
             .and_then(|memory| memory.bake)
@@ -100,7 +101,7 @@ fn keep_ticking_clocks(
 ) {
     let recent = |at: &Time| now.duration_since(at.0) < interval * 2;
     if let (Some(new), Some(old)) = (&mut new.soak, &old.soak)
-        && new.since == old.since
+        && (&new.since, &new.terms) == (&old.since, &old.terms)
         && recent(&old.last_evaluated)
     {
         new.last_evaluated = old.last_evaluated.clone();

@@ -1,8 +1,10 @@
 //! What we noted on a policy when we wrote it: from annotations and to them.
 
+use crate::api::Duration;
 use crate::api::names::policy as name;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use meshrollout_core::explain::length;
 use meshrollout_core::ident::Uid;
 use meshrollout_core::mode::{Declared, Mode};
 use meshrollout_core::policy::{Ours, RolledBack};
@@ -35,6 +37,7 @@ pub fn read(meta: &ObjectMeta) -> Option<Ours> {
             }
         },
         strict_since: time(name::STRICT_SINCE)?,
+        bake: note(name::BAKE).map(|bake| Duration::new(bake).parse()).transpose().ok()?,
         rolled_back: time(name::ROLLED_BACK_AT)?.map(|at| RolledBack {
             at,
             because: note(name::ROLLED_BACK_BECAUSE).unwrap_or_default().to_owned(),
@@ -69,6 +72,9 @@ pub fn annotations(ours: &Ours) -> BTreeMap<String, String> {
     if let Some(since) = ours.strict_since {
         notes.push((name::STRICT_SINCE, since.to_string()));
     }
+    if let Some(bake) = ours.bake {
+        notes.push((name::BAKE, length(bake)));
+    }
     if let Some(RolledBack { at, because }) = &ours.rolled_back {
         notes.push((name::ROLLED_BACK_AT, at.to_string()));
         notes.push((name::ROLLED_BACK_BECAUSE, because.clone()));
@@ -95,6 +101,7 @@ mod tests {
             previous: Mode::Permissive,
             adopted: None,
             strict_since: Some(Timestamp::new(1_790_000_000, 123_000_000).unwrap()),
+            bake: Some(jiff::SignedDuration::from_secs(5400)),
             rolled_back: Some(RolledBack {
                 at: Timestamp::new(1_790_000_100, 0).unwrap(),
                 because: "MR0301 orders/orders".into(),
@@ -108,8 +115,13 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let never_strict =
-            Ours { strict_since: None, rolled_back: None, previous: Mode::Disable, ..ours() };
+        let never_strict = Ours {
+            strict_since: None,
+            bake: None,
+            rolled_back: None,
+            previous: Mode::Disable,
+            ..ours()
+        };
         let from = ["Helm".to_owned(), "kubectl".to_owned()];
         let adopted = Ours { adopted: Some(from.into()), ..ours() };
         let from_nobody = Ours { adopted: Some([].into()), ..ours() };
@@ -146,6 +158,8 @@ mod tests {
             (name::PREVIOUS_MODE, "UNSET"),
             (name::PREVIOUS_MODE, "STRICTT"),
             (name::STRICT_SINCE, "yesterday"),
+            (name::BAKE, "-1s"),
+            (name::BAKE, "999999h"),
             (name::ROLLED_BACK_AT, ""),
         ] {
             let mut notes = annotations(&ours());

@@ -182,6 +182,11 @@ pub struct Soak {
     /// When the soak is over if nothing happens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holds_until: Option<Time>,
+    /// A hash of what it counts under: the gates, and the soak of the stage. An edit of these
+    /// starts it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub terms: Option<String>,
 }
 
 /// The clock of the bake.

@@ -117,6 +117,9 @@ pub struct StageStatus {
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub strict: i32,
+    /// Every namespace of it was done once; one that joins it later is proven alone.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub finished: bool,
 }
 
 /// Where a stage stands.

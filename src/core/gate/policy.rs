@@ -124,6 +124,20 @@ fn standing(context: Context<'_>) -> Vec<Finding> {
         let in_our_place = policy.name == OUR_NAME || policy.is_namespace_wide();
         match &policy.ours {
             _ if !in_our_place => {}
+            Some(ours) if !ours.is_of(facts) => findings.push(
+                Finding::new(
+                    Code::PolicyOwnedByOther,
+                    subject(policy),
+                    format!(
+                        "PeerAuthentication {}/{} was written for an earlier namespace of this name; its notes do not count",
+                        policy.namespace, policy.name
+                    ),
+                )
+                .remedy(format!(
+                    "kubectl delete peerauthentication {} -n {}",
+                    policy.name, policy.namespace
+                )),
+            ),
             Some(ours) if ours.rollout_uid == plan.uid => {
                 if policy.has_drifted() {
                     findings.push(drifted(policy));

@@ -15,6 +15,7 @@ use meshrollout_core::policy::{Ours, RolledBack};
 use meshrollout_core::progress::{Progress, Soak};
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::snapshot::Source;
+use meshrollout_core::terms::Terms;
 use meshrollout_core::testing::{SHOP, World, at, seconds};
 use meshrollout_core::workload::Proxy;
 use stateright::{Checker, HasDiscoveries, Model, Property};
@@ -214,6 +215,7 @@ impl State {
                 previous: Mode::Permissive,
                 adopted: None,
                 strict_since,
+                bake: strict_since.map(|_| seconds(BAKE)),
                 rolled_back,
             };
             world.set_policy(name, "default", mode, Some(ours));
@@ -260,7 +262,8 @@ impl State {
             }
             Mutant::SoakForged => {
                 for memory in world.progress.namespaces.values_mut() {
-                    memory.soak = Some(Soak { since: at(-100), last: at(world.now) });
+                    let terms = Terms::of(&world.plan, &world.plan.stages[0]);
+                    memory.soak = Some(Soak { since: at(-100), last: at(world.now), terms });
                 }
             }
             Mutant::BakeForged => {

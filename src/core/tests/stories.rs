@@ -314,7 +314,7 @@ fn hard_harm_rolls_back_at_once_and_halts_until_a_retry() {
     if let Reading::Known(edges) = &mut world.telemetry.edges {
         edges.iter_mut().for_each(|edge| edge.failures.0.clear());
     }
-    world.plan.asked.retry = Some("2026-01-01T00:00:00Z".into());
+    world.plan.asked.retry = Some(at(world.now).to_string());
     world.visits(LONG * 2);
     assert_eq!(ready(&world), (Status::True, "Enforced"));
 }

@@ -1,0 +1,192 @@
+//! What a proof and an approval count under: canonical texts of what was asked, and their hashes.
+//!
+//! `paused`, `action`, `rollback` and requests act at once and are in neither text. Whatever is in
+//! [`Terms`] was proven under these very words or was not proven: an edit of them, tighter or
+//! looser, restarts the soak. That is how a looser gate waits for a step boundary.
+//!
+//! The texts are part of what is stored. Change their form only as one changes a format: every
+//! soak under way begins again, and every approval is void.
+
+use crate::ident::{Operator, Requirement};
+use crate::plan::{OnIdle, Plan, Settings, Stage, Strictness, Targets};
+use jiff::SignedDuration;
+use std::fmt;
+
+/// What the soak of one namespace counts under: the gates, and the soak of its stage.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Terms(u64);
+
+impl Terms {
+    /// The terms of a namespace in `stage`.
+    pub fn of(plan: &Plan, stage: &Stage) -> Self {
+        Self(fnv(&format!("{}{}", gates(&plan.gates), length("soak", stage.soak))))
+    }
+
+    /// Reads what [`Display`](fmt::Display) writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        digits.then(|| u64::from_str_radix(text, 16).ok().map(Self))?
+    }
+}
+
+impl fmt::Display for Terms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The hash of everything that may not change without proving, or approving, anew.
+pub(crate) fn plan_hash(plan: &Plan) -> String {
+    format!("{:016x}", fnv(&canonical(plan)))
+}
+
+/// Stages and gates, a line each. Equal plans have equal texts, in whatever order a selector or a
+/// list of names was written.
+pub fn canonical(plan: &Plan) -> String {
+    let stages: String = plan.stages.iter().map(stage).collect();
+    stages + &gates(&plan.gates)
+}
+
+// Taken apart field by field, so that a new one cannot be forgotten.
+
+fn stage(stage: &Stage) -> String {
+    let Stage { name, targets, soak, bake, max_concurrent } = stage;
+    let targets = match targets {
+        Targets::Named(names) => {
+            let names: Vec<_> = names.iter().map(|name| quoted(name.as_str())).collect();
+            format!("namespaces {}\n", names.join(" "))
+        }
+        Targets::Selected(selector) => {
+            let mut all: Vec<_> = selector.requirements().iter().map(requirement).collect();
+            all.sort();
+            all.dedup();
+            all.concat()
+        }
+    };
+    format!(
+        "stage {}\n{targets}{}{}maxConcurrent {max_concurrent}\n",
+        quoted(name),
+        length("soak", *soak),
+        length("bake", *bake),
+    )
+}
+
+fn requirement(requirement: &Requirement) -> String {
+    let Requirement { key, operator } = requirement;
+    let (word, values) = match operator {
+        Operator::In(values) => ("In", values.as_slice()),
+        Operator::NotIn(values) => ("NotIn", values.as_slice()),
+        Operator::Exists => ("Exists", &[][..]),
+        Operator::DoesNotExist => ("DoesNotExist", &[][..]),
+        Operator::Unknown(word) => (word.as_str(), &[][..]),
+    };
+    let mut values: Vec<_> = values.iter().map(|value| quoted(value)).collect();
+    values.sort();
+    values.dedup();
+    format!("selector {} {} {}\n", quoted(key), quoted(word), values.join(" "))
+}
+
+fn gates(gates: &Settings) -> String {
+    let Settings {
+        injection,
+        plaintext,
+        destination_rules,
+        lookback,
+        on_idle,
+        min_remaining_percent,
+    } = gates;
+    let level = |gate: &str, strictness: &Strictness| {
+        let word = match strictness {
+            Strictness::Enforce => "Enforce",
+            Strictness::Warn => "Warn",
+        };
+        format!("{gate} {word}\n")
+    };
+    let on_idle = match on_idle {
+        OnIdle::Hold => "Hold",
+        OnIdle::Allow => "Allow",
+    };
+    [
+        level("injection", injection),
+        level("plaintext", plaintext),
+        level("destinationRules", destination_rules),
+        length("lookback", *lookback),
+        format!("onIdle {on_idle}\nminRemainingRatio {min_remaining_percent}\n"),
+    ]
+    .concat()
+}
+
+fn length(what: &str, length: SignedDuration) -> String {
+    format!("{what} {}s\n", length.as_secs())
+}
+
+/// No name can pretend to be the end of its line.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.escape_default())
+}
+
+/// FNV-1a: stable across versions and machines, which std's hasher does not promise.
+fn fnv(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ident::Selector;
+    use crate::testing::{World, seconds};
+
+    #[test]
+    fn the_text_of_a_plan_is_what_is_written_here() {
+        let mut plan = World::shop().plan;
+        let within = |values: &[&str]| Requirement {
+            key: "tier".into(),
+            operator: Operator::In(values.iter().map(|&value| value.into()).collect()),
+        };
+        let exists = Requirement { key: "a\nb".into(), operator: Operator::Exists };
+        plan.stages[1].targets =
+            Targets::Selected(Selector::new(vec![within(&["core", "back"]), exists.clone()]));
+        let text = "stage \"catalog\"\nnamespaces \"catalog\"\nsoak 60s\nbake 60s\n\
+                    maxConcurrent 1\nstage \"orders\"\nselector \"a\\nb\" \"Exists\" \n\
+                    selector \"tier\" \"In\" \"back\" \"core\"\nsoak 60s\nbake 60s\n\
+                    maxConcurrent 1\ninjection Enforce\nplaintext Enforce\n\
+                    destinationRules Enforce\nlookback 3600s\nonIdle Hold\nminRemainingRatio 25\n";
+        assert_eq!(canonical(&plan), text);
+        let mut shuffled = plan.clone();
+        shuffled.stages[1].targets =
+            Targets::Selected(Selector::new(vec![exists, within(&["back", "core", "back"])]));
+        assert_eq!(plan.hash(), shuffled.hash());
+        assert_eq!(plan.hash().len(), 16);
+    }
+
+    #[test]
+    fn what_acts_at_once_is_in_no_hash() {
+        let world = World::shop();
+        let mut edited = world.plan.clone();
+        edited.paused = true;
+        edited.action = crate::plan::Mission::Observe;
+        edited.rollback = crate::plan::Trigger::Manual;
+        edited.asked.retry = Some("now".into());
+        assert_eq!(world.plan.hash(), edited.hash());
+        edited.stages[0].bake = seconds(1);
+        assert_ne!(world.plan.hash(), edited.hash());
+        let terms = |plan: &Plan| Terms::of(plan, &plan.stages[0]);
+        assert_eq!(terms(&world.plan), terms(&edited), "a bake is no term of the soak");
+        edited.stages[0].soak = seconds(1);
+        assert_ne!(terms(&world.plan), terms(&edited));
+    }
+
+    #[test]
+    fn terms_are_read_back_and_nothing_else_is() {
+        let plan = World::shop().plan;
+        let terms = Terms::of(&plan, &plan.stages[0]);
+        assert_eq!(Terms::parse(&terms.to_string()), Some(terms));
+        for other in
+            ["", "+00000000000000a", "0", "00000000000000000", "soak 60s", "000000000000000g"]
+        {
+            assert_eq!(Terms::parse(other), None, "{other}");
+        }
+    }
+}
