@@ -1,8 +1,8 @@
 //! Judges what was stored: each policy write that the apiserver accepted of the operator, against
 //! the safety statements, by the audit log and by what the test itself put into the metrics.
 //!
-//! It knows nothing of the operator's code or log. What it cannot see it does not judge: leadership
-//! (S5) and the effective modes of single workloads (S3 beyond our own object).
+//! It knows nothing of the operator's code or log. What it cannot see it does not judge: the
+//! effective modes of single workloads (S3 beyond our own object).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -121,6 +121,7 @@ impl Oracle {
     /// `audit` must begin before the rollout was made.
     pub fn judge(&self, audit: &Audit) -> Judgement {
         let writes = audit.clone().of("peerauthentications").accepted();
+        let reigns = Reigns::of(audit);
         let mut told = Judgement::default();
         let mut stands: BTreeMap<String, Value> = BTreeMap::new();
         let mut strict_since: BTreeMap<String, Timestamp> = BTreeMap::new();
@@ -146,6 +147,9 @@ impl Oracle {
                 told.judged += 1;
                 let write = Write { event, at, before: before.as_ref(), after: &after };
                 let mut wrong = self.wrong(&write, &namespace, index, &strict_since);
+                if !reigns.had(&write) {
+                    wrong.push("S5: not by the replica whose reign it was");
+                }
                 if write.is_strict() {
                     *told.strict.entry(namespace.clone()).or_default() += 1;
                     let tried = way_back.get(&namespace);
@@ -264,6 +268,35 @@ impl Oracle {
             long_enough < end && one.to.is_none_or(|to| to > begin)
         });
         must(!seen, "S1: while the metrics showed plaintext");
+    }
+}
+
+/// Who led, by what was stored of the MeshFence.
+struct Reigns(Vec<(Timestamp, String, i64)>);
+
+/// An admission plugin hears of a new reign this late at the most.
+const HEARD_WITHIN: f64 = 2.0;
+
+impl Reigns {
+    fn of(audit: &Audit) -> Self {
+        let stored = audit.clone().of("meshfences").writes().accepted();
+        let reign = |event: &Event| {
+            let spec = &event.response_object.as_ref()?["spec"];
+            let holder = spec["holder"].as_str()?.to_owned();
+            Some((event.stage_timestamp.parse().ok()?, holder, spec["epoch"].as_i64()?))
+        };
+        Self(stored.events().iter().filter_map(reign).collect())
+    }
+
+    /// The write bears the stamp of a reign that stood then, or had just ended.
+    fn had(&self, write: &Write<'_>) -> bool {
+        let ends = self.0.iter().skip(1).map(|(begin, ..)| Some(*begin)).chain([None]);
+        self.0.iter().zip(ends).any(|((begin, holder, epoch), end)| {
+            *begin <= write.at
+                && end.is_none_or(|end| seconds(write.at, end) < HEARD_WITHIN)
+                && write.note("holder") == holder
+                && write.note("epoch") == epoch.to_string()
+        })
     }
 }
 

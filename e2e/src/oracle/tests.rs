@@ -10,7 +10,8 @@ fn at(seconds: i64) -> String {
 
 /// A write as the apiserver logs it.
 fn write(seconds: i64, namespace: &str, mode: &str) -> Value {
-    let mut notes = json!({"meshrollout.dev/rollout": "shop", "meshrollout.dev/rollout-uid": "r"});
+    let mut notes = json!({"meshrollout.dev/rollout": "shop", "meshrollout.dev/rollout-uid": "r",
+        "meshrollout.dev/holder": "a", "meshrollout.dev/epoch": "7"});
     if mode == "STRICT" {
         notes["meshrollout.dev/evidence"] = json!("e");
         notes["meshrollout.dev/evidence-time"] = json!(at(seconds - 1));
@@ -36,6 +37,16 @@ fn dry_run(seconds: i64, namespace: &str) -> Value {
     event
 }
 
+/// A new reign, as the apiserver logs it.
+fn fence(seconds: i64, holder: &str, epoch: i64) -> Value {
+    json!({
+        "auditID": "1", "stage": "ResponseComplete", "verb": "update", "requestURI": "/x",
+        "user": {"username": OPERATOR_USER}, "objectRef": {"resource": "meshfences"},
+        "responseStatus": {"code": 200}, "stageTimestamp": at(seconds),
+        "responseObject": {"spec": {"holder": holder, "epoch": epoch}},
+    })
+}
+
 /// Two stages, as they should be.
 fn right() -> Vec<Value> {
     vec![
@@ -45,6 +56,7 @@ fn right() -> Vec<Value> {
         write(15, "two", "PERMISSIVE"),
         dry_run(20, "two"),
         write(20, "two", "STRICT"),
+        fence(-1, "a", 7),
     ]
 }
 
@@ -108,6 +120,8 @@ fn each_wrong_write_is_told() {
         ("S8: without evidence", changed(2, &set(note("evidence"), json!("")))),
         ("S6: before the stage before", changed(5, &set("/stageTimestamp".into(), json!(at(11))))),
         ("L3: written again", again(write(21, "two", "STRICT"))),
+        ("S5: not by the replica", changed(6, &set("/responseObject/spec/epoch".into(), json!(8)))),
+        ("S5: not by the replica", again(fence(12, "b", 8))),
         ("S3: neither", again(write(21, "two", "DISABLE"))),
         ("a rollback without harm", again(write(21, "two", "PERMISSIVE"))),
         ("S8: a rollback without its mark", again(write(21, "two", "PERMISSIVE"))),
