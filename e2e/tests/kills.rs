@@ -245,6 +245,10 @@ async fn lane(queue: &Mutex<VecDeque<Turn>>, left: &Mutex<Vec<(Turn, Left)>>) {
             begin.elapsed().as_secs(),
             got.wrong.iter().map(|wrong| format!("\n  {wrong}")).collect::<String>()
         );
+        if !got.wrong.is_empty() {
+            // One tells enough.
+            queue.lock().unwrap().clear();
+        }
         left.lock().unwrap().push((turn, got));
     }
 }
