@@ -8,6 +8,7 @@ use crate::clearance::{Clearance, our_policy, strict_since};
 use crate::finding::{Code, Finding, Level, Subject};
 use crate::gate::{Evaluation, Verdict};
 use crate::ident::Namespace;
+use crate::invariant::spares_the_roots;
 use crate::members::{Members, members, strays};
 use crate::mode::Mode;
 use crate::plan::{Mission, Plan, Stage, Trigger};
@@ -103,7 +104,7 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
         }
     }
     decision.current_stage = decision.first_undone();
-    let in_flight = decision.in_flight().and_then(|index| plan.stages.get(index));
+    let in_flight = decision.in_flight(plan).and_then(|index| plan.stages.get(index));
     let in_flight = in_flight.map(|stage| stage.name.as_str());
     decision.progress.requests.hear(&plan.asked, in_flight, now);
 
@@ -139,14 +140,14 @@ fn watch(
             continue;
         };
         let asked = requests.standing().filter(|heard| {
-            let everything = requests.rollback.as_ref() == Some(*heard);
             let Some(stage) = plan.stages.get(standing.stage) else {
                 // A namespace that left the plan belongs to whatever is in flight.
                 return true;
             };
             // What a stage reached is kept: only who joined it later is in flight.
             let reached = standing.state == State::Enforced && finished.contains(&stage.name);
-            everything || (heard.stage.as_ref() == Some(&stage.name) && !reached)
+            requests.rolls_everything_back()
+                || (heard.stage.as_ref() == Some(&stage.name) && !reached)
         });
         let because = match asked {
             Some(_) => {
@@ -177,7 +178,10 @@ fn watch(
             }
         };
         if let (Some(because), true) = (because, may_step_back) {
-            decision.actions.extend(step_back(name, policy, because));
+            // One that has become the mesh's root meanwhile is a person's: what is written there
+            // is the whole mesh's (S9).
+            let back = step_back(name, policy, because);
+            decision.actions.extend(back.filter(|back| spares_the_roots(plan, snapshot, back)));
         }
     }
 }
@@ -358,7 +362,7 @@ fn prepare(snapshot: &Snapshot, namespace: &Namespace, ours: Ours) -> Action {
 /// After a rollback of everything the rollout begins anew.
 fn finished(plan: &Plan, decision: &Decision) -> BTreeSet<String> {
     let Progress { finished: known, requests, .. } = &decision.progress;
-    if requests.rollback.is_some() && requests.standing() == requests.rollback.as_ref() {
+    if requests.rolls_everything_back() {
         return BTreeSet::new();
     }
     let mut finished = BTreeSet::new();
@@ -427,10 +431,13 @@ impl Decision {
     }
 
     /// The stage that an abort would take back: the one that is watched, else the one that is next.
-    fn in_flight(&self) -> Option<usize> {
+    fn in_flight(&self, plan: &Plan) -> Option<usize> {
+        let last = plan.stages.len().checked_sub(1)?;
         let watched = self.namespaces.values().filter(|one| one.state == State::Watching);
         // Where memory was lost, what was finished long ago is watched once more; it is not meant.
-        watched.map(|one| one.stage).max().or_else(|| self.first_undone())
+        let watched = watched.map(|one| one.stage).filter(|stage| *stage <= last).max();
+        // One that left the plan has no stage, and is in flight all the same.
+        watched.or_else(|| self.first_undone()).map(|stage| stage.min(last))
     }
 
     /// The namespace that is proven alone, because its stage was finished before it came.

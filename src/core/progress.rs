@@ -148,6 +148,12 @@ impl Requests {
         }
     }
 
+    /// A rollback of everything, until somebody says go on. A later abort takes nothing from it.
+    pub fn rolls_everything_back(&self) -> bool {
+        let retry = self.retry.as_ref().map(|retry| retry.at);
+        self.rollback.as_ref().is_some_and(|asked| retry.is_none_or(|retry| retry <= asked.at))
+    }
+
     /// When the latest of `requests` was heard, if it is newer than the last retry.
     pub fn standing(&self) -> Option<&Heard> {
         // An abort that was heard when no stage was in flight had nothing to stop.

@@ -3,7 +3,7 @@
 use meshrollout_core::decide::State;
 use meshrollout_core::finding::Code;
 use meshrollout_core::mode::Mode;
-use meshrollout_core::plan::OnIdle;
+use meshrollout_core::plan::{OnIdle, Targets};
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::testing::{World, at, seconds};
 
@@ -177,4 +177,44 @@ fn a_rollback_that_no_istiod_hears_is_said_with_the_command() {
     let found = silent(&mut world).expect("the proxies are STRICT still");
     assert!(found.message.contains("istiod is down"), "{found:?}");
     assert_eq!(found.remedy, "kubectl rollout restart deployment istiod -n istio-system");
+}
+
+#[test]
+fn an_abort_after_a_rollback_of_everything_takes_nothing_from_it() {
+    let mut world = World::shop();
+    while world.mode("orders") != Some(Mode::Strict) {
+        world.visits(1);
+    }
+    world.plan.asked.rollback = Some(at(world.now - 20).to_string());
+    world.plan.asked.abort = Some(at(world.now - 10).to_string());
+    world.visits(2);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+    assert_eq!(world.mode("orders"), Some(Mode::Permissive));
+}
+
+#[test]
+fn an_abort_takes_back_one_that_left_the_plan_when_all_else_is_done() {
+    let mut world = World::shop();
+    world.plan.stages[1].targets = Targets::Named([].into());
+    world.visits(4);
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict));
+    world.plan.stages.remove(0);
+    world.visits(1);
+    world.plan.asked.abort = Some("now".into());
+    world.visits(1);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+}
+
+#[test]
+fn one_that_became_the_root_meanwhile_is_left_to_a_person() {
+    let mut world = World::shop();
+    world.visits(4);
+    if let Reading::Known(mesh) = &mut world.snapshot.mesh {
+        mesh.roots.push("catalog".into());
+    }
+    world.failures("catalog", 2.0);
+    let decision = world.visits(2);
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict), "what is written there is the mesh's");
+    let codes: Vec<_> = decision.obstacles().iter().map(|found| found.code).collect();
+    assert!(codes.contains(&Code::RootNamespaceInScope), "{codes:?}");
 }
