@@ -80,6 +80,7 @@ struct Shared {
     apart: Vec<(String, Schedule)>,
     state: Mutex<State>,
     frozen: watch::Sender<bool>,
+    silent: watch::Sender<bool>,
     knocked: Notify,
 }
 
@@ -122,6 +123,7 @@ impl FaultProxy {
                 apart,
                 state: Mutex::default(),
                 frozen: watch::Sender::new(false),
+                silent: watch::Sender::new(false),
                 knocked: Notify::new(),
             });
             let listener = TcpListener::bind(("127.0.0.1", 0)).await.doing(serving)?;
@@ -168,6 +170,11 @@ impl FaultProxy {
         let (reached, answer) = oneshot::channel();
         self.shared.state().hold = Some(Hold { moment, at: Box::new(at), reached });
         answer
+    }
+
+    /// Holds back whatever watches tell, bookmarks too, or lets it through again, in order.
+    pub fn silence_watches(&self, silent: bool) {
+        self.shared.silent.send_replace(silent);
     }
 
     /// Lets everything through again; what is held and whose operator lives goes on too.
@@ -258,7 +265,9 @@ impl Shared {
             *headers = without_hops(&head.headers);
         }
         let body = match (class, fault) {
-            (Class::Watch, fault) if head.status.is_success() => stream::watched(body, fault),
+            (Class::Watch, fault) if head.status.is_success() => {
+                stream::watched(body, fault, self.silent.subscribe())
+            }
             (_, fault) => match body.collect().await {
                 Ok(whole) if fault == Some(Fault::Torn) => stream::torn(whole.to_bytes()),
                 Ok(whole) => Body::from(whole.to_bytes()),

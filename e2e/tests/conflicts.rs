@@ -98,12 +98,12 @@ async fn a_policy_that_changed_between_read_and_write_is_proved_again() {
 
     // Edited: drift is named, and nobody fights.
     let apply = async || cluster.apply_rollout(&rollout("edited")).await.unwrap();
-    let theirs = async || set(cluster, "edited", "DISABLE").await.unwrap();
+    let theirs = async || set(cluster, "edited", "STRICT").await.unwrap();
     assert_eq!(meanwhile(&proxy, apply, "STRICT", theirs).await, 409);
     let ready = cluster.until_ready_is("edited", "PolicyDrifted", LIMIT).await;
     let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
     assert!(ready.message.contains("house-rules"), "{ready:?}");
-    assert_eq!(cluster.policy_mode("edited").await.unwrap().as_deref(), Some("DISABLE"));
+    assert_eq!(cluster.policy_mode("edited").await.unwrap().as_deref(), Some("STRICT"));
 
     // Deleted: the write does not make it anew as STRICT; a pin comes first, and a soak.
     let mark = cluster.audit_mark().unwrap();

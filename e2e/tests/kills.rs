@@ -208,7 +208,7 @@ async fn objects(cluster: &Cluster, name: &str) -> Result<BTreeMap<String, Value
                 "annotations": annotations, "owners": policy.owner_references().len()});
             found.insert(format!("policy {stage}/{}", policy.name_any()), told);
         }
-        let report = cluster.report(namespace, name).await?;
+        let report = cluster.until_state_is(name, namespace, "Enforced", *LIMIT).await?;
         found.insert(format!("report {stage}"), report["status"]["state"].clone());
     }
     Ok(found)

@@ -77,7 +77,7 @@ fn deposed(audit: &Audit) -> (usize, Vec<String>) {
         let (holder, epoch) = (&notes["meshrollout.dev/holder"], &notes["meshrollout.dev/epoch"]);
         let stored = version(event);
         let (_, reign) = reigns.range(..stored).next_back()?;
-        let is_leader = *holder == reign.0 && *epoch == reign.1.to_string();
+        let is_leader = *holder == reign.0 && epoch.as_str() == Some(reign.1.to_string().as_str());
         (!is_leader).then(|| {
             format!("{} by {holder} epoch {epoch} at {stored}, when {reign:?} led", event.object())
         })

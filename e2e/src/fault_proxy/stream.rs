@@ -7,6 +7,7 @@ use futures::StreamExt;
 use futures::channel::mpsc;
 use http_body_util::BodyExt;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::schedule::Fault;
@@ -14,8 +15,12 @@ use super::schedule::Fault;
 /// Events are held back only this long after the watch began.
 const HELD_BACK_FOR: Duration = Duration::from_secs(10);
 
-/// Passes a watch's answer on, whole events at a time.
-pub(super) fn watched(answer: kube::client::Body, fault: Option<Fault>) -> Body {
+/// Passes a watch's answer on, whole events at a time, while `silent` does not hold.
+pub(super) fn watched(
+    answer: kube::client::Body,
+    fault: Option<Fault>,
+    mut silent: watch::Receiver<bool>,
+) -> Body {
     let (events, passed_on) = mpsc::unbounded();
     tokio::spawn(async move {
         let begin = Instant::now();
@@ -48,6 +53,8 @@ pub(super) fn watched(answer: kube::client::Body, fault: Option<Fault>) -> Body 
             let Some(last) = pending.iter().rposition(|byte| *byte == b'\n') else { continue };
             let rest = pending.split_off(last + 1);
             let whole = Bytes::from(std::mem::replace(&mut pending, rest));
+            // The sender goes with the proxy, and the connection with it.
+            let _ = silent.wait_for(|silent| !silent).await;
             if begin.elapsed() < HELD_BACK_FOR {
                 // Later ones queue up behind: their order stays.
                 tokio::time::sleep(held).await;

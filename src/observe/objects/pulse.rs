@@ -3,11 +3,14 @@
 //!
 //! kube's `watcher` keeps bookmarks and reconnections to itself: on a quiet cluster it says nothing
 //! for hours. So we listen one layer below it, where the answers come in. The apiserver ends each
-//! watch after a third of the time after which we would call it stale (`timeoutSeconds`), `watcher`
-//! then asks to go on from where it was, and a positive answer to that proves that we have seen
-//! everything up to now. Bookmarks prove it as well, but when they come is up to the apiserver.
+//! watch after a third of the time after which we would call it stale (`timeoutSeconds`), and an
+//! orderly end proves that all it had to tell until then has come through. So does each event and
+//! each bookmark, but when they come is up to the apiserver. That a watch was granted proves
+//! nothing: what it has to tell may be held up on the way.
 
-use http_body_util::BodyExt;
+use futures::{StreamExt, stream};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::client::Body;
@@ -108,7 +111,7 @@ impl Pulse {
 
 /// A client whose answers are signs of life.
 ///
-/// Only answers to watch requests prove that we are current. `watcher` makes them after a whole
+/// Only what comes through a watch proves that we are current. `watcher` begins it after a whole
 /// list, and goes on from the last event that we have been given. A list proves it only when it is
 /// whole, which whoever reads the events knows.
 pub(super) fn listening(client: Client, pulse: Arc<Pulse>) -> Client {
@@ -120,20 +123,38 @@ pub(super) fn listening(client: Client, pulse: Arc<Pulse>) -> Client {
             let is_watch = query.split('&').any(|pair| pair == "watch=true");
             let answer = client.send(request).await?;
             let proves = is_watch && answer.status().is_success();
+            pulse.heard();
             let sign = move || match proves {
                 true => pulse.is_current(),
                 false => pulse.heard(),
             };
-            sign();
-            Ok::<_, kube::Error>(answer.map(|body| {
-                body.map_frame(move |frame| {
-                    sign();
-                    frame
-                })
-            }))
+            Ok::<_, kube::Error>(answer.map(|body| signed(body, sign)))
         }
     });
     Client::new(service, namespace)
+}
+
+/// The same body, with a sign at each part and at an orderly end.
+fn signed(
+    body: Body,
+    sign: impl Fn() + Send + 'static,
+) -> impl http_body::Body<Data = <Body as http_body::Body>::Data, Error = kube::Error> + Send {
+    let parts = stream::unfold(Some((body.into_data_stream(), sign)), |left| async {
+        let (mut parts, sign) = left?;
+        match parts.next().await {
+            Some(Ok(part)) => {
+                sign();
+                Some((Ok(Frame::data(part)), Some((parts, sign))))
+            }
+            // Broken off: what was on its way is lost.
+            Some(Err(error)) => Some((Err(error), None)),
+            None => {
+                sign();
+                None
+            }
+        }
+    });
+    StreamBody::new(parts)
 }
 
 #[cfg(test)]

@@ -1,0 +1,144 @@
+//! Old truth: the operator's watches are held back while the cluster changes. What it believes is
+//! as it was; what it reads again before STRICT is not.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use meshrollout_e2e::scenario::{Injection, Workload};
+use meshrollout_e2e::{
+    Client, Cluster, Edge, OperatorOptions, Options, Rollout, Schedule, Server, until,
+};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(90);
+/// Each of these changes after the watches fell silent; nothing does in the last one.
+const CHANGED: [&str; 5] = ["pods", "rules", "policies", "paused", "labelled"];
+const UNCHANGED: &str = "unchanged";
+
+async fn kubectl(cluster: &Cluster, args: &[&str]) {
+    let output = cluster.kubectl(args).await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+async fn called(cluster: &Cluster) {
+    cluster.namespace("front", Injection::Enabled, &[]).await.unwrap();
+    cluster.deploy(&Workload::new("front", "web")).await.unwrap();
+    join_all(CHANGED.iter().chain([&UNCHANGED]).map(async |name| {
+        cluster.namespace(name, Injection::Enabled, &[("wave", name)]).await.unwrap();
+        cluster.deploy(&Workload::new(name, "app")).await.unwrap();
+        let edge = Edge::new(Client::workload("front", "web"), Server::workload(name, "app"));
+        cluster.exporter().edge(edge.rps(40.0));
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn no_strict_on_old_truth() {
+    let cluster = &Cluster::start(Options::default()).await.unwrap();
+    cluster.install().await.unwrap();
+    called(cluster).await;
+    let proxy = cluster.fault_proxy(Schedule::QUIET, vec![]).await.unwrap();
+    let options = OperatorOptions {
+        apiserver: Some(proxy.url()),
+        // The limit on a watch's age is another guard; here it must not help.
+        config: "drain: 1s\nproxyAcknowledgement: 1s\nstaleWatch: 1h\n".to_owned(),
+        ..OperatorOptions::default()
+    };
+    let operator = cluster.operator(&options).await.unwrap();
+    for name in CHANGED.iter().chain([&UNCHANGED]) {
+        let rollout = Rollout::enforce(name, &[("only", &[name])])
+            .with("/stages/0/soak", json!("20s"))
+            .with("/stages/0/bake", json!("10m"));
+        let rollout = match *name {
+            // Leaves a selector by its label.
+            "labelled" => rollout.with(
+                "/stages/0",
+                json!({
+                    "name": "only", "soak": "20s", "bake": "10m",
+                    "namespaceSelector": {"matchLabels": {"wave": name}},
+                }),
+            ),
+            _ => rollout,
+        };
+        cluster.apply_rollout(&rollout).await.unwrap();
+    }
+    for name in CHANGED.iter().chain([&UNCHANGED]) {
+        let ready = cluster.until_ready_is(name, "Soaking", LIMIT).await;
+        ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    }
+    proxy.silence_watches(true);
+    let mark = cluster.audit_mark().unwrap();
+    cluster.deploy(&Workload::new("pods", "bare").without_sidecar()).await.unwrap();
+    cluster
+        .destination_rule("rules", "off", "app.rules.svc.cluster.local", "DISABLE")
+        .await
+        .unwrap();
+    cluster.peer_authentication("policies", "house-rules", "PERMISSIVE").await.unwrap();
+    kubectl(
+        cluster,
+        &["patch", "meshrollout", "paused", "--type=merge", "-p", r#"{"spec":{"paused":true}}"#],
+    )
+    .await;
+    kubectl(cluster, &["label", "namespace", "labelled", "wave=another", "--overwrite"]).await;
+
+    // What did not change goes on: the re-read lets it through.
+    until("the unchanged one to be STRICT", LIMIT, async || {
+        match cluster.policy_mode(UNCHANGED).await.unwrap().as_deref() {
+            Some("STRICT") => Ok(()),
+            other => Err(format!("{other:?}\n{}", operator.log())),
+        }
+    })
+    .await
+    .unwrap();
+    // Every soak is over, and everybody was looked at again.
+    for name in CHANGED {
+        operator.evaluated(name, 12, LIMIT).await.unwrap();
+    }
+    let strict: Vec<_> = cluster
+        .audit_since(mark)
+        .unwrap()
+        .of("peerauthentications")
+        .writes()
+        .accepted()
+        .modes_written()
+        .into_iter()
+        .filter(|written| written.ends_with("STRICT"))
+        .collect();
+    assert_eq!(strict, [format!("{UNCHANGED}/default STRICT")]);
+
+    // Told what happened meanwhile, each says its own reason.
+    proxy.silence_watches(false);
+    for (name, reason) in [("rules", "ClientTlsDisabled"), ("paused", "Paused")] {
+        let ready = cluster.until_ready_is(name, reason, LIMIT).await;
+        ready.unwrap_or_else(|error| panic!("{name}: {error}\n{}", operator.log()));
+    }
+    operator.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn watches_that_fall_silent_hold_and_are_named() {
+    let cluster = &Cluster::start(Options::default()).await.unwrap();
+    cluster.install().await.unwrap();
+    called(cluster).await;
+    let proxy = cluster.fault_proxy(Schedule::QUIET, vec![]).await.unwrap();
+    let options = OperatorOptions {
+        apiserver: Some(proxy.url()),
+        config: "drain: 1s\nproxyAcknowledgement: 1s\nstaleWatch: 15s\n".to_owned(),
+        ..OperatorOptions::default()
+    };
+    let operator = cluster.operator(&options).await.unwrap();
+    // Longer than it takes to find the silence.
+    let rollout =
+        Rollout::enforce("silent", &[("only", &[UNCHANGED])]).with("/stages/0/soak", json!("5m"));
+    cluster.apply_rollout(&rollout).await.unwrap();
+    cluster.until_ready_is("silent", "Soaking", LIMIT).await.unwrap();
+    proxy.silence_watches(true);
+    // Only what happens can be held back.
+    cluster.deploy(&Workload::new("front", "another")).await.unwrap();
+    let ready = cluster.until_ready_is("silent", "StaleWatch", LIMIT).await;
+    let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    assert!(ready.message.contains("watch"), "{ready:?}");
+    proxy.silence_watches(false);
+    cluster.until_ready_is("silent", "Soaking", LIMIT).await.unwrap();
+    operator.stop().await.unwrap();
+}
