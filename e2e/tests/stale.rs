@@ -8,7 +8,7 @@ use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{
     Client, Cluster, Edge, OperatorOptions, Options, Rollout, Schedule, Server, until,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(90);
 /// Each of these changes after the watches fell silent; nothing does in the last one.
