@@ -92,40 +92,41 @@ impl Writer {
     /// Performs `action`. `leave` is asked before anything is sent and again, as the age of the
     /// evidence is, just before the write itself.
     pub async fn perform(&self, action: &Action, leave: impl AsyncFn() -> Leave) -> Outcome {
-        if let Action::EnforceStrict(clearance) = action {
-            let stamp = match leave().await.stamp(action) {
-                Ok(stamp) => stamp,
-                Err(outcome) => return outcome,
-            };
-            let back = manifest::policy(&clearance.way_back(), stamp.as_ref(), Timestamp::now());
-            match self.apply(action.namespace(), &back, Try::Dry).await {
-                Ok(()) => {}
-                Err(Outcome::Refused(why)) => return Outcome::NoWayBack(why),
-                Err(outcome) => return outcome,
-            }
+        match self.try_to_perform(action, leave).await {
+            Ok(()) => Outcome::Done,
+            Err(outcome) => outcome,
         }
-        let stamp = match leave().await.stamp(action) {
-            Ok(stamp) => stamp,
-            Err(outcome) => return outcome,
-        };
+    }
+
+    async fn try_to_perform(
+        &self,
+        action: &Action,
+        leave: impl AsyncFn() -> Leave,
+    ) -> Result<(), Outcome> {
+        if let Action::EnforceStrict(clearance) = action {
+            let stamp = leave().await.stamp(action)?;
+            let back = manifest::policy(&clearance.way_back(), stamp.as_ref(), Timestamp::now());
+            let tried = self.apply(action.namespace(), &back, Try::Dry).await;
+            tried.map_err(|outcome| match outcome {
+                Outcome::Refused(why) => Outcome::NoWayBack(why),
+                other => other,
+            })?;
+        }
+        let stamp = leave().await.stamp(action)?;
         let now = Timestamp::now();
         if let Action::EnforceStrict(clearance) = action
             && !clearance.is_current(now)
         {
-            return Outcome::NotSent("the evidence has grown too old");
+            return Err(Outcome::NotSent("the evidence has grown too old"));
         }
-        let sent = match action {
-            Action::Restore(restore) if restore.deletes() => self.delete(restore).await,
-            _ => {
-                let object = manifest::policy(action, stamp.as_ref(), now);
-                let how = if action.takes_over() { Try::Forced } else { Try::Plain };
-                self.apply(action.namespace(), &object, how).await
-            }
-        };
-        match sent {
-            Ok(()) => Outcome::Done,
-            Err(outcome) => outcome,
+        if let Action::Restore(restore) = action
+            && restore.deletes()
+        {
+            return self.delete(restore).await;
         }
+        let object = manifest::policy(action, stamp.as_ref(), now);
+        let how = if action.takes_over() { Try::Forced } else { Try::Plain };
+        self.apply(action.namespace(), &object, how).await
     }
 
     /// Whether the apiserver would take this rollback now; nothing is stored. Yields its refusal.
@@ -189,6 +190,13 @@ fn requests(namespace: &Namespace) -> Request {
     Request::new(PeerAuthentication::url_path(&(), Some(namespace.as_str())))
 }
 
+/// What to do when going back from STRICT would be refused.
+pub fn open_the_way_back(namespace: &Namespace) -> String {
+    format!(
+        "let the operator's account apply PERMISSIVE to peerauthentication/{POLICY_NAME} in {namespace}"
+    )
+}
+
 fn refusal(status: &kube::core::Status) -> Outcome {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     let owned = causes.into_iter().any(|cause| cause.reason == "FieldManagerConflict");
@@ -244,9 +252,7 @@ impl Outcome {
                     subject,
                     format!("{namespace} stays PERMISSIVE, since going back from STRICT would be refused: {why}"),
                 )
-                .remedy(format!(
-                    "let the operator's account apply PERMISSIVE to peerauthentication/{POLICY_NAME} in {namespace}"
-                )),
+                .remedy(open_the_way_back(namespace)),
             ),
             Self::Fenced(why) => Some(
                 Finding::new(

@@ -233,7 +233,6 @@ pub fn namespace(meta: &ObjectMeta) -> Namespace {
     Namespace::new(meta.namespace.clone().unwrap_or_else(|| "default".into()))
 }
 
-/// The field managers that hold `spec.mtls`.
 /// The tool whose mark the object carries: it would write the object again.
 fn owner(meta: &ObjectMeta) -> Option<&'static str> {
     const MARKS: [(&str, &str); 6] = [
@@ -269,6 +268,7 @@ fn owner(meta: &ObjectMeta) -> Option<&'static str> {
     marked.or_else(|| MANAGERS.iter().find(|(name, _)| manages(name))).map(|(_, tool)| *tool)
 }
 
+/// The field managers that hold `spec.mtls`.
 fn managers(meta: &ObjectMeta) -> Vec<String> {
     let holds = |fields: &serde_json::Value| fields.pointer("/f:spec/f:mtls").is_some();
     meta.managed_fields

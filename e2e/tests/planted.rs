@@ -48,8 +48,8 @@ const BUGS: [Bug; 17] = [
     Bug {
         name: "does not try the way back",
         file: "src/apply.rs",
-        find: "match self.apply(action.namespace(), &back, Try::Dry).await {",
-        replace: "match Ok::<(), Outcome>(drop(back)) {",
+        find: "let tried = self.apply(action.namespace(), &back, Try::Dry).await;",
+        replace: "let tried = Ok::<(), Outcome>(drop(back));",
         found_by: Seed(0),
     },
     Bug {

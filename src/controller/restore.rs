@@ -1,5 +1,6 @@
 //! A rollout that is being deleted: puts back what stood before it, if it was asked to.
 
+use super::visit::refused_by_ourselves;
 use super::{Error, Operator, failed};
 use crate::api::names::FINALIZER;
 use crate::api::{MeshRollout, parse};
@@ -10,7 +11,6 @@ use kube::runtime::controller;
 use meshrollout_core::action::Action;
 use meshrollout_core::finding::{Code, Finding, Subject};
 use meshrollout_core::ident::Namespace;
-use meshrollout_core::invariant;
 use meshrollout_core::plan::Plan;
 use meshrollout_core::restore::{Restoration, restore};
 use std::collections::BTreeSet;
@@ -43,14 +43,13 @@ impl Operator {
         };
         let mut unfinished = false;
         for namespace in self.written_by(&plan) {
-            match self.restore_one(&plan, &namespace).await {
-                End::Restored => self.reporter.restored(rollout, &namespace, None).await,
-                End::Left(found) => self.reporter.restored(rollout, &namespace, Some(&found)).await,
-                End::Later(found) => {
-                    unfinished = true;
-                    self.reporter.restored(rollout, &namespace, Some(&found)).await;
-                }
-            }
+            let end = self.restore_one(&plan, &namespace).await;
+            unfinished |= matches!(end, End::Later(_));
+            let left = match &end {
+                End::Restored => None,
+                End::Left(found) | End::Later(found) => Some(found),
+            };
+            self.reporter.restored(rollout, &namespace, left).await;
         }
         if unfinished {
             return Ok(later);
@@ -70,13 +69,13 @@ impl Operator {
     }
 
     async fn restore_one(&self, plan: &Plan, namespace: &Namespace) -> End {
+        let later = |why: String| {
+            End::Later(Finding::new(Code::WriteRefused, Subject::namespace(namespace), why))
+        };
         // STRICT goes first where what follows must be an explicit PERMISSIVE: two steps at most.
         for _ in 0..2 {
             let now = Timestamp::now();
             let nothing = Arc::new(self.nothing_measured(SignedDuration::ZERO));
-            let later = |why: String| {
-                End::Later(Finding::new(Code::WriteRefused, Subject::namespace(namespace), why))
-            };
             let snapshot = match self.objects.quorum(&self.client, namespace, now, nothing).await {
                 Ok(snapshot) => snapshot,
                 Err(error) => return later(format!("{namespace} could not be read: {error}")),
@@ -87,10 +86,8 @@ impl Operator {
                 Restoration::Wait(found) => return End::Later(found),
                 Restoration::Do(action) => action,
             };
-            let broken = invariant::broken_by(plan, &snapshot, &action, now);
-            if let Some(broken) = broken.first() {
-                tracing::error!(%namespace, statement = broken.statement, what = broken.what, "refused to write");
-                return later(format!("it would break {}; report this as a bug", broken.statement));
+            if let Some(found) = refused_by_ourselves(plan, &snapshot, &action) {
+                return End::Later(found);
             }
             match self.write(plan, &action).await {
                 Outcome::Done if matches!(action, Action::Restore(_)) => return End::Restored,
@@ -100,10 +97,6 @@ impl Operator {
                 }
             }
         }
-        End::Later(Finding::new(
-            Code::WriteRefused,
-            Subject::namespace(namespace),
-            format!("{namespace} is not restored yet"),
-        ))
+        later(format!("{namespace} is not restored yet"))
     }
 }

@@ -3,7 +3,7 @@
 use super::Operator;
 use crate::api::names::POLICY_NAME;
 use crate::api::{MeshRollout, parse};
-use crate::apply::Outcome;
+use crate::apply::{Outcome, open_the_way_back};
 use crate::istio::PeerAuthentication;
 use crate::observe::evidence::{self, Question};
 use crate::translate;
@@ -15,7 +15,7 @@ use meshrollout_core::clearance::{our_policy, strict_since};
 use meshrollout_core::decide::{Decision, State, decide, step_back};
 use meshrollout_core::finding::{Code, Finding, Level, Subject};
 use meshrollout_core::ident::Namespace;
-use meshrollout_core::invariant;
+use meshrollout_core::invariant::{self, Violation};
 use meshrollout_core::plan::Plan;
 use meshrollout_core::progress::Progress;
 use meshrollout_core::reading::Cause;
@@ -53,6 +53,21 @@ impl Visit {
     }
 }
 
+/// The last guard: a decision that breaks a safety statement is a fault of ours.
+pub(super) fn refused_by_ourselves(
+    plan: &Plan,
+    snapshot: &Snapshot,
+    action: &Action,
+) -> Option<Finding> {
+    let broken = invariant::broken_by(plan, snapshot, action, Timestamp::now());
+    let Violation { statement, what } = broken.first()?;
+    let namespace = action.namespace();
+    tracing::error!(%namespace, statement, what, "refused to write");
+    let why = format!("a write was not sent because it would break {statement}: {what}");
+    let found = Finding::new(Code::WriteRefused, Subject::namespace(namespace), why);
+    Some(found.remedy("report this as a bug; nothing was changed"))
+}
+
 /// Not a block: what is STRICT goes on being watched.
 fn way_back_closed(plan: &Plan, namespace: &Namespace, why: &str) -> Finding {
     Finding::new(
@@ -62,8 +77,8 @@ fn way_back_closed(plan: &Plan, namespace: &Namespace, why: &str) -> Finding {
     )
     .at(Level::Hold)
     .remedy(format!(
-        "let the operator's account apply PERMISSIVE to peerauthentication/{POLICY_NAME} in {namespace}; \
-         by hand, with rights that pass: kubectl meshrollout rollback {} -n {namespace}",
+        "{}; by hand, with rights that pass: kubectl meshrollout rollback {} -n {namespace}",
+        open_the_way_back(namespace),
         plan.name
     ))
 }
@@ -175,14 +190,7 @@ impl Operator {
 
     async fn perform(&self, plan: &Plan, visit: &mut Visit, action: &Action) {
         let namespace = action.namespace();
-        let broken = invariant::broken_by(plan, &visit.snapshot, action, Timestamp::now());
-        if let Some(broken) = broken.first() {
-            // The last guard: a decision that breaks a safety statement is a fault of ours.
-            let (statement, what) = (broken.statement, &broken.what);
-            tracing::error!(%namespace, statement, what, "refused to write");
-            let why = format!("a write was not sent because it would break {statement}: {what}");
-            let found = Finding::new(Code::WriteRefused, Subject::namespace(namespace), why)
-                .remedy("report this as a bug; nothing was changed");
+        if let Some(found) = refused_by_ourselves(plan, &visit.snapshot, action) {
             visit.found.push((namespace.clone(), found));
             return;
         }

@@ -10,7 +10,7 @@ use crate::gate::policy::{ours, targets};
 use crate::gate::{Evaluation, Verdict};
 use crate::mode::Mode;
 use crate::plan::{Existing, Mission, Plan};
-use crate::policy::OUR_NAME;
+use crate::policy::{OUR_NAME, Policy};
 use crate::reading::Reading;
 use crate::snapshot::{Snapshot, Source};
 use jiff::Timestamp;
@@ -77,7 +77,9 @@ pub fn strict_is_proven(plan: &Plan, snapshot: &Snapshot, action: &Action, now: 
 
 /// S2: an update meets our own policy, at the version read; a creation meets an empty place.
 pub fn owns_what_it_writes(plan: &Plan, snapshot: &Snapshot, action: &Action) -> bool {
-    let standing = our_policy(plan, snapshot, action.namespace());
+    let meets = |policy: &Policy| {
+        action.precondition() == Some((&policy.uid, policy.resource_version.as_str()))
+    };
     match action {
         Action::PinPermissive(pin) => {
             snapshot.policies.of(&pin.namespace).iter().all(|policy| !policy.is_namespace_wide())
@@ -87,18 +89,11 @@ pub fn owns_what_it_writes(plan: &Plan, snapshot: &Snapshot, action: &Action) ->
             plan.existing == Existing::Adopt
                 && policy.ours.is_none()
                 && policy.not_adoptable().is_none()
-                && policy.uid == adopt.policy_uid
-                && policy.resource_version == adopt.resource_version
+                && meets(policy)
         }),
-        Action::EnforceStrict(clearance) => standing.is_some_and(|policy| {
-            clearance.precondition() == (&policy.uid, policy.resource_version.as_str())
-        }),
-        Action::RollBack(back) => standing.is_some_and(|policy| {
-            policy.uid == back.policy_uid && policy.resource_version == back.resource_version
-        }),
-        Action::Restore(restore) => standing.is_some_and(|policy| {
-            policy.uid == restore.policy_uid && policy.resource_version == restore.resource_version
-        }),
+        Action::EnforceStrict(_) | Action::RollBack(_) | Action::Restore(_) => {
+            our_policy(plan, snapshot, action.namespace()).is_some_and(meets)
+        }
     }
 }
 
