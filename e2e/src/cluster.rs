@@ -208,6 +208,16 @@ impl Cluster {
             .doing("running kubectl")
     }
 
+    /// What kubectl prints as `admin`, or what it complains of.
+    pub async fn kubectl_text(&self, args: &[&str]) -> Result<String, String> {
+        let output = self.kubectl(args).await.map_err(|error| error.to_string())?;
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        match output.status.success() {
+            true => Ok(text(&output.stdout)),
+            false => Err(text(&output.stderr)),
+        }
+    }
+
     /// The path of one of the cluster's programs: kubectl, istioctl and so on.
     pub fn program(&self, name: &str) -> PathBuf {
         self.tools.program(name)

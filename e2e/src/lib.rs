@@ -13,6 +13,7 @@
 //! | how does the metrics source fail? | [`MetricsProxy`] |
 //! | how does the way to the apiserver fail? | [`FaultProxy`], [`Schedule`] |
 //! | was each write right? | [`Oracle`] |
+//! | who led when? | [`Reigns`] |
 //! | who wrote what? | [`Audit`] |
 
 mod apply;
@@ -33,6 +34,7 @@ mod pki;
 mod ports;
 mod process;
 mod prometheus;
+mod reigns;
 mod rollout;
 mod run_folder;
 pub mod scenario;
@@ -52,6 +54,7 @@ pub use metrics_proxy::{Fault, MetricsProxy, Query};
 pub use operator::{OPERATOR_USER, Operator, OperatorOptions};
 pub use oracle::{Oracle, Stage};
 pub use prometheus::Prometheus;
+pub use reigns::Reigns;
 pub use rollout::{Condition, Rollout};
 pub use shop::{Shop, ShopTraffic};
 pub use wait::until;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use crate::reigns::Reigns;
 use crate::{Audit, Event, OPERATOR_USER};
 
 /// One stage of a plan as the oracle knows it.
@@ -147,7 +148,7 @@ impl Oracle {
                 told.judged += 1;
                 let write = Write { event, at, before: before.as_ref(), after: &after };
                 let mut wrong = self.wrong(&write, &namespace, index, &strict_since);
-                if !reigns.had(&write) {
+                if !reigns.had(write.at, &after) {
                     wrong.push("S5: not by the replica whose reign it was");
                 }
                 if write.is_strict() {
@@ -271,35 +272,6 @@ impl Oracle {
     }
 }
 
-/// Who led, by what was stored of the MeshFence.
-struct Reigns(Vec<(Timestamp, String, i64)>);
-
-/// An admission plugin hears of a new reign this late at the most.
-const HEARD_WITHIN: f64 = 2.0;
-
-impl Reigns {
-    fn of(audit: &Audit) -> Self {
-        let stored = audit.clone().of("meshfences").writes().accepted();
-        let reign = |event: &Event| {
-            let spec = &event.response_object.as_ref()?["spec"];
-            let holder = spec["holder"].as_str()?.to_owned();
-            Some((event.stage_timestamp.parse().ok()?, holder, spec["epoch"].as_i64()?))
-        };
-        Self(stored.events().iter().filter_map(reign).collect())
-    }
-
-    /// The write bears the stamp of a reign that stood then, or had just ended.
-    fn had(&self, write: &Write<'_>) -> bool {
-        let ends = self.0.iter().skip(1).map(|(begin, ..)| Some(*begin)).chain([None]);
-        self.0.iter().zip(ends).any(|((begin, holder, epoch), end)| {
-            *begin <= write.at
-                && end.is_none_or(|end| seconds(write.at, end) < HEARD_WITHIN)
-                && write.note("holder") == holder
-                && write.note("epoch") == epoch.to_string()
-        })
-    }
-}
-
 /// One accepted write.
 struct Write<'a> {
     event: &'a Event,
@@ -322,7 +294,7 @@ fn mode(object: Option<&Value>) -> &str {
     object.and_then(|it| it["spec"]["mtls"]["mode"].as_str()).unwrap_or("none")
 }
 
-fn note<'a>(object: &'a Value, name: &str) -> &'a str {
+pub(crate) fn note<'a>(object: &'a Value, name: &str) -> &'a str {
     let notes = &object["metadata"]["annotations"];
     notes[format!("meshrollout.dev/{name}")].as_str().unwrap_or_default()
 }
@@ -332,7 +304,7 @@ fn tell(event: &Event, why: &str) -> String {
     format!("{} {} {} {mode}: {why}", event.stage_timestamp, event.verb, event.object())
 }
 
-fn seconds(later: Timestamp, earlier: Timestamp) -> f64 {
+pub(crate) fn seconds(later: Timestamp, earlier: Timestamp) -> f64 {
     later.duration_since(earlier).as_secs_f64()
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -9,7 +10,7 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::{Cluster, Doing, Error, until};
+use crate::{Client, Cluster, Doing, Edge, EdgeId, Error, Server, until};
 
 /// Whether a namespace's new pods get a sidecar.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -142,6 +143,23 @@ impl Cluster {
         }
         let metadata = json!({"name": name, "labels": all});
         self.apply(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})]).await
+    }
+
+    /// Makes the meshed caller `front/web` of [`Self::called`].
+    pub async fn front(&self) -> Result<(), Error> {
+        self.namespace("front", Injection::Enabled, &[]).await?;
+        self.deploy(&Workload::new("front", "web")).await
+    }
+
+    /// Makes meshed namespaces of one workload `app` each, which `front/web` calls over mutual TLS.
+    pub async fn called(&self, namespaces: &[&str]) -> Result<Vec<EdgeId>, Error> {
+        let one = async |name: &&str| {
+            self.namespace(name, Injection::Enabled, &[]).await?;
+            self.deploy(&Workload::new(name, "app")).await?;
+            let edge = Edge::new(Client::workload("front", "web"), Server::workload(name, "app"));
+            Ok(self.exporter().edge(edge.rps(40.0)))
+        };
+        try_join_all(namespaces.iter().map(one)).await
     }
 
     /// Makes or changes a workload, and waits until all its pods are the wanted ones and ready.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{
-    Client, Cluster, Edge, OPERATOR_USER, OperatorOptions, Options, Rollout, Server,
+    Client, Cluster, Edge, OPERATOR_USER, OperatorOptions, Options, Rollout, Server, until,
 };
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
@@ -36,18 +36,10 @@ fn call(namespace: &str, name: &str) -> Edge {
     Edge::new(Client::workload(namespace, name), Server::workload("row", "app"))
 }
 
-async fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String, String> {
-    let output = cluster.kubectl(args).await.unwrap();
-    match output.status.success() {
-        true => Ok(String::from_utf8(output.stdout).unwrap()),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-    }
-}
-
 async fn patch(cluster: &Cluster, spec: Value) {
     let patch = json!({"spec": spec}).to_string();
     let args = ["patch", "meshrollout", "table", "--type=merge", "-p", &patch];
-    kubectl(cluster, &args).await.unwrap();
+    cluster.kubectl_text(&args).await.unwrap();
 }
 
 /// A row of the table of conditions: Accepted, GatesPassed, Enforced, Reconciling, Stalled and
@@ -59,7 +51,7 @@ async fn row(cluster: &Cluster, rollout: &str, reason: &str, statuses: [&str; 6]
     let mut all = vec![format!("--for=jsonpath={ready}={reason}")];
     all.extend(kinds.iter().zip(statuses).map(|(kind, it)| format!("--for=condition={kind}={it}")));
     for condition in all {
-        let waited = kubectl(cluster, &["wait", &object, &condition, "--timeout=60s"]).await;
+        let waited = cluster.kubectl_text(&["wait", &object, &condition, "--timeout=60s"]).await;
         if let Err(error) = waited {
             let stored = cluster.rollout(rollout).await.unwrap();
             panic!("{reason}: {condition}: {error}\n{:#}", stored["status"]);
@@ -69,7 +61,7 @@ async fn row(cluster: &Cluster, rollout: &str, reason: &str, statuses: [&str; 6]
 
 /// The words of the header and of the one line below it, by the header's own columns.
 async fn columns(cluster: &Cluster, args: &[&str]) -> Vec<(String, String)> {
-    let table = kubectl(cluster, args).await.unwrap();
+    let table = cluster.kubectl_text(args).await.unwrap();
     let mut lines = table.lines();
     let (header, line) = (lines.next().unwrap(), lines.next().unwrap());
     let line: Vec<char> = line.chars().collect();
@@ -96,7 +88,7 @@ fn cell<'a>(columns: &'a [(String, String)], name: &str) -> &'a str {
 /// The events about a rollout: type, reason, note, and the namespace each is about, if any.
 async fn events(cluster: &Cluster, rollout: &str) -> Vec<Value> {
     let args = ["get", "events.v1.events.k8s.io", "-n", "default", "-o", "json"];
-    let list: Value = serde_json::from_str(&kubectl(cluster, &args).await.unwrap()).unwrap();
+    let list: Value = serde_json::from_str(&cluster.kubectl_text(&args).await.unwrap()).unwrap();
     let about = |it: &&Value| {
         it["regarding"]["kind"] == "MeshRollout" && it["regarding"]["name"] == rollout
     };
@@ -142,10 +134,17 @@ async fn a_spec_that_cannot_be_used_is_not_accepted_and_says_why() {
         .with("/action", json!("Observe"));
     cluster.apply_rollout(&mended).await.unwrap();
     let wait = ["wait", "meshrollout/short", "--for=condition=Accepted", "--timeout=60s"];
-    kubectl(cluster, &wait).await.unwrap();
+    cluster.kubectl_text(&wait).await.unwrap();
     for name in ["unknown", "short", "root"] {
         cluster.delete("meshrollout", "default", name).await.unwrap();
     }
+    // Their reports go with them, a moment later; the other test counts those that are there.
+    until("the reports to be gone", LIMIT, async || {
+        let reports = cluster.report_names().await.map_err(|error| error.to_string())?;
+        if reports.is_empty() { Ok(()) } else { Err(format!("{reports:?}")) }
+    })
+    .await
+    .unwrap();
     operator.stop().await.unwrap();
 }
 
@@ -199,7 +198,7 @@ async fn every_situation_of_an_accepted_rollout_reads_as_documented() {
     // Stopped by a person, and by harm.
     let stopped = ["True", "False", "False", "False", "True", "False"];
     let asked = "meshrollout.dev/abort=2026-01-01T00:00:00Z";
-    kubectl(cluster, &["annotate", "meshrollout", "table", asked]).await.unwrap();
+    cluster.kubectl_text(&["annotate", "meshrollout", "table", asked]).await.unwrap();
     row(cluster, "table", "Aborted", stopped).await;
     assert!(cluster.meshrollout(&["retry", "table"]).await.unwrap().status.success());
     row(cluster, "table", "Watching", ["True", "True", "False", "True", "False", "False"]).await;
@@ -238,7 +237,7 @@ async fn every_situation_of_an_accepted_rollout_reads_as_documented() {
     row(cluster, "table", "Enforced", enforced).await;
     let edit = r#"{"spec":{"mtls":{"mode":"PERMISSIVE"}}}"#;
     let args = ["patch", "peerauthentication", "default", "-n", "row", "--type=merge", "-p", edit];
-    kubectl(cluster, &args).await.unwrap();
+    cluster.kubectl_text(&args).await.unwrap();
     row(cluster, "table", "PolicyDrifted", broken).await;
     operator.evaluated("table", 3, LIMIT).await.unwrap();
     assert_eq!(cluster.policy_mode("row").await.unwrap().as_deref(), Some("PERMISSIVE"));

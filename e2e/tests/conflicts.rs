@@ -3,36 +3,18 @@
 
 use std::time::Duration;
 
-use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{
-    Class, Client, Cluster, Edge, FaultProxy, Moment, OPERATOR_USER, Operator, OperatorOptions,
-    Options, Recorded, Rollout, Schedule, Server, until,
+    Class, Cluster, FaultProxy, Moment, OPERATOR_USER, Operator, OperatorOptions, Options,
+    Recorded, Rollout, Schedule, until,
 };
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-async fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String, String> {
-    let output = cluster.kubectl(args).await.unwrap();
-    match output.status.success() {
-        true => Ok(String::from_utf8(output.stdout).unwrap()),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-    }
-}
-
-/// A meshed namespace of one workload that `front/web` calls over mutual TLS.
-async fn called(cluster: &Cluster, name: &str) {
-    cluster.namespace(name, Injection::Enabled, &[]).await.unwrap();
-    cluster.deploy(&Workload::new(name, "app")).await.unwrap();
-    let edge = Edge::new(Client::workload("front", "web"), Server::workload(name, "app"));
-    cluster.exporter().edge(edge.rps(40.0));
-}
-
 async fn cluster() -> Cluster {
     let cluster = Cluster::start(Options::default()).await.unwrap();
     cluster.install().await.unwrap();
-    cluster.namespace("front", Injection::Enabled, &[]).await.unwrap();
-    cluster.deploy(&Workload::new("front", "web")).await.unwrap();
+    cluster.front().await.unwrap();
     cluster
 }
 
@@ -48,7 +30,7 @@ async fn set(cluster: &Cluster, namespace: &str, mode: &str) -> Result<(), Strin
     std::fs::write(&file, object.to_string()).unwrap();
     let file = file.display().to_string();
     let args = ["apply", "--server-side", "--force-conflicts", "--field-manager=house-rules", "-f"];
-    kubectl(cluster, &[&args[..], &[&file]].concat()).await.map(drop)
+    cluster.kubectl_text(&[&args[..], &[&file]].concat()).await.map(drop)
 }
 
 async fn operator(cluster: &Cluster) -> (Operator, FaultProxy) {
@@ -82,9 +64,7 @@ async fn meanwhile(
 #[tokio::test]
 async fn a_policy_that_changed_between_read_and_write_is_proved_again() {
     let cluster = &cluster().await;
-    for name in ["edited", "deleted", "created", "harmless"] {
-        called(cluster, name).await;
-    }
+    cluster.called(&["edited", "deleted", "created", "harmless"]).await.unwrap();
     let (operator, proxy) = operator(cluster).await;
     let rollout = |name: &str| Rollout::enforce(name, &[("only", &[name])]);
 
@@ -124,7 +104,7 @@ async fn a_policy_that_changed_between_read_and_write_is_proved_again() {
     let apply = async || cluster.apply_rollout(&rollout("harmless")).await.unwrap();
     let label = async || {
         let args = ["label", "peerauthentication", "default", "-n", "harmless", "team=pay"];
-        kubectl(cluster, &args).await.unwrap();
+        cluster.kubectl_text(&args).await.unwrap();
     };
     assert_eq!(meanwhile(&proxy, apply, "STRICT", label).await, 409);
     let ready = cluster.until_ready_is("harmless", "Enforced", LIMIT).await;
@@ -135,7 +115,7 @@ async fn a_policy_that_changed_between_read_and_write_is_proved_again() {
 #[tokio::test]
 async fn another_writer_that_puts_its_value_back_every_second_is_named_and_not_fought() {
     let cluster = &cluster().await;
-    called(cluster, "contested").await;
+    cluster.called(&["contested"]).await.unwrap();
     let (operator, _proxy) = operator(cluster).await;
     let rollout = Rollout::enforce("contested", &[("only", &["contested"])])
         .with("/stages/0/bake", json!("10m"));

@@ -3,10 +3,8 @@
 
 use std::time::Duration;
 
-use meshrollout_e2e::scenario::{Injection, Workload};
-use meshrollout_e2e::{
-    Client, Cluster, Edge, OPERATOR_USER, OperatorOptions, Options, Rollout, Server, until,
-};
+use meshrollout_e2e::scenario::Injection;
+use meshrollout_e2e::{Cluster, OPERATOR_USER, OperatorOptions, Options, Rollout, until};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -22,14 +20,6 @@ async fn cluster() -> &'static Cluster {
             cluster
         })
         .await
-}
-
-async fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String, String> {
-    let output = cluster.kubectl(args).await.unwrap();
-    match output.status.success() {
-        true => Ok(String::from_utf8(output.stdout).unwrap()),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-    }
 }
 
 /// A policy write with this stamp, as the operator's account or as the administrator.
@@ -55,7 +45,7 @@ async fn write(
     let kubeconfig = user.map(|user| cluster.kubeconfig_for(user, None).unwrap());
     let kubeconfig = kubeconfig.map(|path| path.display().to_string());
     args.extend(kubeconfig.iter().flat_map(|path| ["--kubeconfig", path]));
-    kubectl(cluster, &args).await.map(drop)
+    cluster.kubectl_text(&args).await.map(drop)
 }
 
 async fn by_operator(cluster: &Cluster, holder: &str, epoch: &str) -> Result<(), String> {
@@ -107,7 +97,7 @@ async fn only_the_leaders_writes_pass_and_a_policy_made_anew_still_bites() {
     // Deleted and made anew while nobody writes, and then the leader changes.
     let kinds = ["validatingadmissionpolicybinding", "validatingadmissionpolicy"];
     for kind in kinds {
-        kubectl(cluster, &["delete", kind, "meshrollout-fence"]).await.unwrap();
+        cluster.kubectl_text(&["delete", kind, "meshrollout-fence"]).await.unwrap();
     }
     until("the fence to be gone", LIMIT, async || by_operator(cluster, "a", "1").await)
         .await
@@ -126,7 +116,7 @@ async fn only_the_leaders_writes_pass_and_a_policy_made_anew_still_bites() {
     // Other people's writes are not looked at, whatever is there or missing.
     write(cluster, None, &[]).await.unwrap();
     for missing in [["meshfence", "meshrollout"], ["crd", "meshfences.meshrollout.dev"]] {
-        kubectl(cluster, &["delete", missing[0], missing[1], "-n", SYSTEM]).await.unwrap();
+        cluster.kubectl_text(&["delete", missing[0], missing[1], "-n", SYSTEM]).await.unwrap();
         until("the operator's account to be let through", LIMIT, async || {
             by_operator(cluster, "a", "1").await
         })
@@ -138,7 +128,7 @@ async fn only_the_leaders_writes_pass_and_a_policy_made_anew_still_bites() {
 
 async fn fence(cluster: &Cluster) -> Option<(String, i64)> {
     let args = ["get", "meshfence", "meshrollout", "-n", SYSTEM, "-o", "json"];
-    let fence: Value = serde_json::from_str(&kubectl(cluster, &args).await.ok()?).unwrap();
+    let fence: Value = serde_json::from_str(&cluster.kubectl_text(&args).await.ok()?).unwrap();
     let spec = &fence["spec"];
     Some((spec["holder"].as_str()?.to_owned(), spec["epoch"].as_i64()?))
 }
@@ -146,7 +136,7 @@ async fn fence(cluster: &Cluster) -> Option<(String, i64)> {
 /// The stamp on the policy of a namespace.
 async fn stamp(cluster: &Cluster, namespace: &str) -> (String, i64) {
     let args = ["get", "peerauthentication", "default", "-n", namespace, "-o", "json"];
-    let policy: Value = serde_json::from_str(&kubectl(cluster, &args).await.unwrap()).unwrap();
+    let policy: Value = serde_json::from_str(&cluster.kubectl_text(&args).await.unwrap()).unwrap();
     let note = |name: &str| {
         let note = &policy["metadata"]["annotations"][format!("meshrollout.dev/{name}")];
         note.as_str().unwrap().to_owned()
@@ -157,14 +147,8 @@ async fn stamp(cluster: &Cluster, namespace: &str) -> (String, i64) {
 #[tokio::test]
 async fn an_epoch_never_falls_behind_what_was_written_before() {
     let cluster = cluster().await;
-    cluster.namespace("front", Injection::Enabled, &[]).await.unwrap();
-    cluster.deploy(&Workload::new("front", "web")).await.unwrap();
-    for name in ["one", "two"] {
-        cluster.namespace(name, Injection::Enabled, &[]).await.unwrap();
-        cluster.deploy(&Workload::new(name, "app")).await.unwrap();
-        let edge = Edge::new(Client::workload("front", "web"), Server::workload(name, "app"));
-        cluster.exporter().edge(edge.rps(40.0));
-    }
+    cluster.front().await.unwrap();
+    cluster.called(&["one", "two"]).await.unwrap();
     let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
     let stages: [(&str, &[&str]); 2] = [("first", &["one"]), ("second", &["two"])];
     cluster.apply_rollout(&Rollout::enforce("reigns", &stages)).await.unwrap();
@@ -180,7 +164,7 @@ async fn an_epoch_never_falls_behind_what_was_written_before() {
     assert_eq!(stamp(cluster, "one").await, first);
 
     // The fence is deleted in mid-run: a new reign begins, and the rollout goes on.
-    kubectl(cluster, &["delete", "meshfence", "meshrollout", "-n", SYSTEM]).await.unwrap();
+    cluster.kubectl_text(&["delete", "meshfence", "meshrollout", "-n", SYSTEM]).await.unwrap();
     let ready = cluster.until_ready_is("reigns", "Enforced", LIMIT).await;
     ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
     let second = fence(cluster).await.unwrap();
@@ -189,8 +173,8 @@ async fn an_epoch_never_falls_behind_what_was_written_before() {
     operator.stop().await.unwrap();
 
     // Fence and Lease are deleted while no operator is up, as by a chart installed again.
-    kubectl(cluster, &["delete", "meshfence", "meshrollout", "-n", SYSTEM]).await.unwrap();
-    kubectl(cluster, &["delete", "lease", "meshrollout", "-n", SYSTEM]).await.unwrap();
+    cluster.kubectl_text(&["delete", "meshfence", "meshrollout", "-n", SYSTEM]).await.unwrap();
+    cluster.kubectl_text(&["delete", "lease", "meshrollout", "-n", SYSTEM]).await.unwrap();
     let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
     until("the next reign to begin", LIMIT, async || {
         fence(cluster).await.map(drop).ok_or_else(|| operator.log())
@@ -200,7 +184,7 @@ async fn an_epoch_never_falls_behind_what_was_written_before() {
     let third = fence(cluster).await.unwrap();
     assert_eq!(third.1, second.1 + 1, "the policies remember the epoch");
     let asked = "meshrollout.dev/rollback=2026-01-01T00:00:00Z";
-    kubectl(cluster, &["annotate", "meshrollout", "reigns", asked]).await.unwrap();
+    cluster.kubectl_text(&["annotate", "meshrollout", "reigns", asked]).await.unwrap();
     let ready = cluster.until_ready_is("reigns", "Aborted", LIMIT).await;
     ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
     for name in ["one", "two"] {

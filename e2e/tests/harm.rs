@@ -4,7 +4,6 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{
     Audit, AuditMark, Client, Cluster, Edge, EdgeId, Event, Fault, OPERATOR_USER, Operator,
     OperatorOptions, Options, Rollout, Server, until,
@@ -21,8 +20,7 @@ async fn shared() -> &'static (Cluster, Operator) {
         .get_or_init(async || {
             let cluster = Cluster::start(Options::default()).await.unwrap();
             cluster.install().await.unwrap();
-            cluster.namespace("front", Injection::Enabled, &[]).await.unwrap();
-            cluster.deploy(&Workload::new("front", "web")).await.unwrap();
+            cluster.front().await.unwrap();
             let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
             (cluster, operator)
         })
@@ -46,17 +44,6 @@ impl Drop for Failing<'_> {
     fn drop(&mut self) {
         self.0.metrics_proxy().set(Fault::Pass);
     }
-}
-
-/// Meshed namespaces of one workload each, busy with calls over mutual TLS by `front/web`.
-async fn called(cluster: &Cluster, namespaces: &[&str]) -> Vec<EdgeId> {
-    let mut edges = vec![];
-    for name in namespaces {
-        cluster.namespace(name, Injection::Enabled, &[]).await.unwrap();
-        cluster.deploy(&Workload::new(name, "app")).await.unwrap();
-        edges.push(cluster.exporter().edge(call(name).rps(40.0)));
-    }
-    edges
 }
 
 fn call(namespace: &str) -> Edge {
@@ -99,7 +86,7 @@ async fn harmed(name: &str, code: &str, harm: impl FnOnce(&Cluster, &str, EdgeId
     let (cluster, operator) = shared().await;
     let namespaces = ["one", "two", "three"].map(|number| format!("{name}-{number}"));
     let [one, two, three] = namespaces.each_ref().map(String::as_str);
-    let edges = called(cluster, &[one, two, three]).await;
+    let edges = cluster.called(&[one, two, three]).await.unwrap();
     cluster.apply_rollout(&three_stages(name, [one, two, three])).await.unwrap();
     cluster.until_state_is(name, two, "Watching", LIMIT).await.unwrap();
     // What harms counts from now on only; the bake is well under way.
@@ -178,7 +165,7 @@ async fn signs_of_harm_since_strict_are_rolled_back_at_second_sight() {
 async fn a_rollback_works_without_the_metrics_source() {
     let _source = SOURCE.write().await;
     let (cluster, operator) = shared().await;
-    called(cluster, &["down-one", "down-two"]).await;
+    cluster.called(&["down-one", "down-two"]).await.unwrap();
     let stages: [(&str, &[&str]); 2] = [("first", &["down-one"]), ("second", &["down-two"])];
     let rollout = Rollout::enforce("down", &stages).with("/stages/1/bake", json!("10m"));
     cluster.apply_rollout(&rollout).await.unwrap();
@@ -221,7 +208,7 @@ async fn a_rollback_works_without_the_metrics_source() {
 async fn the_bake_stands_still_while_the_metrics_source_is_lost_for_all() {
     let _source = SOURCE.write().await;
     let (cluster, operator) = shared().await;
-    called(cluster, &["still-one", "still-two"]).await;
+    cluster.called(&["still-one", "still-two"]).await.unwrap();
     let stages: [(&str, &[&str]); 2] = [("first", &["still-one"]), ("second", &["still-two"])];
     let rollout = Rollout::enforce("still", &stages).with("/stages/0/bake", json!("12s"));
     cluster.apply_rollout(&rollout).await.unwrap();

@@ -14,10 +14,9 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use meshrollout_e2e::scenario::Injection;
 use meshrollout_e2e::{
-    Audit, Class, Cluster, Event, FaultProxy, Moment, OPERATOR_USER, Operator, OperatorOptions,
-    Options, Recorded, Rollout, Schedule, until,
+    Audit, Class, Cluster, FaultProxy, Moment, OPERATOR_USER, Operator, OperatorOptions, Options,
+    Recorded, Reigns, Rollout, Schedule, until,
 };
-use serde_json::Value;
 use tokio::sync::oneshot;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -57,40 +56,23 @@ fn hold(proxy: &FaultProxy, moment: Moment) -> oneshot::Receiver<Recorded> {
     proxy.hold(moment, |one| one.class == Class::Policy)
 }
 
-fn version(event: &Event) -> u64 {
-    let object = event.response_object.as_ref().expect("what was stored");
-    object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
-}
-
 /// The operator's accepted writes, and of those the ones by a replica that the fence named no more
 /// when they were stored.
 fn deposed(audit: &Audit) -> (usize, Vec<String>) {
-    let accepted = audit.clone().writes().by(OPERATOR_USER).accepted();
-    let mut reigns: BTreeMap<u64, (Value, Value)> = BTreeMap::new();
-    for event in accepted.clone().of("meshfences").events() {
-        let spec = &event.response_object.as_ref().unwrap()["spec"];
-        reigns.insert(version(event), (spec["holder"].clone(), spec["epoch"].clone()));
-    }
-    let writes = accepted.of("peerauthentications");
+    let reigns = Reigns::of(audit);
+    let writes = audit.clone().of("peerauthentications").writes().by(OPERATOR_USER).accepted();
     let wrong = writes.events().iter().filter_map(|event| {
-        let notes = &event.response_object.as_ref()?["metadata"]["annotations"];
-        let (holder, epoch) = (&notes["meshrollout.dev/holder"], &notes["meshrollout.dev/epoch"]);
-        let stored = version(event);
-        let (_, reign) = reigns.range(..stored).next_back()?;
-        let is_leader = *holder == reign.0 && epoch.as_str() == Some(reign.1.to_string().as_str());
-        (!is_leader).then(|| {
-            format!("{} by {holder} epoch {epoch} at {stored}, when {reign:?} led", event.object())
-        })
+        let why = reigns.deposed(event.response_object.as_ref().expect("what was stored"))?;
+        Some(format!("{} {why}", event.object()))
     });
-    let wrong: Vec<_> = wrong.collect();
+    let wrong = wrong.collect();
     (writes.count(), wrong)
 }
 
 async fn leader(cluster: &Cluster) -> Option<String> {
     let args = ["get", "meshfence", "meshrollout", "-n", "meshrollout-system"];
     let holder = [&args[..], &["-o", "jsonpath={.spec.holder}"]].concat();
-    let output = cluster.kubectl(&holder).await.unwrap();
-    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    cluster.kubectl_text(&holder).await.ok()
 }
 
 /// What a run of swaps showed.

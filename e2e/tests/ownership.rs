@@ -3,25 +3,14 @@
 
 use std::time::Duration;
 
-use meshrollout_e2e::scenario::{Injection, Workload};
-use meshrollout_e2e::{
-    Client, Cluster, Edge, OPERATOR_USER, OperatorOptions, Options, Rollout, Server, until,
-};
+use meshrollout_e2e::{Cluster, OPERATOR_USER, OperatorOptions, Options, Rollout, until};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-async fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String, String> {
-    let output = cluster.kubectl(args).await.unwrap();
-    match output.status.success() {
-        true => Ok(String::from_utf8(output.stdout).unwrap()),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-    }
-}
-
 async fn policy(cluster: &Cluster, namespace: &str) -> Option<Value> {
     let args = ["get", "peerauthentication", "default", "-n", namespace, "-o", "json"];
-    kubectl(cluster, &args).await.ok().map(|text| serde_json::from_str(&text).unwrap())
+    cluster.kubectl_text(&args).await.ok().map(|text| serde_json::from_str(&text).unwrap())
 }
 
 /// A policy as a person applies it, with these labels.
@@ -34,24 +23,12 @@ async fn apply_by_hand(cluster: &Cluster, namespace: &str, name: &str, labels: V
     });
     let file = cluster.folder().join(format!("by-hand-{namespace}.json"));
     std::fs::write(&file, object.to_string()).unwrap();
-    kubectl(cluster, &["apply", "-f", &file.display().to_string()]).await.unwrap();
-}
-
-/// Meshed namespaces of one workload each, called over mutual TLS by `front/web`.
-async fn called(cluster: &Cluster, namespaces: &[&str]) {
-    cluster.namespace("front", Injection::Enabled, &[]).await.unwrap();
-    cluster.deploy(&Workload::new("front", "web")).await.unwrap();
-    for name in namespaces {
-        cluster.namespace(name, Injection::Enabled, &[]).await.unwrap();
-        cluster.deploy(&Workload::new(name, "app")).await.unwrap();
-        let edge = Edge::new(Client::workload("front", "web"), Server::workload(name, "app"));
-        cluster.exporter().edge(edge.rps(40.0));
-    }
+    cluster.kubectl_text(&["apply", "-f", &file.display().to_string()]).await.unwrap();
 }
 
 async fn gone(cluster: &Cluster, rollout: &str, log: impl Fn() -> String) {
     until("the rollout to be gone", LIMIT, async || {
-        match kubectl(cluster, &["get", "meshrollout", rollout]).await {
+        match cluster.kubectl_text(&["get", "meshrollout", rollout]).await {
             Err(why) if why.contains("NotFound") => Ok(()),
             other => Err(format!("{other:?}\n{}", log())),
         }
@@ -70,7 +47,8 @@ fn rollout(name: &str, namespaces: &[&str]) -> Rollout {
 async fn what_was_taken_over_is_given_back_and_what_was_made_is_deleted() {
     let cluster = &Cluster::start(Options::default()).await.unwrap();
     cluster.install().await.unwrap();
-    called(cluster, &["empty", "theirs", "late", "argo"]).await;
+    cluster.front().await.unwrap();
+    cluster.called(&["empty", "theirs", "late", "argo"]).await.unwrap();
     apply_by_hand(cluster, "theirs", "default", json!({"team": "pay"}), "PERMISSIVE").await;
     let mark = json!({"argocd.argoproj.io/instance": "mesh"});
     apply_by_hand(cluster, "argo", "default", mark, "PERMISSIVE").await;
@@ -99,14 +77,14 @@ async fn what_was_taken_over_is_given_back_and_what_was_made_is_deleted() {
     let workload_only = json!({"stays": "mesh-wide"});
     let mark = cluster.audit_mark().unwrap();
     apply_by_hand(cluster, "istio-system", "default", workload_only, "STRICT").await;
-    kubectl(cluster, &["delete", "meshrollout", "all", "--wait=false"]).await.unwrap();
+    cluster.kubectl_text(&["delete", "meshrollout", "all", "--wait=false"]).await.unwrap();
     gone(cluster, "all", || operator.log()).await;
     for name in ["empty", "late"] {
         let kept = policy(cluster, name).await.expect("it keeps the mesh-wide STRICT away");
         assert_eq!(kept["spec"], json!({"mtls": {"mode": "PERMISSIVE"}}), "{name}");
     }
     let args = ["get", "events.v1.events.k8s.io", "-n", "default", "-o", "json"];
-    let events = kubectl(cluster, &args).await.unwrap();
+    let events = cluster.kubectl_text(&args).await.unwrap();
     assert!(events.contains("NotRestored") && events.contains("STRICT by another policy"));
     let given_back = policy(cluster, "theirs").await.expect("it is theirs");
     assert_eq!(given_back["spec"], json!({"mtls": {"mode": "PERMISSIVE"}}));
@@ -128,7 +106,7 @@ async fn what_was_taken_over_is_given_back_and_what_was_made_is_deleted() {
     cluster.apply_rollout(&rollout("again", &["empty"])).await.unwrap();
     let ready = cluster.until_ready_is("again", "Enforced", LIMIT).await;
     ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
-    kubectl(cluster, &["delete", "meshrollout", "again", "--wait=false"]).await.unwrap();
+    cluster.kubectl_text(&["delete", "meshrollout", "again", "--wait=false"]).await.unwrap();
     gone(cluster, "again", || operator.log()).await;
     assert_eq!(policy(cluster, "empty").await, None);
     let audit = cluster.audit_since(mark).unwrap().of("peerauthentications").by(OPERATOR_USER);
@@ -143,7 +121,8 @@ async fn what_was_taken_over_is_given_back_and_what_was_made_is_deleted() {
 async fn deleting_the_rollout_and_removing_the_operator_change_no_policy() {
     let cluster = &Cluster::start(Options::default()).await.unwrap();
     cluster.install().await.unwrap();
-    called(cluster, &["one", "two"]).await;
+    cluster.front().await.unwrap();
+    cluster.called(&["one", "two"]).await.unwrap();
     let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
     for name in ["one", "two"] {
         cluster.apply_rollout(&Rollout::enforce(name, &[("only", &[name])])).await.unwrap();
@@ -154,7 +133,7 @@ async fn deleting_the_rollout_and_removing_the_operator_change_no_policy() {
     assert_eq!(stored["metadata"]["finalizers"], Value::Null, "a finalizer only where asked for");
     let before = [policy(cluster, "one").await.unwrap(), policy(cluster, "two").await.unwrap()];
 
-    kubectl(cluster, &["delete", "meshrollout", "one"]).await.unwrap();
+    cluster.kubectl_text(&["delete", "meshrollout", "one"]).await.unwrap();
     operator.evaluated("two", 3, LIMIT).await.unwrap();
     operator.stop().await.unwrap();
     // As `kubectl delete -f crds -f charts/meshrollout/install.yaml` would.
@@ -165,7 +144,7 @@ async fn deleting_the_rollout_and_removing_the_operator_change_no_policy() {
         vec!["delete", "namespace", "meshrollout-system"],
         vec!["delete", "clusterrole,clusterrolebinding", "meshrollout"],
     ] {
-        kubectl(cluster, &args).await.unwrap();
+        cluster.kubectl_text(&args).await.unwrap();
     }
     let after = [policy(cluster, "one").await.unwrap(), policy(cluster, "two").await.unwrap()];
     assert_eq!(after, before);

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{
     AuditMark, Client, Cluster, Condition, Edge, OPERATOR_USER, OperatorOptions, Options, Rollout,
     Server, until,
@@ -22,19 +21,10 @@ async fn cluster(number: usize) -> (&'static Cluster, MutexGuard<'static, ()>) {
     let cluster = CLUSTERS[number].get_or_init(async || {
         let cluster = Cluster::start(Options::default()).await.unwrap();
         cluster.install().await.unwrap();
-        cluster.namespace("front", Injection::Enabled, &[]).await.unwrap();
-        cluster.deploy(&Workload::new("front", "web")).await.unwrap();
+        cluster.front().await.unwrap();
         cluster
     });
     (cluster.await, turn)
-}
-
-async fn called(cluster: &Cluster, namespaces: &[&str]) {
-    for name in namespaces {
-        cluster.namespace(name, Injection::Enabled, &[]).await.unwrap();
-        cluster.deploy(&Workload::new(name, "app")).await.unwrap();
-        cluster.exporter().edge(call(name).rps(40.0));
-    }
 }
 
 fn call(namespace: &str) -> Edge {
@@ -50,11 +40,6 @@ fn two_stages(name: &str, one: &str, two: &str) -> Rollout {
 /// A person at the command line.
 async fn says(cluster: &Cluster, args: &[&str]) {
     let output = cluster.meshrollout(args).await.unwrap();
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-async fn kubectl(cluster: &Cluster, args: &[&str]) {
-    let output = cluster.kubectl(args).await.unwrap();
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -77,7 +62,7 @@ async fn ready(cluster: &Cluster, rollout: &str) -> Condition {
 #[tokio::test]
 async fn a_paused_rollout_takes_no_step_forward_and_still_steps_back() {
     let (cluster, _turn) = cluster(1).await;
-    called(cluster, &["halt-one", "halt-two"]).await;
+    cluster.called(&["halt-one", "halt-two"]).await.unwrap();
     let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
     let rollout = two_stages("halt", "halt-one", "halt-two").with("/stages/0/bake", json!("6s"));
     cluster.apply_rollout(&rollout).await.unwrap();
@@ -118,7 +103,7 @@ async fn a_paused_rollout_takes_no_step_forward_and_still_steps_back() {
 #[tokio::test]
 async fn an_abort_takes_back_the_stage_in_flight_and_is_heard_once() {
     let (cluster, _turn) = cluster(1).await;
-    called(cluster, &["stop-one", "stop-two"]).await;
+    cluster.called(&["stop-one", "stop-two"]).await.unwrap();
     let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
     let rollout = two_stages("stop", "stop-one", "stop-two");
     cluster.apply_rollout(&rollout).await.unwrap();
@@ -126,7 +111,7 @@ async fn an_abort_takes_back_the_stage_in_flight_and_is_heard_once() {
 
     let mark = cluster.audit_mark().unwrap();
     let asked = "meshrollout.dev/abort=2026-01-01T00:00:00Z";
-    kubectl(cluster, &["annotate", "meshrollout", "stop", asked]).await;
+    cluster.kubectl_text(&["annotate", "meshrollout", "stop", asked]).await.unwrap();
     let ready = cluster.until_ready_is("stop", "Aborted", LIMIT).await.unwrap();
     assert_eq!(ready.status, "False");
     assert_eq!(cluster.condition("stop", "Stalled").await.unwrap().status, "True");
@@ -144,10 +129,13 @@ async fn an_abort_takes_back_the_stage_in_flight_and_is_heard_once() {
     // A controller that keeps the cluster as its repository says takes the annotation away and
     // brings it back, time and again; a new operator hears it no second time either.
     let mark = cluster.audit_mark().unwrap();
-    kubectl(cluster, &["annotate", "meshrollout", "stop", "meshrollout.dev/abort-"]).await;
+    cluster
+        .kubectl_text(&["annotate", "meshrollout", "stop", "meshrollout.dev/abort-"])
+        .await
+        .unwrap();
     cluster.apply_rollout(&rollout).await.unwrap();
     operator.evaluated("stop", 2, LIMIT).await.unwrap();
-    kubectl(cluster, &["annotate", "meshrollout", "stop", asked]).await;
+    cluster.kubectl_text(&["annotate", "meshrollout", "stop", asked]).await.unwrap();
     operator.evaluated("stop", 3, LIMIT).await.unwrap();
     operator.stop().await.unwrap();
     let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
@@ -161,7 +149,7 @@ async fn an_abort_takes_back_the_stage_in_flight_and_is_heard_once() {
 #[tokio::test]
 async fn a_rollback_by_hand_while_no_operator_runs_is_accepted_by_the_next_one() {
     let (cluster, _turn) = cluster(0).await;
-    called(cluster, &["night-one", "night-two"]).await;
+    cluster.called(&["night-one", "night-two"]).await.unwrap();
     let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
     let rollout = two_stages("night", "night-one", "night-two");
     cluster.apply_rollout(&rollout).await.unwrap();
@@ -198,7 +186,7 @@ async fn a_rollback_by_hand_while_no_operator_runs_is_accepted_by_the_next_one()
 #[tokio::test]
 async fn a_new_operator_goes_on_with_the_soak_and_the_bake_and_repeats_no_write() {
     let (cluster, _turn) = cluster(0).await;
-    called(cluster, &["again-one"]).await;
+    cluster.called(&["again-one"]).await.unwrap();
     // A soak goes on over a gap of three intervals: enough for a process to go and another to come.
     let options =
         OperatorOptions { interval: Duration::from_secs(4), ..OperatorOptions::default() };
@@ -259,7 +247,7 @@ async fn a_new_operator_goes_on_with_the_soak_and_the_bake_and_repeats_no_write(
 #[tokio::test]
 async fn of_two_operators_one_writes_and_the_other_takes_over() {
     let (cluster, _turn) = cluster(1).await;
-    called(cluster, &["pair-one", "pair-two"]).await;
+    cluster.called(&["pair-one", "pair-two"]).await.unwrap();
     let mut options = OperatorOptions::default();
     options
         .config

@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
-use meshrollout_e2e::scenario::{Injection, Workload};
+use meshrollout_e2e::scenario::Workload;
 use meshrollout_e2e::{
-    Client, Cluster, Edge, OperatorOptions, Options, Rollout, Schedule, Server, until,
+    Cluster, FaultProxy, Operator, OperatorOptions, Options, Rollout, Schedule, until,
 };
 use serde_json::json;
 
@@ -15,36 +14,29 @@ const LIMIT: Duration = Duration::from_secs(90);
 const CHANGED: [&str; 5] = ["pods", "rules", "policies", "paused", "labelled"];
 const UNCHANGED: &str = "unchanged";
 
-async fn kubectl(cluster: &Cluster, args: &[&str]) {
-    let output = cluster.kubectl(args).await.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-async fn called(cluster: &Cluster) {
-    cluster.namespace("front", Injection::Enabled, &[]).await.unwrap();
-    cluster.deploy(&Workload::new("front", "web")).await.unwrap();
-    join_all(CHANGED.iter().chain([&UNCHANGED]).map(async |name| {
-        cluster.namespace(name, Injection::Enabled, &[("wave", name)]).await.unwrap();
-        cluster.deploy(&Workload::new(name, "app")).await.unwrap();
-        let edge = Edge::new(Client::workload("front", "web"), Server::workload(name, "app"));
-        cluster.exporter().edge(edge.rps(40.0));
-    }))
-    .await;
+/// A cluster with these namespaces, and an operator whose watches can be held back.
+async fn started(namespaces: &[&str], stale_watch: &str) -> (Cluster, FaultProxy, Operator) {
+    let cluster = Cluster::start(Options::default()).await.unwrap();
+    cluster.install().await.unwrap();
+    cluster.front().await.unwrap();
+    cluster.called(namespaces).await.unwrap();
+    let proxy = cluster.fault_proxy(Schedule::QUIET, vec![]).await.unwrap();
+    let options = OperatorOptions {
+        apiserver: Some(proxy.url()),
+        config: format!("drain: 1s\nproxyAcknowledgement: 1s\nstaleWatch: {stale_watch}\n"),
+        ..OperatorOptions::default()
+    };
+    let operator = cluster.operator(&options).await.unwrap();
+    (cluster, proxy, operator)
 }
 
 #[tokio::test]
 async fn no_strict_on_old_truth() {
-    let cluster = &Cluster::start(Options::default()).await.unwrap();
-    cluster.install().await.unwrap();
-    called(cluster).await;
-    let proxy = cluster.fault_proxy(Schedule::QUIET, vec![]).await.unwrap();
-    let options = OperatorOptions {
-        apiserver: Some(proxy.url()),
-        // The limit on a watch's age is another guard; here it must not help.
-        config: "drain: 1s\nproxyAcknowledgement: 1s\nstaleWatch: 1h\n".to_owned(),
-        ..OperatorOptions::default()
-    };
-    let operator = cluster.operator(&options).await.unwrap();
+    let namespaces: Vec<_> = CHANGED.into_iter().chain([UNCHANGED]).collect();
+    // The limit on a watch's age is another guard; here it must not help.
+    let (cluster, proxy, operator) = started(&namespaces, "1h").await;
+    let cluster = &cluster;
+    cluster.label_namespace("labelled", "wave", Some("labelled")).await.unwrap();
     for name in CHANGED.iter().chain([&UNCHANGED]) {
         let rollout = Rollout::enforce(name, &[("only", &[name])])
             .with("/stages/0/soak", json!("20s"))
@@ -74,12 +66,13 @@ async fn no_strict_on_old_truth() {
         .await
         .unwrap();
     cluster.peer_authentication("policies", "house-rules", "PERMISSIVE").await.unwrap();
-    kubectl(
-        cluster,
-        &["patch", "meshrollout", "paused", "--type=merge", "-p", r#"{"spec":{"paused":true}}"#],
-    )
-    .await;
-    kubectl(cluster, &["label", "namespace", "labelled", "wave=another", "--overwrite"]).await;
+    let pause = r#"{"spec":{"paused":true}}"#;
+    let args = ["patch", "meshrollout", "paused", "--type=merge", "-p", pause];
+    cluster.kubectl_text(&args).await.unwrap();
+    cluster
+        .kubectl_text(&["label", "namespace", "labelled", "wave=another", "--overwrite"])
+        .await
+        .unwrap();
 
     // What did not change goes on: the re-read lets it through.
     until("the unchanged one to be STRICT", LIMIT, async || {
@@ -117,16 +110,7 @@ async fn no_strict_on_old_truth() {
 
 #[tokio::test]
 async fn watches_that_fall_silent_hold_and_are_named() {
-    let cluster = &Cluster::start(Options::default()).await.unwrap();
-    cluster.install().await.unwrap();
-    called(cluster).await;
-    let proxy = cluster.fault_proxy(Schedule::QUIET, vec![]).await.unwrap();
-    let options = OperatorOptions {
-        apiserver: Some(proxy.url()),
-        config: "drain: 1s\nproxyAcknowledgement: 1s\nstaleWatch: 15s\n".to_owned(),
-        ..OperatorOptions::default()
-    };
-    let operator = cluster.operator(&options).await.unwrap();
+    let (cluster, proxy, operator) = started(&[UNCHANGED], "15s").await;
     // Longer than it takes to find the silence.
     let rollout =
         Rollout::enforce("silent", &[("only", &[UNCHANGED])]).with("/stages/0/soak", json!("5m"));
