@@ -219,14 +219,6 @@ impl Shared {
             self.reached(held.map(|(_, reached)| reached), recorded.as_ref());
             return self.forever_or_thawed(wire).await;
         }
-        let held = match held {
-            Some((Moment::InFlight, reached)) => {
-                self.reached(Some(reached), recorded.as_ref());
-                self.thawed().await;
-                None
-            }
-            other => other,
-        };
         match fault {
             Some(Fault::Delay(long)) => tokio::time::sleep(long).await,
             Some(Fault::Refuse(code)) => return refusal(code, reason(code)),
@@ -234,14 +226,24 @@ impl Shared {
             Some(Fault::Cut) => return cut(wire).await,
             _ => {}
         }
-        let answer = self.forward(&head.method, &target, &head.headers, body).await;
-        let Ok(answer) = answer else { return cut(wire).await };
-        let status = answer.status().as_u16();
-        if let Some(recorded) = &recorded
-            && let Some(kept) = self.state().recorded.get_mut(recorded.number)
-        {
-            kept.status = Some(status);
-        }
+        let sent = {
+            let (shared, number) = (Arc::clone(&self), recorded.as_ref().map(|it| it.number));
+            async move { shared.send(&head.method, &target, &head.headers, body, number).await }
+        };
+        let (answer, held) = match held {
+            Some((Moment::InFlight, reached)) => {
+                self.reached(Some(reached), recorded.as_ref());
+                let shared = Arc::clone(&self);
+                // It has left: it arrives although the operator has given it up meanwhile.
+                let arrives = tokio::spawn(async move {
+                    shared.thawed().await;
+                    sent.await
+                });
+                (arrives.await.ok().flatten(), None)
+            }
+            held => (sent.await, held),
+        };
+        let Some(answer) = answer else { return cut(wire).await };
         match held {
             Some((Moment::AfterCommit, reached)) => {
                 self.reached(Some(reached), recorded.as_ref());
@@ -346,6 +348,24 @@ impl Shared {
         let fault = schedule.fault(class, &key, nth)?;
         *state.faulted.entry(fault.name()).or_default() += 1;
         Some(fault)
+    }
+
+    /// Forwards a request and notes what was answered; `None` when nothing was.
+    async fn send(
+        &self,
+        method: &Method,
+        target: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+        number: Option<usize>,
+    ) -> Option<Response<kube::client::Body>> {
+        let answer = self.forward(method, target, headers, body).await.ok()?;
+        if let Some(number) = number
+            && let Some(kept) = self.state().recorded.get_mut(number)
+        {
+            kept.status = Some(answer.status().as_u16());
+        }
+        Some(answer)
     }
 
     async fn forward(
