@@ -109,13 +109,17 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
     decision.progress.requests.hear(&plan.asked, in_flight, now);
 
     watch(plan, snapshot, &mut decision, may_step_back, now);
+    let steps_back = !decision.actions.is_empty();
+    if steps_back {
+        decision.progress.requests.forgive_nothing_of(now, &progress.requests);
+    }
     // A bake may just have ended.
     decision.current_stage = decision.first_undone();
     decision.progress.finished = finished(plan, &decision);
     let standing = decision.progress.requests.standing().is_some();
     decision.halted =
         standing || decision.namespaces.values().any(|one| one.state == State::RolledBack);
-    advance(plan, snapshot, &mut decision, may_step, now);
+    advance(plan, snapshot, &mut decision, may_step && !steps_back, now);
     decision
 }
 

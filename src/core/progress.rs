@@ -148,6 +148,16 @@ impl Requests {
         }
     }
 
+    /// Something is rolled back at `now`, and whoever asked for a retry that was not `known` before
+    /// cannot have seen it: that retry forgives only what came before.
+    pub fn forgive_nothing_of(&mut self, now: Timestamp, known: &Self) {
+        if self.retry != known.retry
+            && let Some(retry) = &mut self.retry
+        {
+            retry.at = whole_second(now) - SignedDuration::from_secs(1);
+        }
+    }
+
     /// A rollback of everything, until somebody says go on. A later abort takes nothing from it.
     pub fn rolls_everything_back(&self) -> bool {
         let retry = self.retry.as_ref().map(|retry| retry.at);

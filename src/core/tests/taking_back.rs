@@ -146,6 +146,26 @@ fn a_retry_heard_too_late_does_not_undo_a_later_rollback() {
 }
 
 #[test]
+fn a_retry_does_not_forgive_the_rollback_of_the_visit_that_hears_it() {
+    let mut world = World::shop();
+    world.visits(4);
+    world.failures("catalog", 2.0);
+    world.plan.asked.retry = Some(at(world.now - 10).to_string());
+    world.visits(2);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+    world.visits(6);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive), "whoever asked had not seen it");
+    // Nor does it forgive once the mark of that rollback is gone with its policy.
+    let mut marked = world.clone();
+    world.delete_policy("catalog");
+    world.visits(6);
+    assert_eq!(world.mode("catalog"), None);
+    marked.plan.asked.retry = Some(at(marked.now - 10).to_string());
+    marked.visits(4);
+    assert_eq!(marked.mode("catalog"), Some(Mode::Strict), "now it was seen");
+}
+
+#[test]
 fn deleting_the_policy_after_a_rollback_is_no_retry() {
     let mut world = World::shop();
     world.visits(4);
