@@ -71,14 +71,11 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
     for (name, stage) in &members {
         if let Some(facts) = snapshot.namespace(name) {
             let mut memory = progress.of(name, &facts.uid);
-            // A bake belongs to a STRICT that stands; a retry forgives one that is gone. One that was
-            // rolled back stays remembered, so that deleting the policy is no silent retry.
-            let retry = progress.requests.retry.as_ref();
-            let retried = retry.map(|retry| retry.forgives_until(plan.timing.max_gap()));
-            let forgiven = memory.bake.is_some_and(|bake| retried > Some(bake.last));
+            // A bake belongs to a STRICT that stands. One that was rolled back stays remembered, so that
+            // deleting the policy is no silent retry.
             let ours = our_policy(plan, snapshot, name).and_then(|policy| policy.ours.as_ref());
-            let pinned = ours.is_some_and(|ours| ours.rolled_back.is_none());
-            if ours.is_none_or(|ours| ours.strict_since.is_none()) && (pinned || forgiven) {
+            let pinned = |ours: &Ours| ours.strict_since.is_none() && ours.rolled_back.is_none();
+            if ours.is_some_and(pinned) {
                 memory.bake = None;
             }
             let standing = stand(plan, snapshot, facts, *stage, &memory, &progress.requests);
@@ -107,6 +104,9 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
     let in_flight = decision.in_flight(plan).and_then(|index| plan.stages.get(index));
     let in_flight = in_flight.map(|stage| stage.name.as_str());
     decision.progress.requests.hear(&plan.asked, in_flight, now);
+    if decision.progress.requests.retry != progress.requests.retry {
+        forgive(plan, snapshot, &mut decision.progress);
+    }
 
     watch(plan, snapshot, &mut decision, may_step_back, now);
     let steps_back = !decision.actions.is_empty();
@@ -121,6 +121,16 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
         standing || decision.namespaces.values().any(|one| one.state == State::RolledBack);
     advance(plan, snapshot, &mut decision, may_step && !steps_back, now);
     decision
+}
+
+/// A retry that is heard now forgives the bakes whose STRICT is gone now, and none that goes later.
+fn forgive(plan: &Plan, snapshot: &Snapshot, progress: &mut Progress) {
+    let Progress { namespaces, requests, .. } = progress;
+    let retried = requests.retry.as_ref().map(|it| it.forgives_until(plan.timing.max_gap()));
+    for (name, memory) in namespaces {
+        let gone = strict_since(plan, snapshot, name).is_none();
+        memory.bake = memory.bake.filter(|bake| !gone || retried.is_none_or(|it| it <= bake.last));
+    }
 }
 
 /// Looks after what is STRICT already. Works while paused.

@@ -5,7 +5,7 @@
 
 use crate::action::Action;
 use crate::clearance::our_policy;
-use crate::decide::{Decision, State};
+use crate::decide::{Decision, Standing, State};
 use crate::gate::policy::{ours, targets};
 use crate::gate::{Evaluation, Verdict};
 use crate::mode::Mode;
@@ -35,7 +35,10 @@ pub fn violations(
     let mut found: Vec<_> =
         decision.actions.iter().flat_map(|action| broken_by(plan, snapshot, action, now)).collect();
     if !one_stage_in_flight(decision) {
-        found.push(Violation { statement: "S6", what: "two stages are in flight".into() });
+        found.push(Violation {
+            statement: "S6",
+            what: "a step while another stage is on its way".into(),
+        });
     }
     if plan.action == Mission::Observe && !decision.actions.is_empty() {
         found.push(Violation { statement: "S2", what: "an observer writes".into() });
@@ -120,24 +123,16 @@ pub fn weakens_nothing(snapshot: &Snapshot, action: &Action) -> bool {
     })
 }
 
-/// S6: at most one stage between STRICT and Enforced.
+/// S6: no step to STRICT while another stage is on its way. Watching alone is no step: where memory
+/// was lost, what was finished long ago is watched once more.
 pub fn one_stage_in_flight(decision: &Decision) -> bool {
-    let strict = decision.actions.iter().filter_map(|action| match action {
-        Action::EnforceStrict(clearance) => Some(clearance.namespace()),
-        Action::PinPermissive(_) | Action::Adopt(_) | Action::RollBack(_) | Action::Restore(_) => {
-            None
-        }
-    });
-    let stages: BTreeSet<_> = decision
-        .namespaces
-        .iter()
-        .filter(|(_, standing)| standing.state == State::Watching)
-        .map(|(name, _)| name)
-        .chain(strict)
-        .filter_map(|name| decision.namespaces.get(name))
-        .map(|standing| standing.stage)
-        .collect();
-    stages.len() <= 1
+    let stage = |name| decision.namespaces.get(name).map(|standing| standing.stage);
+    let steps = decision.actions.iter().filter(|action| matches!(action, Action::EnforceStrict(_)));
+    let stepping: BTreeSet<_> = steps.map(|action| stage(action.namespace())).collect();
+    let watching = |standing: &&Standing| standing.state == State::Watching;
+    let watched = decision.namespaces.values().filter(watching).map(|one| Some(one.stage));
+    stepping.is_empty()
+        || stepping.iter().copied().chain(watched).collect::<BTreeSet<_>>().len() == 1
 }
 
 /// S9: nothing in a root namespace, Kubernetes' own, or ours.

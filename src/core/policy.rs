@@ -44,7 +44,7 @@ pub struct Policy {
 
 /// All that a rollback needs, carried by the policy itself: it survives us, the metrics, the
 /// status and the report.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Ours {
     /// Name of the rollout that wrote it.
     pub rollout: String,
@@ -66,7 +66,7 @@ pub struct Ours {
 }
 
 /// The mark of a rollback on the policy.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct RolledBack {
     /// When the restoring write was made.
     pub at: Timestamp,

@@ -51,6 +51,18 @@ pub fn restore(plan: &Plan, snapshot: &Snapshot, namespace: &Namespace) -> Resto
         resource_version: policy.resource_version.clone(),
         ours: ours.clone(),
     });
+    if let Some(cause) = snapshot.mesh.cause() {
+        return wait(subject(), format!("the mesh's configuration is not known: {cause}"));
+    }
+    if snapshot.is_forbidden(namespace, &plan.operator_namespace) {
+        let why =
+            format!("{namespace} has become a root of the mesh, so its policy stays as it is");
+        return Restoration::Leave(
+            Finding::new(Code::RootNamespaceInScope, subject(), why)
+                .at(Level::Warn)
+                .remedy(format!("kubectl get peerauthentication {OUR_NAME} -n {namespace}")),
+        );
+    }
     if ours.adopted.is_some() {
         return Restoration::Do(action);
     }
@@ -66,12 +78,16 @@ pub fn restore(plan: &Plan, snapshot: &Snapshot, namespace: &Namespace) -> Resto
                 .at(Level::Warn)
                 .remedy(format!("kubectl delete peerauthentication {OUR_NAME} -n {namespace}")),
         ),
-        After::Unknown(why) => Restoration::Wait(
-            Finding::new(Code::EffectiveModeUnknown, subject(), why)
-                .at(Level::Hold)
-                .remedy("correct it, or take the finalizer off the rollout to leave all as it is"),
-        ),
+        After::Unknown(why) => wait(subject(), why),
     }
+}
+
+fn wait(subject: Subject, why: String) -> Restoration {
+    Restoration::Wait(
+        Finding::new(Code::EffectiveModeUnknown, subject, why)
+            .at(Level::Hold)
+            .remedy("correct it, or take the finalizer off the rollout to leave all as it is"),
+    )
 }
 
 /// What would be in force without our policy.
@@ -82,9 +98,6 @@ enum After {
 }
 
 fn without(snapshot: &Snapshot, facts: &NamespaceFacts, policy: &Policy, ours: &Ours) -> After {
-    if let Some(cause) = snapshot.mesh.cause() {
-        return After::Unknown(format!("the mesh's configuration is not known: {cause}"));
-    }
     let name = &facts.name;
     let after = snapshot.policies.without(&policy.namespace, &policy.name);
     let mut modes: Vec<_> = targets(facts)

@@ -173,6 +173,32 @@ fn restoring_waits_for_what_is_not_known_and_leaves_what_another_hand_changed() 
 }
 
 #[test]
+fn restoring_leaves_what_has_become_a_root_and_waits_while_no_root_is_known() {
+    let taken = || {
+        let mut world = somebodys();
+        world.visits(4);
+        world
+    };
+    let made = || {
+        let mut world = World::shop();
+        world.visits(4);
+        world
+    };
+    for mut world in [taken(), made()] {
+        let mode = world.mode("catalog");
+        world.snapshot.mesh = Reading::Unknown(Cause::NotRead("ConfigMap istio".into()));
+        assert!(matches!(restored(&mut world), Restoration::Wait(_)));
+        world.snapshot.mesh = World::shop().snapshot.mesh;
+        if let Reading::Known(mesh) = &mut world.snapshot.mesh {
+            mesh.roots.push(catalog());
+        }
+        let Restoration::Leave(found) = restored(&mut world) else { panic!("it is the mesh's") };
+        assert_eq!(found.code, Code::RootNamespaceInScope);
+        assert_eq!(world.mode("catalog"), mode);
+    }
+}
+
+#[test]
 fn no_other_action_deletes_and_none_but_strict_forces() {
     let mut world = World::shop();
     let pin = world.visit();

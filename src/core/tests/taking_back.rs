@@ -179,6 +179,26 @@ fn deleting_the_policy_after_a_rollback_is_no_retry() {
 }
 
 #[test]
+fn a_retry_forgives_no_deletion_that_comes_after_it() {
+    let mut world = World::shop();
+    while world.mode("orders").is_none() {
+        world.visits(1);
+    }
+    // For something else; the first stage is done.
+    world.plan.asked.retry = Some(at(world.now - 10).to_string());
+    while world.mode("orders") != Some(Mode::Strict) {
+        world.visits(1);
+    }
+    world.delete_policy("catalog");
+    let decision = world.visits(8);
+    assert_eq!(decision.namespaces[&"catalog".into()].state, State::Blocked, "we do not fight");
+    assert_eq!(world.mode("catalog"), None);
+    world.plan.asked.retry = Some(at(world.now - 10).to_string());
+    world.visits(5);
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict), "this one is meant for it");
+}
+
+#[test]
 fn a_rollback_that_no_istiod_hears_is_said_with_the_command() {
     let mut world = World::shop();
     world.visits(4);
