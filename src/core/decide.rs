@@ -324,6 +324,7 @@ fn advance(
                     bake: None,
                     rolled_back: None,
                 };
+                memory.soak = None;
                 decision.actions.push(prepare(snapshot, name, ours));
             }
             State::Proving => {

@@ -149,12 +149,19 @@ impl Requests {
     }
 
     /// Something is rolled back at `now`, and whoever asked for a retry that was not `known` before
-    /// cannot have seen it: that retry forgives only what came before.
+    /// cannot have seen it: that retry forgives only what came before. Whatever it took back stays
+    /// taken back.
     pub fn forgive_nothing_of(&mut self, now: Timestamp, known: &Self) {
         if self.retry != known.retry
             && let Some(retry) = &mut self.retry
         {
-            retry.at = whole_second(now) - SignedDuration::from_secs(1);
+            let second = SignedDuration::from_secs(1);
+            let at = whole_second(now) - second;
+            let stops = [&mut self.abort, &mut self.rollback].into_iter().flatten();
+            for stop in stops.filter(|stop| stop.at < retry.at) {
+                stop.at = stop.at.min(at - second);
+            }
+            retry.at = at;
         }
     }
 

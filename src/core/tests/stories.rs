@@ -410,6 +410,20 @@ fn the_root_namespace_is_refused_by_name_and_nothing_is_written() {
 }
 
 #[test]
+fn a_pin_that_is_made_again_is_soaked_again() {
+    let mut world = World::shop();
+    world.visits(3);
+    world.delete_policy("catalog");
+    world.plaintext(Some(("legacy", "batch")), "catalog");
+    world.visits(1);
+    world.telemetry = World::shop().telemetry;
+    world.visits(2);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive), "what broke the soak is long gone");
+    world.visits(1);
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict));
+}
+
+#[test]
 fn a_gap_between_evaluations_restarts_the_soak() {
     let mut world = World::shop();
     world.visits(3);

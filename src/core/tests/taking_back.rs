@@ -179,6 +179,20 @@ fn deleting_the_policy_after_a_rollback_is_no_retry() {
 }
 
 #[test]
+fn a_retry_that_comes_too_early_for_a_rollback_is_the_last_word_all_the_same() {
+    let mut world = World::shop();
+    while world.mode("orders") != Some(Mode::Strict) {
+        world.visits(1);
+    }
+    world.failures("orders", 2.0);
+    world.plan.asked.rollback = Some(at(world.now - 20).to_string());
+    world.plan.asked.retry = Some(at(world.now - 10).to_string());
+    world.visits(6);
+    assert_eq!(world.mode("orders"), Some(Mode::Permissive), "it was harmed");
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict), "its rollback was taken back");
+}
+
+#[test]
 fn a_retry_forgives_no_deletion_that_comes_after_it() {
     let mut world = World::shop();
     while world.mode("orders").is_none() {
