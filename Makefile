@@ -24,9 +24,7 @@ test: need-all ## everything, the same that CI runs
 	cargo test --locked --no-fail-fast 2>&1 | tee -a $(LOG) || status=1; \
 	cargo check --locked -p meshrollout-core || status=1; \
 	{ e2e/tools/build control-plane && e2e/run; } 2>&1 | tee -a $(LOG) || status=1; \
-	awk '/^test result:/ {passed += $$4; failed += $$6; ignored += $$8} \
-	  /^skipped:/ {skipped++; print} \
-	  END {printf "all tiers ran: %d tests passed, %d failed, %d skipped\n", passed, failed, ignored + skipped}' $(LOG); \
+	tests/summary $(LOG) || status=1; \
 	exit $$status
 
 test-core: need-rust ## the core alone: units, stories, properties; seconds
@@ -35,10 +33,11 @@ test-core: need-rust ## the core alone: units, stories, properties; seconds
 test-model: need-rust ## the model check of the real decide; prints states, depth and properties
 	cargo test --locked -p meshrollout-core --test model -- --nocapture
 
-test-faults: need-all tools ## 500 fault schedules, a kill at every write, and the planted bugs; an hour and a half
+test-faults: need-all tools ## 500 fault schedules, a kill at every write, 200 leader swaps, the planted bugs; two hours
 	@status=0; \
 	SCHEDULES=500 cargo test --locked -p meshrollout-e2e --test faults -- --nocapture || status=1; \
 	WHOLE=1 cargo test --locked -p meshrollout-e2e --test kills -- --nocapture || status=1; \
+	SWAPS=200 CLUSTERS=4 cargo test --locked -p meshrollout-e2e --test leaders -- --nocapture || status=1; \
 	$(MAKE) --no-print-directory test-planted || status=1; \
 	exit $$status
 

@@ -262,7 +262,7 @@ impl Outcome {
                 )
                 .at(Level::Hold)
                 .remedy(format!(
-                    "kubectl get meshfence,lease -n meshrollout-system; are the CRD meshfences and the rights on it installed? by hand: kubectl meshrollout rollback {} -n {namespace}",
+                    "kubectl get meshfences,leases -A --field-selector metadata.name=meshrollout; are the CRD meshfences and the rights on it installed? by hand: kubectl meshrollout rollback {} -n {namespace}",
                     action.notes(Timestamp::UNIX_EPOCH).rollout
                 )),
             ),

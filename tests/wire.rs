@@ -254,5 +254,5 @@ async fn a_write_ends_with_its_deadline() {
     let begin = std::time::Instant::now();
     let (outcome, _) = perform(&back(), granted(), vec![None]).await;
     assert!(matches!(outcome, Outcome::Unanswered(_)), "{outcome:?}");
-    assert!(begin.elapsed() < std::time::Duration::from_secs(3));
+    assert!(begin.elapsed() < std::time::Duration::from_secs(20));
 }

@@ -98,6 +98,20 @@ struct Hold {
     reached: oneshot::Sender<Recorded>,
 }
 
+/// A request at which the operator is stopped.
+struct Held {
+    moment: Moment,
+    reached: oneshot::Sender<Recorded>,
+    recorded: Recorded,
+}
+
+impl Held {
+    fn reached(self) {
+        // A test that does not wait any more has failed already.
+        let _ = self.reached.send(self.recorded);
+    }
+}
+
 const LIMIT: usize = 64 << 20;
 /// Whoever got an answer asks the next thing within this, or does not soon.
 const NEXT_REQUEST: Duration = Duration::from_millis(700);
@@ -212,11 +226,12 @@ impl Shared {
         let target = head.uri.path_and_query().map_or("/", |it| it.as_str()).to_owned();
         let class = class(&head.method, head.uri.path(), head.uri.query().unwrap_or_default());
         let recorded = self.record(class, &head.method, head.uri.path(), &body);
-        let held = recorded.as_ref().and_then(|recorded| self.held_at(recorded));
+        let mut held = recorded.as_ref().and_then(|recorded| self.held_at(recorded));
         let fault = self.fault(class, &head.method, head.uri.path());
 
-        if let (Some((Moment::BeforeSending, _)), Some(_)) = (&held, &recorded) {
-            self.reached(held.map(|(_, reached)| reached), recorded.as_ref());
+        let moment = held.as_ref().map(|held| held.moment);
+        if let Some(held) = held.take_if(|held| held.moment == Moment::BeforeSending) {
+            held.reached();
             return self.forever_or_thawed(wire).await;
         }
         match fault {
@@ -230,27 +245,30 @@ impl Shared {
             let (shared, number) = (Arc::clone(&self), recorded.as_ref().map(|it| it.number));
             async move { shared.send(&head.method, &target, &head.headers, body, number).await }
         };
-        let (answer, held) = match held {
-            Some((Moment::InFlight, reached)) => {
-                self.reached(Some(reached), recorded.as_ref());
+        let answer = match held {
+            None => sent.await,
+            Some(held) => {
                 let shared = Arc::clone(&self);
-                // It has left: it arrives although the operator has given it up meanwhile.
+                // It has left: it arrives although the operator may give it up meanwhile.
                 let arrives = tokio::spawn(async move {
-                    shared.thawed().await;
-                    sent.await
+                    if held.moment == Moment::InFlight {
+                        held.reached();
+                        shared.thawed().await;
+                        return sent.await;
+                    }
+                    let answer = sent.await?;
+                    match held.moment {
+                        Moment::AfterReply => shared.reached_after_reply(held),
+                        _ => held.reached(),
+                    }
+                    Some(answer)
                 });
-                (arrives.await.ok().flatten(), None)
+                arrives.await.ok().flatten()
             }
-            held => (sent.await, held),
         };
         let Some(answer) = answer else { return cut(wire).await };
-        match held {
-            Some((Moment::AfterCommit, reached)) => {
-                self.reached(Some(reached), recorded.as_ref());
-                return self.forever_or_thawed(wire).await;
-            }
-            Some((Moment::AfterReply, reached)) => self.reached_after_reply(reached, &recorded),
-            Some((Moment::BeforeSending | Moment::InFlight, _)) | None => {}
+        if moment == Some(Moment::AfterCommit) {
+            return self.forever_or_thawed(wire).await;
         }
         match fault {
             Some(Fault::Timeout) => return refusal(504, "Timeout"),
@@ -298,35 +316,24 @@ impl Shared {
         Some(recorded)
     }
 
-    fn held_at(&self, recorded: &Recorded) -> Option<(Moment, oneshot::Sender<Recorded>)> {
+    fn held_at(&self, recorded: &Recorded) -> Option<Held> {
         let mut state = self.state();
         let hold = state.hold.as_mut()?;
         if !(hold.at)(recorded) {
             return None;
         }
-        let hold = state.hold.take()?;
+        let Hold { moment, reached, .. } = state.hold.take()?;
         // From here on nothing else passes.
         self.frozen.send_replace(true);
-        Some((hold.moment, hold.reached))
+        Some(Held { moment, reached, recorded: recorded.clone() })
     }
 
-    fn reached(&self, reached: Option<oneshot::Sender<Recorded>>, recorded: Option<&Recorded>) {
-        if let (Some(reached), Some(recorded)) = (reached, recorded) {
-            // A test that does not wait any more has failed already.
-            let _ = reached.send(recorded.clone());
-        }
-    }
-
-    fn reached_after_reply(
-        self: &Arc<Self>,
-        reached: oneshot::Sender<Recorded>,
-        recorded: &Option<Recorded>,
-    ) {
-        let (shared, recorded) = (Arc::clone(self), recorded.clone());
+    fn reached_after_reply(self: &Arc<Self>, held: Held) {
+        let shared = Arc::clone(self);
         tokio::spawn(async move {
             // Another request shows that the operator went on.
             let _ = tokio::time::timeout(NEXT_REQUEST, shared.knocked.notified()).await;
-            shared.reached(Some(reached), recorded.as_ref());
+            held.reached();
         });
     }
 

@@ -57,6 +57,8 @@ pub struct Judgement {
 
 /// What the oracle grants: a scrape, and rounding to whole seconds.
 const GRACE: Duration = Duration::from_millis(1500);
+/// The faults end before this, and a rollback needs seconds.
+const HARM_STANDS: Duration = Duration::from_secs(60);
 const NEVER: [&str; 5] =
     ["istio-system", "kube-system", "kube-public", "kube-node-lease", "meshrollout-system"];
 
@@ -133,7 +135,10 @@ impl Oracle {
             else {
                 continue;
             };
-            let Ok(at) = event.stage_timestamp.parse::<Timestamp>() else { continue };
+            let Ok(at) = event.stage_timestamp.parse::<Timestamp>() else {
+                told.wrong.push(tell(event, "at no time that can be read"));
+                continue;
+            };
             let namespace = namespace.to_owned();
             let ours = event.user.username == OPERATOR_USER;
             if event.is_dry_run() {
@@ -161,7 +166,11 @@ impl Oracle {
                 if let (Some(harmed), "PERMISSIVE", "STRICT") =
                     (self.harmed.get(&namespace), mode(Some(&after)), mode(before.as_ref()))
                 {
-                    told.rollback = at.duration_since(*harmed).try_into().ok();
+                    let stood = at.duration_since(*harmed);
+                    told.rollback = stood.try_into().ok();
+                    if stood > signed(HARM_STANDS) {
+                        wrong.push("L2: long after the harm began");
+                    }
                 }
                 told.wrong.extend(wrong.into_iter().map(|why| tell(event, why)));
             }
@@ -222,7 +231,8 @@ impl Oracle {
             }
             ("STRICT", "PERMISSIVE") => {
                 must(!write.note("rolled-back-at").is_empty(), "S8: a rollback without its mark");
-                must(self.harmed.contains_key(namespace), "a rollback without harm");
+                let harmed = self.harmed.get(namespace).is_some_and(|since| *since <= write.at);
+                must(harmed, "a rollback without harm");
             }
             (_, "PERMISSIVE") => {}
             _ => must(false, "S3: neither STRICT nor PERMISSIVE"),

@@ -145,8 +145,8 @@ async fn holds(
     .await
     .unwrap();
     operator.evaluated("blind", 2, LIMIT).await.unwrap();
-    let ready = cluster.condition("blind", "Ready").await.unwrap();
-    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", reason), "{blockers:?}");
+    let ready = cluster.until_ready_is("blind", reason, LIMIT).await.unwrap();
+    assert_eq!(ready.status, "False", "{blockers:?}");
     assert_ne!(cluster.condition("blind", "GatesPassed").await.unwrap().status, "True");
     assert_eq!(soak(cluster).await, Value::Null, "{what}");
     assert_eq!(cluster.policy_mode("dark").await.unwrap().as_deref(), Some("PERMISSIVE"));

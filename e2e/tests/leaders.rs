@@ -17,9 +17,12 @@ use meshrollout_e2e::{
     Audit, Class, Cluster, FaultProxy, Moment, OPERATOR_USER, Operator, OperatorOptions, Options,
     Recorded, Reigns, Rollout, Schedule, until,
 };
+use serde_json::json;
 use tokio::sync::oneshot;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
+/// How often those that have ended are looked for.
+const LOOK: Duration = Duration::from_secs(2);
 /// As a Lease counts: whole seconds.
 const TIMES: &str = "drain: 1s\nproxyAcknowledgement: 1s\nleaseDuration: 4s\nrenewDeadline: 2s\n\
                      retryPeriod: 1s\nwriteDeadline: 1s\n";
@@ -52,6 +55,15 @@ impl Replica {
     }
 }
 
+/// One that missed a renewal ends by itself, and a kubelet starts it anew.
+async fn start_the_ended(cluster: &Cluster, fleet: &mut Vec<Replica>) {
+    for replica in fleet {
+        if replica.operator.check().is_err() {
+            *replica = Replica::start(cluster, Moment::InFlight).await;
+        }
+    }
+}
+
 fn hold(proxy: &FaultProxy, moment: Moment) -> oneshot::Receiver<Recorded> {
     proxy.hold(moment, |one| one.class == Class::Policy)
 }
@@ -69,10 +81,34 @@ fn deposed(audit: &Audit) -> (usize, Vec<String>) {
     (writes.count(), wrong)
 }
 
-async fn leader(cluster: &Cluster) -> Option<String> {
+async fn leader(cluster: &Cluster) -> Result<String, String> {
     let args = ["get", "meshfence", "meshrollout", "-n", "meshrollout-system"];
     let holder = [&args[..], &["-o", "jsonpath={.spec.holder}"]].concat();
-    cluster.kubectl_text(&holder).await.ok()
+    cluster.kubectl_text(&holder).await
+}
+
+/// Waits until the admission plugin, which hears of a reign by a watch of its own, refuses all
+/// stamps but this leader's: until then it may let the reign before pass.
+async fn until_heard(cluster: &Cluster, leader: &str) {
+    let probe = json!({
+        "apiVersion": "security.istio.io/v1",
+        "kind": "PeerAuthentication",
+        "metadata": {"name": "probe", "namespace": "n000",
+            "annotations": {"meshrollout.dev/holder": "nobody", "meshrollout.dev/epoch": "0"}},
+        "spec": {"mtls": {"mode": "PERMISSIVE"}},
+    });
+    let file = cluster.folder().join("probe.json");
+    std::fs::write(&file, probe.to_string()).unwrap();
+    let (file, as_operator) = (file, cluster.kubeconfig_for(OPERATOR_USER, None).unwrap());
+    let (file, as_operator) = (file.display().to_string(), as_operator.display().to_string());
+    let args = ["create", "--dry-run=server", "-f", &file, "--kubeconfig", &as_operator];
+    let leads = format!("{leader} leads");
+    until("the new reign to be heard", LIMIT, async || match cluster.kubectl_text(&args).await {
+        Err(why) if why.contains(&leads) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await
+    .unwrap();
 }
 
 /// What a run of swaps showed.
@@ -121,26 +157,36 @@ async fn run(swaps: usize, replicas: usize, fence: bool) -> Run {
     }
     let mut told = Run::default();
     for swap in 0..swaps {
-        let caught = fleet.iter_mut().enumerate().map(|(index, replica)| {
-            Box::pin(async move { (&mut replica.held).await.map(|_| index) })
-        });
-        let caught = futures::future::select_all(caught);
-        let caught = tokio::time::timeout(LIMIT, caught).await;
-        let Ok((caught, ..)) = caught else {
-            let logs: Vec<_> = fleet.iter().map(|replica| replica.operator.log()).collect();
-            panic!("swap {swap}: no replica writes\n{}", logs.join("\n---\n"));
+        let waiting = Instant::now();
+        let old = loop {
+            let caught = fleet.iter_mut().enumerate().map(|(index, replica)| {
+                Box::pin(async move { (&mut replica.held).await.map(|_| index) })
+            });
+            let caught = futures::future::select_all(caught);
+            if let Ok((caught, ..)) = tokio::time::timeout(LOOK, caught).await {
+                break fleet.remove(caught.unwrap());
+            }
+            if waiting.elapsed() > LIMIT {
+                let logs: Vec<_> = fleet.iter().map(|replica| replica.operator.log()).collect();
+                panic!("swap {swap}: no replica writes\n{}", logs.join("\n---\n"));
+            }
+            start_the_ended(&cluster, &mut fleet).await;
         };
-        let old = fleet.remove(caught.unwrap());
         let begin = Instant::now();
+        let before = leader(&cluster).await.unwrap();
         old.signal("-STOP").await;
-        let before = leader(&cluster).await;
-        until("another replica to lead", LIMIT, async || {
-            let now = leader(&cluster).await;
-            if now == before { Err(format!("{now:?} leads still")) } else { Ok(()) }
-        })
-        .await
-        .unwrap();
+        let now = loop {
+            match leader(&cluster).await {
+                Ok(now) if now != before => break now,
+                other => assert!(begin.elapsed() < LIMIT, "{before} leads still: {other:?}"),
+            }
+            start_the_ended(&cluster, &mut fleet).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
         told.longest = told.longest.max(begin.elapsed());
+        if fence {
+            until_heard(&cluster, &now).await;
+        }
         // First the write that was on its way, then the process, which must find out by itself.
         old.proxy.go_on();
         let late = until("the late write to be answered", LIMIT, async || {

@@ -189,12 +189,12 @@ async fn a_new_operator_goes_on_with_the_soak_and_the_bake_and_repeats_no_write(
     cluster.called(&["again-one"]).await.unwrap();
     // A soak goes on over a gap of three intervals: enough for a process to go and another to come.
     let options =
-        OperatorOptions { interval: Duration::from_secs(4), ..OperatorOptions::default() };
+        OperatorOptions { interval: Duration::from_secs(7), ..OperatorOptions::default() };
     let operator = cluster.operator(&options).await.unwrap();
     let mark = cluster.audit_mark().unwrap();
     let rollout = Rollout::enforce("again", &[("only", &["again-one"])])
-        .with("/stages/0/soak", json!("20s"))
-        .with("/stages/0/bake", json!("20s"));
+        .with("/stages/0/soak", json!("25s"))
+        .with("/stages/0/bake", json!("25s"));
     cluster.apply_rollout(&rollout).await.unwrap();
     let soak = until("the soak to run", LIMIT, async || {
         let report =

@@ -1,7 +1,7 @@
 //! Old truth: the operator's watches are held back while the cluster changes. What it believes is
 //! as it was; what it reads again before STRICT is not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meshrollout_e2e::scenario::Workload;
 use meshrollout_e2e::{
@@ -13,6 +13,8 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// Each of these changes after the watches fell silent; nothing does in the last one.
 const CHANGED: [&str; 5] = ["pods", "rules", "policies", "paused", "labelled"];
 const UNCHANGED: &str = "unchanged";
+/// Long enough for all the changes to be made in it, on a busy machine too.
+const SOAK: Duration = Duration::from_secs(45);
 
 /// A cluster with these namespaces, and an operator whose watches can be held back.
 async fn started(namespaces: &[&str], stale_watch: &str) -> (Cluster, FaultProxy, Operator) {
@@ -39,14 +41,14 @@ async fn no_strict_on_old_truth() {
     cluster.label_namespace("labelled", "wave", Some("labelled")).await.unwrap();
     for name in CHANGED.iter().chain([&UNCHANGED]) {
         let rollout = Rollout::enforce(name, &[("only", &[name])])
-            .with("/stages/0/soak", json!("20s"))
+            .with("/stages/0/soak", json!(format!("{}s", SOAK.as_secs())))
             .with("/stages/0/bake", json!("10m"));
         let rollout = match *name {
             // Leaves a selector by its label.
             "labelled" => rollout.with(
                 "/stages/0",
                 json!({
-                    "name": "only", "soak": "20s", "bake": "10m",
+                    "name": "only", "soak": format!("{}s", SOAK.as_secs()), "bake": "10m",
                     "namespaceSelector": {"matchLabels": {"wave": name}},
                 }),
             ),
@@ -59,20 +61,22 @@ async fn no_strict_on_old_truth() {
         ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
     }
     proxy.silence_watches(true);
+    let silent = Instant::now();
     let mark = cluster.audit_mark().unwrap();
-    cluster.deploy(&Workload::new("pods", "bare").without_sidecar()).await.unwrap();
-    cluster
-        .destination_rule("rules", "off", "app.rules.svc.cluster.local", "DISABLE")
-        .await
-        .unwrap();
-    cluster.peer_authentication("policies", "house-rules", "PERMISSIVE").await.unwrap();
+    let bare = Workload::new("pods", "bare").without_sidecar();
     let pause = r#"{"spec":{"paused":true}}"#;
-    let args = ["patch", "meshrollout", "paused", "--type=merge", "-p", pause];
-    cluster.kubectl_text(&args).await.unwrap();
-    cluster
-        .kubectl_text(&["label", "namespace", "labelled", "wave=another", "--overwrite"])
-        .await
-        .unwrap();
+    let pause = ["patch", "meshrollout", "paused", "--type=merge", "-p", pause];
+    let all = tokio::join!(
+        cluster.deploy(&bare),
+        cluster.destination_rule("rules", "off", "app.rules.svc.cluster.local", "DISABLE"),
+        cluster.peer_authentication("policies", "house-rules", "PERMISSIVE"),
+        cluster.kubectl_text(&pause),
+        cluster.label_namespace("labelled", "wave", Some("another")),
+    );
+    assert!(
+        all.0.is_ok() && all.1.is_ok() && all.2.is_ok() && all.3.is_ok() && all.4.is_ok(),
+        "{all:?}"
+    );
 
     // What did not change goes on: the re-read lets it through.
     until("the unchanged one to be STRICT", LIMIT, async || {
@@ -83,9 +87,10 @@ async fn no_strict_on_old_truth() {
     })
     .await
     .unwrap();
-    // Every soak is over, and everybody was looked at again.
+    // Every soak that had begun before the silence is over, and everybody was looked at again.
+    tokio::time::sleep(SOAK.saturating_sub(silent.elapsed())).await;
     for name in CHANGED {
-        operator.evaluated(name, 12, LIMIT).await.unwrap();
+        operator.evaluated(name, 5, LIMIT).await.unwrap();
     }
     let strict: Vec<_> = cluster
         .audit_since(mark)
@@ -117,9 +122,19 @@ async fn watches_that_fall_silent_hold_and_are_named() {
     cluster.apply_rollout(&rollout).await.unwrap();
     cluster.until_ready_is("silent", "Soaking", LIMIT).await.unwrap();
     proxy.silence_watches(true);
-    // Only what happens can be held back.
-    cluster.deploy(&Workload::new("front", "another")).await.unwrap();
-    let ready = cluster.until_ready_is("silent", "StaleWatch", LIMIT).await;
+    // Only what happens can be held back, and a list taken anew breaks the silence: something
+    // happens all the time.
+    let happening = async {
+        for number in 0.. {
+            let value = number.to_string();
+            cluster.label_namespace("front", "number", Some(&value)).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    };
+    let ready = tokio::select! {
+        ready = cluster.until_ready_is("silent", "StaleWatch", LIMIT) => ready,
+        () = happening => unreachable!("it goes on for ever"),
+    };
     let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
     assert!(ready.message.contains("watch"), "{ready:?}");
     proxy.silence_watches(false);

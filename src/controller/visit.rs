@@ -239,7 +239,9 @@ impl Operator {
         let read = tokio::time::timeout(READ_LIMIT, policies.get_opt(POLICY_NAME)).await;
         let policy = translate::policy(&read.ok()?.ok()??);
         let ours = policy.ours.as_ref()?;
-        (ours.rollout_uid == back.ours.rollout_uid && ours.strict_since.is_some())
+        let same = (&ours.rollout_uid, &ours.namespace_uid)
+            == (&back.ours.rollout_uid, &back.ours.namespace_uid);
+        (same && ours.strict_since.is_some())
             .then(|| step_back(&back.namespace, &policy, back.because.clone()))?
     }
 
