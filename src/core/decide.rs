@@ -144,15 +144,19 @@ fn watch(
     let requests = decision.progress.requests.clone();
     let finished = decision.progress.finished.clone();
     for (name, standing) in &mut decision.namespaces {
-        let strict = matches!(standing.state, State::Watching | State::Enforced);
-        let (true, Some(facts), Some(policy), Some(since)) = (
-            strict,
+        let (Some(facts), Some(policy), Some(since)) = (
             snapshot.namespace(name),
             our_policy(plan, snapshot, name),
             strict_since(plan, snapshot, name),
         ) else {
             continue;
         };
+        // Drift blocks what is next; a person may have our STRICT back all the same.
+        let is_ours = matches!(standing.state, State::Watching | State::Enforced)
+            || (standing.state == State::Blocked && policy.is_our_strict());
+        if !is_ours {
+            continue;
+        }
         let asked = requests.standing().filter(|heard| {
             let Some(stage) = plan.stages.get(standing.stage) else {
                 // A namespace that left the plan belongs to whatever is in flight.
@@ -225,7 +229,7 @@ fn bake(
     now: Timestamp,
 ) -> Option<Finding> {
     // We cannot see the proxies take the change, so the bake begins when they must have.
-    let begins = since + plan.timing.acknowledgement + plan.timing.drain;
+    let begins = since + plan.timing.settles();
     let mut bake = memory.bake.filter(|bake| bake.strict_since == since).unwrap_or(Bake {
         strict_since: since,
         covered: SignedDuration::ZERO,
@@ -238,7 +242,10 @@ fn bake(
     let verdict = match harm(plan, snapshot, facts, since) {
         Harm::None => {
             bake.suspicions = 0;
-            if gap > SignedDuration::ZERO && gap <= plan.timing.max_gap() {
+            // The gates say what was changed; what is watched then is not what was asked for.
+            let as_written =
+                our_policy(plan, snapshot, &facts.name).is_some_and(|it| !it.has_drifted());
+            if as_written && gap > SignedDuration::ZERO && gap <= plan.timing.max_gap() {
                 bake.covered += gap;
             }
             None
@@ -468,10 +475,17 @@ impl Decision {
 
     /// The namespaces whose next step is STRICT.
     pub fn enforcing(&self) -> impl Iterator<Item = &Namespace> {
-        self.namespaces
-            .iter()
-            .filter(|(_, standing)| standing.state == State::Enforcing)
-            .map(|(name, _)| name)
+        self.being(State::Enforcing)
+    }
+
+    /// The namespaces that are STRICT and watched for harm.
+    pub fn watching(&self) -> impl Iterator<Item = &Namespace> {
+        self.being(State::Watching)
+    }
+
+    fn being(&self, state: State) -> impl Iterator<Item = &Namespace> {
+        let here = self.namespaces.iter().filter(move |(_, standing)| standing.state == state);
+        here.map(|(name, _)| name)
     }
 
     /// Adds what only carrying it out could find.

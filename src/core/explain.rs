@@ -105,7 +105,7 @@ pub fn where_it_stands(
         },
         State::Watching => match (bake, standing.bake) {
             (Some(bake), Some(wanted)) => {
-                let settled = plan.timing.acknowledgement + plan.timing.drain;
+                let settled = plan.timing.settles();
                 format!(
                     "{name} is STRICT since {}; watched for harm until {} at the earliest",
                     whole_second(bake.strict_since),

@@ -115,8 +115,12 @@ pub fn weakens_nothing(snapshot: &Snapshot, action: &Action) -> bool {
             // Only a rollback may go below what is now: what is now is our own STRICT. What other
             // policies hold at DISABLE stays as it is.
             (now, Some(then), Action::RollBack(_)) => then >= Mode::Permissive || now == Some(then),
-            // What it gives back is what was before us, and never STRICT by accident.
-            (_, Some(then), Action::Restore(restore)) => then == restore.ours.previous,
+            // What it gives back is what was before us, and never STRICT by accident. A workload
+            // may have a policy of its own, and keeps it.
+            (_, Some(then), Action::Restore(restore)) => {
+                let previous = ours(snapshot, facts, restore.ours.previous);
+                Some(then) == mode(&snapshot.policies.with(previous))
+            }
             (Some(now), Some(then), _) => then >= now,
             (None, _, _) | (_, None, _) => matches!(action, Action::RollBack(_)),
         }

@@ -1,11 +1,14 @@
 //! Which namespace belongs to which stage, and what is wrong with that.
 
-use crate::clearance::{our_policy, strict_since};
+use crate::clearance::our_policy;
 use crate::finding::{Code, Finding, Level, Subject};
 use crate::ident::Namespace;
 use crate::plan::{Plan, Targets};
-use crate::progress::{Memory, Progress};
+use crate::policy::Ours;
+use crate::progress::Progress;
 use crate::snapshot::Snapshot;
+use crate::workload::NamespaceFacts;
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 
 /// Which namespace belongs to which stage, and what is wrong with that.
@@ -87,22 +90,31 @@ pub(crate) fn members(plan: &Plan, snapshot: &Snapshot) -> Members {
 }
 
 /// Namespaces that left the plan while they were watched: they finish their bake, and nothing else
-/// begins meanwhile. They count as behind the last stage.
+/// begins meanwhile. They count as behind the last stage. Where it is not remembered how far one
+/// came, it is watched for as long as its bake takes at least.
 pub(crate) fn strays(
     plan: &Plan,
     progress: &Progress,
     snapshot: &Snapshot,
     members: &BTreeMap<Namespace, usize>,
 ) -> BTreeMap<Namespace, usize> {
-    let watched = |memory: &Memory| memory.bake.is_none_or(|bake| !bake.complete);
-    progress
-        .namespaces
-        .iter()
-        .filter(|(name, memory)| {
-            let same = snapshot.namespace(name).is_some_and(|facts| facts.uid == memory.uid);
-            same && watched(memory) && !members.contains_key(name)
+    let is_watched = |facts: &NamespaceFacts, ours: &Ours, since: Timestamp| {
+        let known = progress.namespaces.get(&facts.name).filter(|known| known.uid == facts.uid);
+        match (known, ours.bake) {
+            (Some(memory), _) => memory.bake.is_none_or(|bake| !bake.complete),
+            (None, Some(bake)) => snapshot.at < since + plan.timing.settles() + bake,
+            (None, None) => false,
+        }
+    };
+    snapshot
+        .policies
+        .all()
+        .filter(|policy| !members.contains_key(&policy.namespace))
+        .filter_map(|policy| {
+            let facts = snapshot.namespace(&policy.namespace)?;
+            let ours = our_policy(plan, snapshot, &policy.namespace)?.ours.as_ref()?;
+            is_watched(facts, ours, ours.strict_since?).then(|| facts.name.clone())
         })
-        .filter(|(name, _)| strict_since(plan, snapshot, name).is_some())
-        .map(|(name, _)| (name.clone(), plan.stages.len()))
+        .map(|name| (name, plan.stages.len()))
         .collect()
 }

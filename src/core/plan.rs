@@ -179,6 +179,12 @@ impl Timing {
         self.interval * 2 + scrape
     }
 
+    /// From a switch until its bake counts: the proxies must have taken it, and what was connected
+    /// before must have gone.
+    pub fn settles(&self) -> SignedDuration {
+        self.acknowledgement + self.drain
+    }
+
     /// A gap between evaluations longer than this restarts the soak.
     pub fn max_gap(&self) -> SignedDuration {
         self.interval * 3

@@ -119,6 +119,13 @@ impl Policy {
         })
     }
 
+    /// The STRICT that stands here is ours alone, whatever else another hand put around it: it is
+    /// ours to take back.
+    pub fn is_our_strict(&self) -> bool {
+        let wrote = self.ours.as_ref().is_some_and(|ours| ours.strict_since.is_some());
+        wrote && self.mode == Declared::Mode(Mode::Strict) && self.others().next().is_none()
+    }
+
     /// Someone changed our policy after we wrote it.
     pub fn has_drifted(&self) -> bool {
         self.mode_we_wrote().is_some_and(|wrote| {

@@ -4,8 +4,9 @@
 use crate::action::{Action, Restore};
 use crate::clearance::our_policy;
 use crate::decide::step_back;
+use crate::effective::Policies;
 use crate::finding::{Code, Finding, Level, Subject};
-use crate::gate::policy::targets;
+use crate::gate::policy::{Target, ours as as_ours, targets};
 use crate::ident::Namespace;
 use crate::mode::Mode;
 use crate::plan::Plan;
@@ -38,23 +39,8 @@ pub fn restore(plan: &Plan, snapshot: &Snapshot, namespace: &Namespace) -> Resto
         return Restoration::Nothing;
     };
     let subject = || Subject::new("PeerAuthentication", namespace, OUR_NAME);
-    if policy.has_drifted() {
-        let why =
-            format!("the policy in {namespace} was changed by another hand and stays as it is");
-        return Restoration::Leave(
-            Finding::new(Code::PolicyDrifted, subject(), why).at(Level::Warn),
-        );
-    }
-    let action = Action::Restore(Restore {
-        namespace: namespace.clone(),
-        policy_uid: policy.uid.clone(),
-        resource_version: policy.resource_version.clone(),
-        ours: ours.clone(),
-    });
-    if let Some(cause) = snapshot.mesh.cause() {
-        return wait(subject(), format!("the mesh's configuration is not known: {cause}"));
-    }
-    if snapshot.is_forbidden(namespace, &plan.operator_namespace) {
+    if snapshot.mesh.known().is_some() && snapshot.is_forbidden(namespace, &plan.operator_namespace)
+    {
         let why =
             format!("{namespace} has become a root of the mesh, so its policy stays as it is");
         return Restoration::Leave(
@@ -63,16 +49,34 @@ pub fn restore(plan: &Plan, snapshot: &Snapshot, namespace: &Namespace) -> Resto
                 .remedy(format!("kubectl get peerauthentication {OUR_NAME} -n {namespace}")),
         );
     }
+    // STRICT goes first, and that needs nothing but the policy (S4). Our PERMISSIVE then keeps away
+    // what would be in force without it, until that is known to be what was before.
+    if policy.is_our_strict() || (ours.strict_since.is_some() && !policy.has_drifted()) {
+        let why = "the rollout is deleted and gives back what was before it";
+        let because = Finding::new(Code::HarmAfterStrict, subject(), why).at(Level::Inform);
+        return step_back(namespace, policy, because).map_or(Restoration::Nothing, Restoration::Do);
+    }
+    if policy.has_drifted() {
+        let why =
+            format!("the policy in {namespace} was changed by another hand and stays as it is");
+        return Restoration::Leave(
+            Finding::new(Code::PolicyDrifted, subject(), why).at(Level::Warn),
+        );
+    }
+    if let Some(cause) = snapshot.mesh.cause() {
+        return wait(subject(), format!("the mesh's configuration is not known: {cause}"));
+    }
+    let action = Action::Restore(Restore {
+        namespace: namespace.clone(),
+        policy_uid: policy.uid.clone(),
+        resource_version: policy.resource_version.clone(),
+        ours: ours.clone(),
+    });
     if ours.adopted.is_some() {
         return Restoration::Do(action);
     }
     match without(snapshot, facts, policy, ours) {
         After::AsBefore => Restoration::Do(action),
-        // STRICT goes in any case; our PERMISSIVE keeps away what it would become by itself.
-        After::Otherwise(why) if ours.strict_since.is_some() => {
-            let because = Finding::new(Code::PolicyShadowed, subject(), why).at(Level::Inform);
-            step_back(namespace, policy, because).map_or(Restoration::Nothing, Restoration::Do)
-        }
         After::Otherwise(why) => Restoration::Leave(
             Finding::new(Code::PolicyShadowed, subject(), why)
                 .at(Level::Warn)
@@ -99,22 +103,25 @@ enum After {
 
 fn without(snapshot: &Snapshot, facts: &NamespaceFacts, policy: &Policy, ours: &Ours) -> After {
     let name = &facts.name;
+    let before = snapshot.policies.with(as_ours(snapshot, facts, ours.previous));
     let after = snapshot.policies.without(&policy.namespace, &policy.name);
+    // A workload may have a policy of its own: what counts is what ours makes of it.
+    let mode = |target: &Target<'_>, policies| target.mode(policies).map(|now| now.mode);
     let mut modes: Vec<_> = targets(facts)
         .iter()
-        .map(|target| (target.workload.to_string(), target.mode(&after).map(|then| then.mode)))
+        .map(|target| (target.workload.to_string(), mode(target, &before), mode(target, &after)))
         .collect();
-    let rest = after.service_guess(name, None).map(|guess| guess.mode);
-    modes.push((format!("namespace {name}"), rest));
-    for (what, mode) in modes {
-        let Some(mode) = mode.known().copied() else {
+    let rest = |policies: &Policies| policies.service_guess(name, None).map(|guess| guess.mode);
+    modes.push((format!("namespace {name}"), rest(&before), rest(&after)));
+    for (what, before, after) in modes {
+        let (Some(before), Some(after)) = (before.known(), after.known()) else {
             return After::Unknown(format!("what {what} would be without our policy is not known"));
         };
-        if mode != ours.previous {
-            let how = if mode == Mode::Strict { "STRICT by another policy" } else { mode.as_str() };
+        if after != before {
+            let how =
+                if *after == Mode::Strict { "STRICT by another policy" } else { after.as_str() };
             return After::Otherwise(format!(
-                "our policy in {name} stays: without it {what} would be {how}, and it was {} before us",
-                ours.previous
+                "our policy in {name} stays: without it {what} would be {how}, and it was {before} before us",
             ));
         }
     }

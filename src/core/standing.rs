@@ -103,7 +103,10 @@ pub(crate) fn stand(
     let evaluation = Evaluation::run(plan, snapshot, facts);
     let mut findings = vec![];
     let state = match our_policy(plan, snapshot, &facts.name) {
-        Some(policy) if policy.has_drifted() => State::Blocked,
+        // What is watched is taken back on harm, whatever another hand put around our STRICT.
+        Some(policy) if policy.has_drifted() && !(policy.is_our_strict() && is_baking(memory)) => {
+            State::Blocked
+        }
         Some(Policy { ours: Some(ours), .. }) => {
             let retry = requests.retry.as_ref();
             let retried = retry.map(|retry| retry.forgives_until(plan.timing.max_gap()));
@@ -131,6 +134,10 @@ pub(crate) fn stand(
     };
     let bake = bake(plan, snapshot, facts, stage);
     Standing { stage, state, evaluation, bake, findings }
+}
+
+fn is_baking(memory: &Memory) -> bool {
+    memory.bake.is_none_or(|bake| !bake.complete)
 }
 
 /// An edit does not shorten what is under way; it may make it longer.

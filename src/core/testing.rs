@@ -173,7 +173,14 @@ impl World {
             self.snapshot.policies = self.snapshot.policies.with(adopted);
             return;
         }
+        let old = self.policy(&namespace).cloned();
         self.set_policy(namespace.as_str(), OUR_NAME, action.mode(), Some(noted));
+        if let (Some(old), Some(new)) = (old, self.policy(&namespace).cloned()) {
+            // An apply leaves alone what another hand put around our fields.
+            let Policy { selector, ports, revision, .. } = old;
+            let kept = Policy { selector, ports, revision, ..new };
+            self.snapshot.policies = self.snapshot.policies.with(kept);
+        }
     }
 
     /// Puts a namespace-wide policy there.

@@ -194,6 +194,9 @@ pub fn drifted(policy: &Policy) -> Finding {
     let who = if who.is_empty() { "someone".into() } else { who };
     let found = match &policy.mode {
         Declared::Unset => "no mode".to_owned(),
+        Declared::Mode(mode) if policy.mode_we_wrote() == Some(*mode) => {
+            format!("{mode} with a selector, ports or a revision of its own")
+        }
         Declared::Mode(mode) => mode.to_string(),
         Declared::Unknown(word) => word.clone(),
     };

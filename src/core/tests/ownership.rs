@@ -107,6 +107,7 @@ fn catalog() -> Namespace {
 
 /// Carries the restoration out, and yields how it ended.
 fn restored(world: &mut World) -> Restoration {
+    // As often as the shell tries before it waits.
     for _ in 0..2 {
         match restore(&world.plan, &world.snapshot, &catalog()) {
             Restoration::Do(action) => {
@@ -160,6 +161,7 @@ fn restoring_waits_for_what_is_not_known_and_leaves_what_another_hand_changed() 
     unknown.visits(4);
     unknown.snapshot.mesh = Reading::Unknown(Cause::NotRead("ConfigMap istio".into()));
     assert!(matches!(restored(&mut unknown), Restoration::Wait(_)));
+    assert_eq!(unknown.mode("catalog"), Some(Mode::Permissive), "STRICT does not wait (S4)");
 
     let mut drifted = World::shop();
     drifted.visits(4);
@@ -185,17 +187,47 @@ fn restoring_leaves_what_has_become_a_root_and_waits_while_no_root_is_known() {
         world
     };
     for mut world in [taken(), made()] {
-        let mode = world.mode("catalog");
         world.snapshot.mesh = Reading::Unknown(Cause::NotRead("ConfigMap istio".into()));
-        assert!(matches!(restored(&mut world), Restoration::Wait(_)));
+        let mut waits = world.clone();
+        assert!(matches!(restored(&mut waits), Restoration::Wait(_)));
+        assert_eq!(waits.mode("catalog"), Some(Mode::Permissive));
         world.snapshot.mesh = World::shop().snapshot.mesh;
         if let Reading::Known(mesh) = &mut world.snapshot.mesh {
             mesh.roots.push(catalog());
         }
         let Restoration::Leave(found) = restored(&mut world) else { panic!("it is the mesh's") };
         assert_eq!(found.code, Code::RootNamespaceInScope);
-        assert_eq!(world.mode("catalog"), mode);
+        assert_eq!(
+            world.mode("catalog"),
+            Some(Mode::Strict),
+            "what is written there is the mesh's"
+        );
     }
+}
+
+#[test]
+fn a_workload_that_is_strict_by_its_own_policy_keeps_nobody_from_restoring() {
+    let mut made = World::shop();
+    made.visits(4);
+    made.set_workload_policy("catalog", "vault", 8080, Mode::Strict);
+    assert_eq!(restored(&mut made), Restoration::Nothing);
+    assert_eq!(made.mode("catalog"), None);
+
+    let mut taken = somebodys();
+    taken.visits(4);
+    taken.set_workload_policy("catalog", "vault", 8080, Mode::Strict);
+    assert_eq!(restored(&mut taken), Restoration::Nothing);
+    assert_eq!(taken.mode("catalog"), Some(Mode::Permissive));
+}
+
+#[test]
+fn our_strict_is_taken_back_although_another_hand_put_something_around_it() {
+    let mut world = World::shop();
+    world.visits(4);
+    change(&mut world, |policy| policy.revision = Some("canary".into()));
+    assert!(matches!(restored(&mut world), Restoration::Leave(_)));
+    let policy = world.policy(&catalog()).unwrap();
+    assert_eq!(policy.mode, Declared::Mode(Mode::Permissive));
 }
 
 #[test]

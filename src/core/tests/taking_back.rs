@@ -2,8 +2,10 @@
 
 use meshrollout_core::decide::State;
 use meshrollout_core::finding::Code;
-use meshrollout_core::mode::Mode;
+use meshrollout_core::ident::Port;
+use meshrollout_core::mode::{Declared, Mode};
 use meshrollout_core::plan::{OnIdle, Targets};
+use meshrollout_core::progress::Progress;
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::testing::{World, at, seconds};
 
@@ -65,6 +67,67 @@ fn a_namespace_that_leaves_the_plan_while_watched_finishes_its_bake_and_holds_th
     world.plan.stages.remove(0);
     world.failures("catalog", 2.0);
     world.visits(2);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+}
+
+#[test]
+fn one_that_left_while_watched_is_watched_although_its_report_was_lost() {
+    let mut world = World::shop();
+    world.visits(4);
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict));
+    world.plan.stages.remove(0);
+    world.progress = Progress::default();
+    let decision = world.visit();
+    assert_eq!(decision.namespaces[&"catalog".into()].state, State::Watching);
+    world.failures("catalog", 2.0);
+    world.visits(2);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+
+    // Long after, nobody knows better than that its bake is over.
+    let mut world = World::shop();
+    world.visits(4);
+    world.plan.stages.remove(0);
+    world.progress = Progress::default();
+    world.now += 3600;
+    assert!(!world.visit().namespaces.contains_key(&"catalog".into()));
+}
+
+/// Another hand puts something around our STRICT, which stays ours.
+fn put_ports_on(world: &mut World, name: &str) {
+    let mut policy = world.policy(&name.into()).expect("it stands there").clone();
+    policy.ports.insert(Port(8080), Declared::Mode(Mode::Strict));
+    world.snapshot.policies = world.snapshot.policies.with(policy);
+}
+
+#[test]
+fn harm_is_undone_although_another_hand_put_something_around_our_strict() {
+    let mut world = World::shop();
+    world.visits(4);
+    put_ports_on(&mut world, "catalog");
+    let decision = world.visits(8);
+    assert_eq!(decision.namespaces[&"catalog".into()].state, State::Watching, "its bake stands");
+    assert_eq!(world.mode("orders"), None);
+    let codes: Vec<_> = decision.obstacles().iter().map(|found| found.code).collect();
+    assert!(codes.contains(&Code::PolicyDrifted), "{codes:?}");
+    world.failures("catalog", 2.0);
+    world.visit();
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+}
+
+#[test]
+fn a_person_has_our_strict_back_although_another_hand_put_something_around_it() {
+    let mut world = World::shop();
+    while world.mode("orders").is_none() {
+        world.visits(1);
+    }
+    put_ports_on(&mut world, "catalog");
+    let decision = world.visits(3);
+    assert_eq!(decision.namespaces[&"catalog".into()].state, State::Blocked);
+    world.failures("catalog", 2.0);
+    world.visits(2);
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict), "what was finished is a person's");
+    world.plan.asked.rollback = Some(at(world.now).to_string());
+    world.visit();
     assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
 }
 
