@@ -158,7 +158,8 @@ impl Writer {
     }
 
     async fn send(&self, mut request: http::Request<Vec<u8>>) -> Result<(), Outcome> {
-        // The apiserver gives up when we do: a write is accepted within its deadline or not at all.
+        // The apiserver gives up when we do, counted from the request's arrival. What is held up on
+        // its way can arrive later; see `Fence::spend`.
         let limit = self.deadline.as_secs().max(1);
         let sign = if request.uri().query().is_some_and(|it| !it.is_empty()) { '&' } else { '?' };
         let uri =

@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
-use visit::Visit;
+use visit::{AFTER_NO_ANSWER, Visit};
 
 /// A connection that hangs must not keep harm from being seen.
 const REPORT_LIMIT: Duration = Duration::from_secs(20);
@@ -44,6 +44,8 @@ pub struct Operator {
     /// Set when [`Operator::run`] begins.
     rollouts: OnceLock<Store<MeshRollout>>,
     reports: Store<MeshReport>,
+    /// Its connections wait as long as a watch may be silent.
+    listening: Client,
     reporter: Reporter,
     leadership: Leadership,
     metrics: Metrics,
@@ -55,6 +57,8 @@ pub struct Operator {
 #[derive(Clone, Debug)]
 struct Remembered {
     uid: Uid,
+    /// The last one that could be read.
+    plan: Plan,
     progress: Progress,
     states: BTreeMap<Namespace, State>,
     status: Option<MeshRolloutStatus>,
@@ -75,6 +79,7 @@ impl Operator {
     pub fn new(
         config: Config,
         client: Client,
+        listening: Client,
         writer: Writer,
         leadership: Leadership,
         metrics: Metrics,
@@ -86,9 +91,10 @@ impl Operator {
             .map(|source| (source.name.clone(), Prometheus::new(source.clone())))
             .collect();
         Self {
-            objects: Objects::watch(client.clone(), config.stale_watch),
+            objects: Objects::watch(listening.clone(), config.stale_watch),
             rollouts: OnceLock::new(),
-            reports: reports(&client),
+            reports: reports(&listening, &config),
+            listening,
             reporter: Reporter::new(client.clone(), identity),
             sources,
             config,
@@ -114,12 +120,12 @@ impl Operator {
 
     /// Evaluates every rollout, again and again, until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let rollouts = Api::<MeshRollout>::all(self.client.clone());
+        let rollouts = Api::<MeshRollout>::all(self.listening.clone());
         let (reader, writer) = reflector::store();
         let reader = self.rollouts.get_or_init(|| reader).clone();
         // Status is ours; only what a person changes asks for a look before its time.
         let changed = predicates::generation.combine(predicates::annotations);
-        let stream = watcher(rollouts, watcher::Config::default())
+        let stream = watcher(rollouts, often_renewed(&self.config))
             .default_backoff()
             .reflect(writer)
             .applied_objects()
@@ -138,7 +144,7 @@ impl Operator {
             controller::Config::default(),
         )
         .for_each(async |ended| {
-            // Deleted rollouts vanish: there is nothing to finalize, S7.
+            // One that is gone leaves nothing behind but what it wrote, S7.
             if let Err(controller::Error::ObjectNotFound(gone)) = ended {
                 self.memory().remove(&gone.name);
                 self.metrics.forget(&gone.name);
@@ -164,8 +170,8 @@ impl Operator {
                 let paused = plan.paused || put.is_err();
                 (Plan { claimed: self.claimed(rollout), paused, ..plan }, None)
             }
-            Err(refusal) => match parse::as_far_as_it_goes(rollout, &self.config) {
-                // What was reached before is still watched, and taken back on harm or on request.
+            // What was reached before is still watched, and taken back on harm or on request.
+            Err(refusal) => match self.as_far_as_it_goes(rollout) {
                 Some(plan) => (Plan { paused: true, ..plan }, Some(refusal)),
                 None => {
                     let reported = self.reporter.refused(rollout, &refusal).await;
@@ -178,23 +184,31 @@ impl Operator {
         let visit = self.evaluate(rollout, &plan, &before.progress).await;
         self.metrics.evaluated(&name, &visit.decision, begin.elapsed());
         let report = self.report(rollout, &plan, &before, &visit, refusal.as_ref());
-        let reported = tokio::time::timeout(REPORT_LIMIT, report).await;
-        let (status, reported) = match reported {
-            Ok((status, reported)) => (Some(status), reported),
+        // A rollback without an answer is tried again before much is told.
+        let limit =
+            if visit.again == Some(AFTER_NO_ANSWER) { AFTER_NO_ANSWER } else { REPORT_LIMIT };
+        let reported = tokio::time::timeout(limit, report).await;
+        let status = match reported {
+            Ok((status, told)) => {
+                if let Err(error) = told {
+                    tracing::warn!(%error, rollout = name, "not all of it could be told yet");
+                }
+                Some(status)
+            }
             Err(_) => {
                 tracing::warn!(rollout = name, "the report got no answer in time");
-                (before.status, Ok(()))
+                before.status
             }
         };
         let states = visit.decision.namespaces.iter();
         let after = Remembered {
             uid: plan.uid.clone(),
+            plan,
             progress: visit.decision.progress.clone(),
             states: states.map(|(name, standing)| (name.clone(), standing.state)).collect(),
             status,
         };
         self.memory().insert(name, after);
-        reported.map_err(failed("reporting", rollout))?;
         let interval = self.config.evaluation_interval.unsigned_abs();
         Ok(controller::Action::requeue(match visit.again {
             Some(soon) => soon.min(interval),
@@ -262,6 +276,16 @@ impl Operator {
         self.reports.get(&reflector::ObjectRef::new(rollout).within(namespace.as_str()))
     }
 
+    /// The plan of a spec that is refused, as far as it can be read, or as it was last read.
+    fn as_far_as_it_goes(&self, rollout: &MeshRollout) -> Option<Plan> {
+        parse::as_far_as_it_goes(rollout, &self.config).or_else(|| {
+            let uid = rollout.uid()?;
+            let memory = self.memory();
+            let known = memory.get(&rollout.name_any())?;
+            (known.uid.as_str() == uid).then(|| known.plan.clone())
+        })
+    }
+
     fn remembered(&self, plan: &Plan, rollout: &MeshRollout) -> Remembered {
         if let Some(known) = self.memory().get(&plan.name).filter(|known| known.uid == plan.uid) {
             return known.clone();
@@ -276,6 +300,7 @@ impl Operator {
         let reports = stored.iter().map(|(name, status)| (name.clone(), status));
         Remembered {
             uid: plan.uid.clone(),
+            plan: plan.clone(),
             progress: status::progress(plan, &old, reports),
             states: BTreeMap::new(),
             status: None,
@@ -287,9 +312,15 @@ impl Operator {
     }
 }
 
-fn reports(client: &Client) -> Store<MeshReport> {
+/// A watch that ends in an orderly way before its connection counts as dead.
+fn often_renewed(config: &Config) -> watcher::Config {
+    let seconds = (config.stale_watch.as_secs() / 3).clamp(1, 290);
+    watcher::Config { timeout: u32::try_from(seconds).ok(), ..watcher::Config::default() }
+}
+
+fn reports(client: &Client, config: &Config) -> Store<MeshReport> {
     let (reader, writer) = reflector::store();
-    let stream = watcher(Api::<MeshReport>::all(client.clone()), watcher::Config::default())
+    let stream = watcher(Api::<MeshReport>::all(client.clone()), often_renewed(config))
         .default_backoff()
         .reflect(writer)
         .applied_objects();

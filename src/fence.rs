@@ -51,7 +51,16 @@ pub struct Fence {
     fences: Api<MeshFence>,
     policies: Api<PartialObjectMeta<PeerAuthentication>>,
     holder: String,
-    taken: Mutex<Option<Stamp>>,
+    reign: Mutex<Reign>,
+}
+
+/// This replica's own reign.
+#[derive(Default)]
+struct Reign {
+    /// As it was last seen to stand.
+    stamp: Option<Stamp>,
+    /// Another must begin before the next step.
+    is_spent: bool,
 }
 
 impl Fence {
@@ -61,13 +70,24 @@ impl Fence {
             fences: Api::namespaced(client.clone(), namespace),
             policies: Api::all(client),
             holder,
-            taken: Mutex::new(None),
+            reign: Mutex::default(),
         }
     }
 
     /// The stamp of this replica's reign, as it was last seen to stand.
     pub fn stamp(&self) -> Option<Stamp> {
-        self.taken().clone()
+        self.reign().stamp.clone()
+    }
+
+    /// From now on only a new reign goes forward. A STRICT that got no answer may be on its way
+    /// yet, and arrive long after its evidence: the apiserver is to refuse it then.
+    pub fn spend(&self) {
+        self.reign().is_spent = true;
+    }
+
+    /// A new reign has to begin, and has not.
+    pub fn is_spent(&self) -> bool {
+        self.reign().is_spent
     }
 
     /// The fence as it stands.
@@ -77,7 +97,9 @@ impl Fence {
 
     /// The stamp, if `seen` names this replica's own reign.
     pub fn is_ours(&self, seen: Option<&MeshFence>) -> Option<Stamp> {
-        self.stamp().filter(|ours| seen.map(Stamp::of).as_ref() == Some(ours))
+        let reign = self.reign();
+        let stands = |ours: &&Stamp| seen.map(Stamp::of).as_ref() == Some(*ours);
+        reign.stamp.as_ref().filter(|_| !reign.is_spent).filter(stands).cloned()
     }
 
     /// Begins a new reign. Only whoever has seen the Lease name it *after* `seen` was read may do
@@ -103,12 +125,12 @@ impl Fence {
         }
         let stamp = Stamp { holder: self.holder.clone(), epoch };
         tracing::info!(epoch, holder = self.holder, "a new reign");
-        *self.taken() = Some(stamp.clone());
+        *self.reign() = Reign { stamp: Some(stamp.clone()), is_spent: false };
         Ok(stamp)
     }
 
-    fn taken(&self) -> MutexGuard<'_, Option<Stamp>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reign(&self) -> MutexGuard<'_, Reign> {
+        self.reign.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

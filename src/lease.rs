@@ -46,6 +46,8 @@ enum Missed {
     Held,
     /// The apiserver refused.
     Failed(kube::Error),
+    /// Somebody changed it between reading and writing.
+    Raced,
     /// No answer in time.
     Late,
 }
@@ -76,7 +78,7 @@ impl Candidate {
                     tracing::info!(identity = %self.identity, "leading");
                     return self.keep(begin);
                 }
-                Err(Missed::Held) => failing = false,
+                Err(Missed::Held | Missed::Raced) => failing = false,
                 Err(Missed::Late) => {
                     tracing::warn!(lease = LEASE_NAME, "no answer about the Lease");
                 }
@@ -117,6 +119,10 @@ impl Candidate {
                     Err(Missed::Held) => {
                         tracing::error!(lease = LEASE_NAME, "another replica took the Lease");
                         break;
+                    }
+                    // By whom, the next look tells: an annotation is no other leader.
+                    Err(Missed::Raced) => {
+                        tracing::warn!(lease = LEASE_NAME, "the Lease was changed while renewing");
                     }
                     Err(Missed::Failed(error)) => {
                         tracing::warn!(%error, lease = LEASE_NAME, "cannot renew the Lease");
@@ -198,7 +204,7 @@ impl Candidate {
 
 fn missed(error: kube::Error) -> Missed {
     match &error {
-        kube::Error::Api(status) if status.code == 409 => Missed::Held,
+        kube::Error::Api(status) if status.code == 409 => Missed::Raced,
         _ => Missed::Failed(error),
     }
 }
@@ -224,6 +230,20 @@ impl Leadership {
     /// The stamp of this reign as it stood last, for what is only tried.
     pub fn stamp(&self) -> Option<Stamp> {
         self.fence.stamp()
+    }
+
+    /// A STRICT that got no answer ends this reign; see [`Fence::spend`].
+    pub fn spend_reign(&self) {
+        self.fence.spend();
+    }
+
+    /// Begins the reign that a spent one asks for, within `limit`; tried again until it stands.
+    pub async fn begin_anew(&self, limit: Duration) {
+        if self.fence.is_spent()
+            && let Leave::Unsure(_, why) = self.confirm(limit).await
+        {
+            tracing::warn!(why, "no new reign yet: what is on its way may still arrive");
+        }
     }
 
     /// Asks the apiserver, within `limit`, whether this replica may send a write now. A reign that

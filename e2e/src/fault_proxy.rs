@@ -62,6 +62,9 @@ pub enum Moment {
     BeforeSending,
     /// It is on its way: the apiserver sees it when everything goes on.
     InFlight,
+    /// It is on its way, and arrives when [`FaultProxy::arrive`] lets it; all else goes on
+    /// meanwhile.
+    Detained,
     /// The apiserver has answered, and the operator does not know.
     AfterCommit,
     /// The operator has the answer.
@@ -82,6 +85,7 @@ struct Shared {
     frozen: watch::Sender<bool>,
     silent: watch::Sender<bool>,
     knocked: Notify,
+    arriving: Notify,
 }
 
 #[derive(Default)]
@@ -139,6 +143,7 @@ impl FaultProxy {
                 frozen: watch::Sender::new(false),
                 silent: watch::Sender::new(false),
                 knocked: Notify::new(),
+                arriving: Notify::new(),
             });
             let listener = TcpListener::bind(("127.0.0.1", 0)).await.doing(serving)?;
             let port = listener.local_addr().doing(serving)?.port();
@@ -184,6 +189,11 @@ impl FaultProxy {
         let (reached, answer) = oneshot::channel();
         self.shared.state().hold = Some(Hold { moment, at: Box::new(at), reached });
         answer
+    }
+
+    /// Lets what is detained arrive.
+    pub fn arrive(&self) {
+        self.shared.arriving.notify_one();
     }
 
     /// Holds back whatever watches tell, bookmarks too, or lets it through again, in order.
@@ -246,14 +256,28 @@ impl Shared {
             async move { shared.send(&head.method, &target, &head.headers, body, number).await }
         };
         let answer = match held {
-            None => sent.await,
+            None => match fault {
+                Some(Fault::Late(long)) => {
+                    let arrives = tokio::spawn(async move {
+                        tokio::time::sleep(long).await;
+                        sent.await
+                    });
+                    arrives.await.ok().flatten()
+                }
+                _ => sent.await,
+            },
             Some(held) => {
                 let shared = Arc::clone(&self);
                 // It has left: it arrives although the operator may give it up meanwhile.
                 let arrives = tokio::spawn(async move {
-                    if held.moment == Moment::InFlight {
+                    if [Moment::InFlight, Moment::Detained].contains(&held.moment) {
+                        let detained = held.moment == Moment::Detained;
+                        let arrives = shared.arriving.notified();
                         held.reached();
-                        shared.thawed().await;
+                        match detained {
+                            true => arrives.await,
+                            false => shared.thawed().await,
+                        }
                         return sent.await;
                     }
                     let answer = sent.await?;
@@ -323,8 +347,10 @@ impl Shared {
             return None;
         }
         let Hold { moment, reached, .. } = state.hold.take()?;
-        // From here on nothing else passes.
-        self.frozen.send_replace(true);
+        if moment != Moment::Detained {
+            // From here on nothing else passes.
+            self.frozen.send_replace(true);
+        }
         Some(Held { moment, reached, recorded: recorded.clone() })
     }
 

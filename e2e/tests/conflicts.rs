@@ -3,13 +3,16 @@
 
 use std::time::Duration;
 
+use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{
-    Class, Cluster, FaultProxy, Moment, OPERATOR_USER, Operator, OperatorOptions, Options,
-    Recorded, Rollout, Schedule, until,
+    Class, Client, Cluster, Edge, FaultProxy, Moment, OPERATOR_USER, Operator, OperatorOptions,
+    Options, Recorded, Rollout, Schedule, Server, until,
 };
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(90);
+/// By the version or the place; by the fence where the operator had given it up meanwhile.
+const REFUSED: [u16; 3] = [403, 404, 409];
 
 async fn cluster() -> Cluster {
     let cluster = Cluster::start(Options::default()).await.unwrap();
@@ -71,7 +74,7 @@ async fn a_policy_that_changed_between_read_and_write_is_proved_again() {
     // Created: somebody was first; ours is not made, and theirs is left alone.
     let apply = async || cluster.apply_rollout(&rollout("created")).await.unwrap();
     let theirs = async || set(cluster, "created", "PERMISSIVE").await.unwrap();
-    assert_eq!(meanwhile(&proxy, apply, "PERMISSIVE", theirs).await, 409);
+    assert!(REFUSED.contains(&meanwhile(&proxy, apply, "PERMISSIVE", theirs).await));
     let ready = cluster.until_ready_is("created", "PolicyOwnedByOther", LIMIT).await;
     let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
     assert!(ready.message.contains("house-rules"), "{ready:?}");
@@ -79,7 +82,7 @@ async fn a_policy_that_changed_between_read_and_write_is_proved_again() {
     // Edited: drift is named, and nobody fights.
     let apply = async || cluster.apply_rollout(&rollout("edited")).await.unwrap();
     let theirs = async || set(cluster, "edited", "STRICT").await.unwrap();
-    assert_eq!(meanwhile(&proxy, apply, "STRICT", theirs).await, 409);
+    assert!(REFUSED.contains(&meanwhile(&proxy, apply, "STRICT", theirs).await));
     let ready = cluster.until_ready_is("edited", "PolicyDrifted", LIMIT).await;
     let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
     assert!(ready.message.contains("house-rules"), "{ready:?}");
@@ -90,7 +93,7 @@ async fn a_policy_that_changed_between_read_and_write_is_proved_again() {
     let apply = async || cluster.apply_rollout(&rollout("deleted")).await.unwrap();
     let gone = async || cluster.delete("peerauthentication", "deleted", "default").await.unwrap();
     let answer = meanwhile(&proxy, apply, "STRICT", gone).await;
-    assert!([404, 409].contains(&answer), "{answer}");
+    assert!(REFUSED.contains(&answer), "{answer}");
     let ready = cluster.until_ready_is("deleted", "Enforced", LIMIT).await;
     ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
     let policies = cluster.audit_since(mark).unwrap().of("peerauthentications").within("deleted");
@@ -106,9 +109,38 @@ async fn a_policy_that_changed_between_read_and_write_is_proved_again() {
         let args = ["label", "peerauthentication", "default", "-n", "harmless", "team=pay"];
         cluster.kubectl_text(&args).await.unwrap();
     };
-    assert_eq!(meanwhile(&proxy, apply, "STRICT", label).await, 409);
+    assert!(REFUSED.contains(&meanwhile(&proxy, apply, "STRICT", label).await));
     let ready = cluster.until_ready_is("harmless", "Enforced", LIMIT).await;
     ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    operator.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_strict_that_arrives_long_after_its_evidence_is_refused() {
+    let cluster = &cluster().await;
+    cluster.called(&["late"]).await.unwrap();
+    cluster.namespace("legacy", Injection::Absent, &[]).await.unwrap();
+    cluster.deploy(&Workload::new("legacy", "batch")).await.unwrap();
+    let (operator, proxy) = operator(cluster).await;
+    let detained = proxy.hold(Moment::Detained, |one: &Recorded| {
+        one.class == Class::Policy && one.mode.as_deref() == Some("STRICT")
+    });
+    // Long enough for plaintext that begins meanwhile to be seen before STRICT is tried again.
+    let rollout = Rollout::enforce("late", &[("only", &["late"])]);
+    cluster.apply_rollout(&rollout.with("/stages/0/soak", json!("12s"))).await.unwrap();
+    let detained = tokio::time::timeout(LIMIT, detained).await.expect("such a write").unwrap();
+    // The operator gives it up and goes on looking; then somebody calls in plaintext.
+    let batch = Client::workload("legacy", "batch");
+    let plaintext = Edge::new(batch, Server::workload("late", "app")).rps(40.0).plaintext();
+    cluster.exporter().edge(plaintext);
+    let blocked = cluster.until_state_is("late", "late", "Blocked", LIMIT).await;
+    blocked.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    proxy.arrive();
+    let answer = until("the late write to be answered", LIMIT, async || {
+        proxy.recorded()[detained.number].status.ok_or_else(|| "not yet".to_owned())
+    });
+    assert_eq!(answer.await.unwrap(), 403, "{}", operator.log());
+    assert_eq!(cluster.policy_mode("late").await.unwrap().as_deref(), Some("PERMISSIVE"));
     operator.stop().await.unwrap();
 }
 

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use meshrollout_e2e::scenario::Workload;
 use meshrollout_e2e::{
-    Cluster, FaultProxy, Operator, OperatorOptions, Options, Rollout, Schedule, until,
+    Client, Cluster, Edge, FaultProxy, Operator, OperatorOptions, Options, Rollout, Schedule,
+    Server, until,
 };
 use serde_json::json;
 
@@ -103,6 +104,18 @@ async fn no_strict_on_old_truth() {
         .filter(|written| written.ends_with("STRICT"))
         .collect();
     assert_eq!(strict, [format!("{UNCHANGED}/default STRICT")]);
+
+    // No watch has told of that STRICT yet, and harm is undone all the same.
+    let call = Edge::new(Client::workload("front", "web"), Server::workload(UNCHANGED, "app"));
+    cluster.exporter().edge(call.rps(5.0).answered(503, "UC"));
+    until("harm to be undone", LIMIT, async || {
+        match cluster.policy_mode(UNCHANGED).await.unwrap().as_deref() {
+            Some("PERMISSIVE") => Ok(()),
+            other => Err(format!("{other:?}\n{}", operator.log())),
+        }
+    })
+    .await
+    .unwrap();
 
     // Told what happened meanwhile, each says its own reason.
     proxy.silence_watches(false);

@@ -101,6 +101,12 @@ async fn operate(args: Args) -> Result<(), Error> {
     connection.default_retry = false;
     connection.connect_timeout = Some(Duration::from_secs(10));
     connection.write_timeout = Some(Duration::from_secs(10));
+    // kube waits for ever for an answer. A list or a watch that hangs is begun anew when a watch
+    // would count as stale; whatever else hangs, much earlier.
+    let mut listening = connection.clone();
+    listening.read_timeout = Some(config.stale_watch.unsigned_abs());
+    let listening = ClientBuilder::try_from(listening)?.build();
+    connection.read_timeout = Some(Duration::from_secs(20));
     let client = ClientBuilder::try_from(connection.clone())?.build();
     let writer = Writer::new(&connection, config.write_deadline)?;
 
@@ -133,6 +139,7 @@ async fn operate(args: Args) -> Result<(), Error> {
     let operator = Arc::new(Operator::new(
         config,
         client,
+        listening,
         writer,
         leadership.clone(),
         metrics,

@@ -76,15 +76,23 @@ impl Operator {
         for _ in 0..2 {
             let now = Timestamp::now();
             let nothing = Arc::new(self.nothing_measured(SignedDuration::ZERO));
-            let snapshot = match self.objects.quorum(&self.client, namespace, now, nothing).await {
-                Ok(snapshot) => snapshot,
-                Err(error) => return later(format!("{namespace} could not be read: {error}")),
+            let read = self.objects.quorum(&self.client, namespace, now, nothing.clone()).await;
+            let (snapshot, unread) = match read {
+                Ok(snapshot) => (snapshot, None),
+                // Stepping back needs nothing but the policy (S4).
+                Err(error) => (self.objects.snapshot(now, nothing), Some(error)),
             };
-            let action = match restore(plan, &snapshot, namespace) {
-                Restoration::Nothing => return End::Restored,
-                Restoration::Leave(found) => return End::Left(found),
-                Restoration::Wait(found) => return End::Later(found),
-                Restoration::Do(action) => action,
+            let action = match (restore(plan, &snapshot, namespace), unread) {
+                (Restoration::Do(action @ Action::RollBack(_)), _) => action,
+                (_, Some(error)) => {
+                    return later(format!("{namespace} could not be read: {error}"));
+                }
+                (restoration, None) => match restoration {
+                    Restoration::Nothing => return End::Restored,
+                    Restoration::Leave(found) => return End::Left(found),
+                    Restoration::Wait(found) => return End::Later(found),
+                    Restoration::Do(action) => action,
+                },
             };
             if let Some(found) = refused_by_ourselves(plan, &snapshot, &action) {
                 return End::Later(found);

@@ -12,23 +12,24 @@ use kube::runtime::reflector::Store;
 use kube::{Api, ResourceExt};
 use meshrollout_core::action::{Action, RollBack};
 use meshrollout_core::clearance::{our_policy, strict_since};
-use meshrollout_core::decide::{Decision, State, decide, step_back};
+use meshrollout_core::decide::{Decision, decide, step_back};
 use meshrollout_core::finding::{Code, Finding, Level, Subject};
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::invariant::{self, Violation};
 use meshrollout_core::plan::Plan;
+use meshrollout_core::policy::Policy;
 use meshrollout_core::progress::Progress;
 use meshrollout_core::reading::Cause;
 use meshrollout_core::snapshot::Snapshot;
 use meshrollout_core::traffic::Telemetry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// After a write of ours the next look is due this soon: the watch has it by then.
 const AFTER_A_WRITE: Duration = Duration::from_secs(1);
 /// A rollback without an answer is looked after this soon.
-const AFTER_NO_ANSWER: Duration = Duration::from_secs(3);
+pub(super) const AFTER_NO_ANSWER: Duration = Duration::from_secs(3);
 /// A connection that hangs must not keep harm from being seen.
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
@@ -91,6 +92,7 @@ impl Operator {
         plan: &Plan,
         progress: &Progress,
     ) -> Visit {
+        self.leadership.begin_anew(self.config.write_deadline.unsigned_abs()).await;
         // What a person asked to take back does not wait for a metrics source that hangs.
         let asked =
             self.look(plan, progress, &Arc::new(self.nothing_measured(plan.gates.lookback)));
@@ -103,7 +105,13 @@ impl Operator {
         let mut visit = self.look(plan, progress, &telemetry);
         // Stepping back comes before stepping forward.
         let forward = self.take_back(plan, &mut visit).await;
+        let (begin, interval) = (Instant::now(), self.config.evaluation_interval.unsigned_abs());
         for namespace in forward {
+            // Many steps that each take long must not keep what is watched from being looked at.
+            if begin.elapsed() >= interval {
+                visit.again = Some(AFTER_A_WRITE);
+                break;
+            }
             self.step(rollout, plan, progress, &mut visit, &namespace, &telemetry).await;
         }
         self.try_the_way_back(plan, &mut visit).await;
@@ -113,9 +121,7 @@ impl Operator {
     /// Somebody may close the way back while a namespace is watched: that must be known before it is
     /// needed.
     async fn try_the_way_back(&self, plan: &Plan, visit: &mut Visit) {
-        let watched = visit.decision.namespaces.iter();
-        let watched = watched.filter(|(_, standing)| standing.state == State::Watching);
-        for (namespace, _) in watched {
+        for namespace in visit.decision.watching() {
             let policy = our_policy(plan, &visit.snapshot, namespace);
             let because = Finding::new(
                 Code::RollbackWouldBeRefused,
@@ -201,6 +207,11 @@ impl Operator {
                 outcome = self.write(plan, &again).await;
             }
         }
+        if matches!(action, Action::EnforceStrict(_))
+            && matches!(outcome, Outcome::Done | Outcome::Unanswered(_))
+        {
+            self.after_strict(namespace, &outcome).await;
+        }
         visit.again = match (&outcome, action) {
             (Outcome::Done | Outcome::Conflict(_) | Outcome::Fenced(_), _) => Some(AFTER_A_WRITE),
             (Outcome::Unanswered(_), Action::RollBack(_)) => Some(AFTER_NO_ANSWER),
@@ -220,6 +231,26 @@ impl Operator {
         }
     }
 
+    /// What is STRICT is watched from its first moment on, whether the watch has told it or not;
+    /// and what may still be on its way is kept out.
+    async fn after_strict(&self, namespace: &Namespace, outcome: &Outcome) {
+        if matches!(outcome, Outcome::Unanswered(_)) {
+            self.leadership.spend_reign();
+            self.leadership.begin_anew(self.config.write_deadline.unsigned_abs()).await;
+        }
+        if let Some(policy) = self.read_policy(namespace).await {
+            self.objects.has_read(policy);
+        }
+    }
+
+    /// Our policy's place as it stands now, if there is an answer and a policy.
+    async fn read_policy(&self, namespace: &Namespace) -> Option<Policy> {
+        let policies =
+            Api::<PeerAuthentication>::namespaced(self.client.clone(), namespace.as_str());
+        let read = tokio::time::timeout(READ_LIMIT, policies.get_opt(POLICY_NAME)).await;
+        Some(translate::policy(&read.ok()?.ok()??))
+    }
+
     pub(super) async fn write(&self, plan: &Plan, action: &Action) -> Outcome {
         let limit = self.config.write_deadline.unsigned_abs();
         let leave = async || self.leadership.confirm(limit).await;
@@ -234,10 +265,7 @@ impl Operator {
 
     /// The same rollback for the policy as it stands now, if it is still ours and STRICT.
     async fn take_back_what_stands(&self, back: &RollBack) -> Option<Action> {
-        let policies =
-            Api::<PeerAuthentication>::namespaced(self.client.clone(), back.namespace.as_str());
-        let read = tokio::time::timeout(READ_LIMIT, policies.get_opt(POLICY_NAME)).await;
-        let policy = translate::policy(&read.ok()?.ok()??);
+        let policy = self.read_policy(&back.namespace).await?;
         let ours = policy.ours.as_ref()?;
         let same = (&ours.rollout_uid, &ours.namespace_uid)
             == (&back.ours.rollout_uid, &back.ours.namespace_uid);
@@ -246,11 +274,8 @@ impl Operator {
     }
 
     async fn evidence(&self, rollout: &MeshRollout, plan: &Plan, seen: &Visit) -> Telemetry {
-        let watched = seen.decision.namespaces.iter();
-        let since = watched
-            .filter(|(_, standing)| standing.state == State::Watching)
-            .filter_map(|(name, _)| strict_since(plan, &seen.snapshot, name))
-            .min();
+        let watched = seen.decision.watching();
+        let since = watched.filter_map(|name| strict_since(plan, &seen.snapshot, name)).min();
         let question =
             Question { lookback: plan.gates.lookback, harm_window: plan.timing.harm_window, since };
         let source = rollout.spec.metrics_source.as_ref().map(|source| source.name.as_str());

@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use kind::Kind;
 use kube::{Client, Resource};
 use meshrollout_core::ident::Namespace;
+use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::Cause;
 use meshrollout_core::snapshot::{Snapshot, Source};
 use meshrollout_core::traffic::Telemetry;
@@ -108,6 +109,11 @@ impl Objects {
         let stale =
             self.pulses.iter().filter_map(|pulse| pulse.stale(now, self.stale_after)).collect();
         self.shared.store().snapshot(now, telemetry, stale)
+    }
+
+    /// A policy that was read by itself: it counts until the watch has told as much.
+    pub fn has_read(&self, policy: Policy) {
+        self.shared.store().has_read(policy);
     }
 
     /// The same with all that a write in `namespace` stands on just read from the apiserver: the

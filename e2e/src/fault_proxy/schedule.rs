@@ -13,6 +13,8 @@ use super::class::Class;
 pub enum Fault {
     /// It takes this long to arrive.
     Delay(Duration),
+    /// It takes this long to arrive, whether anybody waits for it or not.
+    Late(Duration),
     /// It is answered so, and never arrives.
     Refuse(u16),
     /// The connection ends before it arrives.
@@ -40,6 +42,7 @@ impl Fault {
     pub fn name(self) -> &'static str {
         match self {
             Self::Delay(_) => "delayed",
+            Self::Late(_) => "arrived late",
             Self::Refuse(409) => "409",
             Self::Refuse(429) => "429",
             Self::Refuse(500) => "500",
@@ -109,6 +112,7 @@ impl Schedule {
         let long = Duration::from_millis(1000 + draw.below(4000));
         Some(match class {
             Class::Policy | Class::DryRun => match draw.below(10) {
+                0 if draw.below(2) == 0 => Fault::Late(long * 2),
                 0 => Fault::Delay(short),
                 1 => Fault::Refuse(409),
                 2 => Fault::Refuse(429),
@@ -216,7 +220,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(names.len(), 13, "{names:?}");
+        assert_eq!(names.len(), 14, "{names:?}");
         let of = |seed| (0..9).map(|n| Schedule::of(seed).fault(Class::Lease, "x", n)).collect();
         let (one, other): (Vec<_>, Vec<_>) = (of(1), of(2));
         assert_ne!(one, other);

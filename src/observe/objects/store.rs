@@ -45,6 +45,8 @@ pub(super) struct Store {
     pub(super) injectors: Table<Webhooks>,
     pub(super) named_mesh: Table<MeshConfig>,
     pub(super) labelled_mesh: Table<MeshConfig>,
+    /// By namespace: what was read by itself after a write, and the watch may not have told yet.
+    policies_read: BTreeMap<Namespace, Policy>,
     facts: BTreeMap<Namespace, Arc<NamespaceFacts>>,
     outdated: BTreeSet<Namespace>,
     wide: Option<MeshWide>,
@@ -163,6 +165,22 @@ impl Store {
         self.wide = None;
     }
 
+    /// A policy that was read by itself.
+    pub(super) fn has_read(&mut self, policy: Policy) {
+        self.policies_read.insert(policy.namespace.clone(), policy);
+        self.outdate_mesh_wide();
+    }
+
+    /// What was read by itself, where it is a later version of the same object.
+    fn newest(&self, watched: &Policy) -> Policy {
+        let version = |policy: &Policy| policy.resource_version.parse::<u64>().ok();
+        let read = self.policies_read.get(&watched.namespace).filter(|read| {
+            (&read.name, &read.uid) == (&watched.name, &watched.uid)
+                && version(read) > version(watched)
+        });
+        read.unwrap_or(watched).clone()
+    }
+
     /// The cluster as these facts describe it.
     pub(super) fn snapshot(
         &mut self,
@@ -208,7 +226,7 @@ impl Store {
         let wide = MeshWide {
             policies: Policies::new(
                 root.clone().unwrap_or_else(|| Namespace::new("")),
-                self.policies.all().cloned(),
+                self.policies.all().map(|policy| self.newest(policy)),
             ),
             rules: Rules::new(root, self.rules.all().cloned()),
             injectors: match self.injectors.listed {
