@@ -79,6 +79,12 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
                 memory.bake = None;
             }
             let standing = stand(plan, snapshot, facts, *stage, &memory, &progress.requests);
+            // Where memory was lost, the mark on the policy tells that there was one.
+            if let (State::RolledBack, Some(Ours { rolled_back: Some(back), .. })) =
+                (standing.state, ours)
+            {
+                memory.bake = memory.bake.or(Some(Bake::begun(back.at, back.at)));
+            }
             decision.namespaces.insert(name.clone(), standing);
             decision.progress.namespaces.insert(name.clone(), memory);
         } else {
@@ -126,7 +132,7 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
 /// A retry that is heard now forgives the bakes whose STRICT is gone now, and none that goes later.
 fn forgive(plan: &Plan, snapshot: &Snapshot, progress: &mut Progress) {
     let Progress { namespaces, requests, .. } = progress;
-    let retried = requests.retry.as_ref().map(|it| it.forgives_until(plan.timing.max_gap()));
+    let retried = requests.retry.as_ref().map(|it| it.forgives_until(plan.timing.max_skew));
     for (name, memory) in namespaces {
         let gone = strict_since(plan, snapshot, name).is_none();
         memory.bake = memory.bake.filter(|bake| !gone || retried.is_none_or(|it| it <= bake.last));
@@ -230,13 +236,8 @@ fn bake(
 ) -> Option<Finding> {
     // We cannot see the proxies take the change, so the bake begins when they must have.
     let begins = since + plan.timing.settles();
-    let mut bake = memory.bake.filter(|bake| bake.strict_since == since).unwrap_or(Bake {
-        strict_since: since,
-        covered: SignedDuration::ZERO,
-        last: now,
-        suspicions: 0,
-        complete: false,
-    });
+    let known = memory.bake.filter(|bake| bake.strict_since == since);
+    let mut bake = known.unwrap_or(Bake::begun(since, now));
     let gap = now.duration_since(bake.last.max(begins));
     bake.last = now;
     let verdict = match harm(plan, snapshot, facts, since) {

@@ -95,19 +95,30 @@ impl Progress {
     }
 }
 
+impl Bake {
+    /// The first look at a switch.
+    pub fn begun(strict_since: Timestamp, now: Timestamp) -> Self {
+        Self {
+            strict_since,
+            covered: SignedDuration::ZERO,
+            last: now,
+            suspicions: 0,
+            complete: false,
+        }
+    }
+}
+
 impl Heard {
     /// The time a person gave to it, if it is one.
     pub fn asked_at(&self) -> Option<Timestamp> {
         self.value.parse().ok()
     }
 
-    /// Since when a retry forgives. Heard long after it was asked (nobody was there to hear it),
-    /// it does not forgive what happened in between.
-    pub fn forgives_until(&self, max_gap: SignedDuration) -> Timestamp {
-        match self.asked_at() {
-            Some(asked) if self.at.duration_since(asked) > max_gap => asked,
-            Some(_) | None => self.at,
-        }
+    /// Until when a retry forgives: what happened before it was asked, and before it was heard. The
+    /// clock of whoever asked may be behind ours by `skew`.
+    pub fn forgives_until(&self, skew: SignedDuration) -> Timestamp {
+        self.asked_at()
+            .map_or(self.at, |asked| self.at.min(asked.saturating_add(skew).unwrap_or(asked)))
     }
 }
 

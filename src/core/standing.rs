@@ -109,7 +109,7 @@ pub(crate) fn stand(
         }
         Some(Policy { ours: Some(ours), .. }) => {
             let retry = requests.retry.as_ref();
-            let retried = retry.map(|retry| retry.forgives_until(plan.timing.max_gap()));
+            let retried = retry.map(|retry| retry.forgives_until(plan.timing.max_skew));
             let state = written(ours, memory, retried);
             if let (State::RolledBack, Some(back)) = (state, &ours.rolled_back) {
                 findings.extend(taken_back(plan, snapshot, facts, back));

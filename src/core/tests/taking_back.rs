@@ -242,6 +242,20 @@ fn deleting_the_policy_after_a_rollback_is_no_retry() {
 }
 
 #[test]
+fn a_retry_asked_before_a_rollback_does_not_forgive_it_whenever_it_is_heard() {
+    let mut world = World::shop();
+    world.visits(4);
+    world.failures("catalog", 2.0);
+    world.plan.asked.retry = Some(at(world.now - 10).to_string());
+    // It steps back, and dies before it has noted what it heard.
+    let known = world.progress.clone();
+    world.visits(1);
+    world.progress = known;
+    world.visits(6);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive), "nobody has seen that rollback");
+}
+
+#[test]
 fn a_retry_that_comes_too_early_for_a_rollback_is_the_last_word_all_the_same() {
     let mut world = World::shop();
     while world.mode("orders") != Some(Mode::Strict) {
@@ -253,6 +267,23 @@ fn a_retry_that_comes_too_early_for_a_rollback_is_the_last_word_all_the_same() {
     world.visits(6);
     assert_eq!(world.mode("orders"), Some(Mode::Permissive), "it was harmed");
     assert_eq!(world.mode("catalog"), Some(Mode::Strict), "its rollback was taken back");
+}
+
+#[test]
+fn deleting_the_policy_is_no_retry_although_memory_was_lost_before() {
+    let mut world = World::shop();
+    world.visits(4);
+    world.failures("catalog", 2.0);
+    world.visits(2);
+    world.progress = Progress::default();
+    world.visits(2);
+    world.delete_policy("catalog");
+    world.visits(8);
+    assert_eq!(world.mode("catalog"), None, "its mark was seen");
+    world.plan.asked.retry = Some("now".into());
+    world.telemetry = World::shop().telemetry;
+    world.visits(6);
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict));
 }
 
 #[test]

@@ -160,7 +160,7 @@ impl State {
             Event::Visit(How::Plain) | Event::Arrive | Event::FaultsStop => {}
             _ => state.fuel -= 1,
         }
-        let asked = Some(state.now() - INTERVAL + 5 * i64::from(6 - state.fuel));
+        let asked = Some(state.now() - INTERVAL + 2 * i64::from(6 - state.fuel));
         let wishes = &mut state.wishes;
         match event {
             Event::Visit(how) => return state.visit(how, mutant).then_some(state),
@@ -220,6 +220,8 @@ impl State {
         let here = &mut self.places[place];
         let ours = here.policy.take().and_then(|held| held.ours);
         here.harm = None;
+        // A mark that goes before anybody has noted it is gone for everybody.
+        here.taken_back &= seen;
         here.deleted |= seen
             && !retried
             && ours.is_some_and(|ours| ours.strict_since.is_some() || ours.rolled_back.is_some());

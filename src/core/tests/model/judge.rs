@@ -73,12 +73,12 @@ impl State {
     /// S7. Of a rollout that is gone only `Restore` writes, and puts back what was before it.
     fn may_touch_after_deletion(&self, write: &Write) -> bool {
         let theirs = self.places[write.place].policy.as_ref().is_some_and(|held| held.theirs);
-        let mesh = if self.mesh_strict { Mode::Strict } else { Mode::Permissive };
+        let then = self.inherited(write.place);
         match (self.wishes.gone, write.kind) {
             (Gone::No, Kind::Delete | Kind::GiveBack) | (Gone::Kept, _) => false,
             (Gone::No, Kind::Pin | Kind::Adopt | Kind::Strict | Kind::Back) => true,
             (Gone::Restore, Kind::Pin | Kind::Adopt | Kind::Strict) => false,
-            (Gone::Restore, Kind::Delete) => !theirs && mesh == Mode::Permissive,
+            (Gone::Restore, Kind::Delete) => !theirs && then == Mode::Permissive,
             (Gone::Restore, Kind::GiveBack) => theirs && write.mode == Mode::Permissive,
             (Gone::Restore, Kind::Back) => write.mode == Mode::Permissive,
         }

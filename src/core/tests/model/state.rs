@@ -259,14 +259,24 @@ impl State {
     /// Nothing is left to do there.
     pub(crate) fn is_done(&self, place: usize) -> bool {
         let here = &self.places[place];
-        let by_the_mesh = self.mesh_strict && here.policy.is_none() && !here.deleted;
-        by_the_mesh || (here.is_strict() && here.watched == Watched::Enough)
+        let without_us = here.policy.is_none() && !here.deleted;
+        (without_us && self.inherited(place) == Mode::Strict)
+            || (here.is_strict() && here.watched == Watched::Enough)
     }
 
     /// The mode in force in a namespace.
     pub(crate) fn mode(&self, place: usize) -> Mode {
-        let inherited = if self.mesh_strict { Mode::Strict } else { Mode::Permissive };
-        self.places[place].policy.as_ref().map_or(inherited, |held| held.mode)
+        let held = self.places[place].policy.as_ref();
+        held.map_or_else(|| self.inherited(place), |held| held.mode)
+    }
+
+    /// The mode that would be in force there without the policy named `default`.
+    pub(crate) fn inherited(&self, place: usize) -> Mode {
+        match self.places[place].trouble {
+            Some(Trouble::OlderPolicy) => Mode::Permissive,
+            _ if self.mesh_strict => Mode::Strict,
+            _ => Mode::Permissive,
+        }
     }
 
     /// A rollback of everything that nobody has taken back.

@@ -31,6 +31,7 @@ impl State {
     }
 
     fn look(&mut self, how: How, again: bool, mutant: Mutant) -> bool {
+        let known = (self.soaked, [self.places[0].calm, self.places[1].calm]);
         self.time_passes(how, u8::from(!again));
         let Looked { writes, progress, guarded } = self.decided(how, mutant);
         let wrote = !writes.is_empty();
@@ -65,6 +66,14 @@ impl State {
                 }
             }
         }
+        // What breaks a soak and is not remembered is a gap, and a soak bears a short one.
+        if forgets {
+            let (soaked, calm) = known;
+            self.soaked = soaked;
+            for (place, calm) in self.places.iter_mut().zip(calm) {
+                place.calm = calm.or(place.calm);
+            }
+        }
         self.resting = how == How::Plain && !wrote && self.is_at_rest();
         true
     }
@@ -97,6 +106,8 @@ impl State {
         for index in 0..SHOP.len() {
             let planned = planned(self, index);
             let place = &mut self.places[index];
+            // Whoever leaves the plan and comes back begins anew.
+            place.deleted &= planned.is_some();
             let quiet = place.trouble.is_none() && source_up && how != How::WithoutMesh;
             place.calm = place.calm.filter(|_| !edited).or(Some(visit)).filter(|_| quiet);
             let ours = place.policy.as_ref().and_then(|held| held.ours.as_ref());
@@ -195,11 +206,12 @@ impl State {
 
     /// Nothing is on its way: whatever is not at its goal waits for a person.
     fn is_at_rest(&self) -> bool {
-        self.is_at_its_goal()
+        let gone = self.wishes.gone != Gone::No;
+        (gone && self.is_at_its_goal())
             || (0..SHOP.len()).all(|place| {
                 let here = &self.places[place];
                 match self.stage(place) {
-                    Some(_) => self.is_done(place) || (here.taken_back && here.policy.is_some()),
+                    Some(_) => self.is_kept(place) || (here.taken_back && here.policy.is_some()),
                     None => !here.is_watched(),
                 }
             })
