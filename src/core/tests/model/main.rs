@@ -2,24 +2,27 @@
 //! happen to them. Every event but a visit costs fuel, so the model is finite; when the visits are
 //! used up the faults stop, and the goal must be reached.
 //!
-//! [`state`] is what there is, [`event`] what can happen, [`visit`] what the operator does,
-//! [`judge`] what is right, and [`mutant`] what must be caught.
+//! [`state`] is what there is, [`event`] what can happen, [`visit`] what the operator does and
+//! [`apiserver`] what becomes of it, [`judge`] what is right, [`property`] how that is asked, and
+//! [`mutant`] what must be caught.
 
 mod apiserver;
 mod event;
 mod judge;
 mod mutant;
+mod property;
 mod state;
 mod statement;
+mod theme;
 mod visit;
 mod world;
 
 use event::{Event, How};
 use meshrollout_core::progress::Progress;
 use mutant::Mutant;
-use state::{BAKE, Gone, Happened, Harm, Layout, Place, SOAK, State, Trouble, Wishes};
-use statement::Statement;
+use state::{BAKE, Gone, Layout, Place, SOAK, State, Wishes};
 use stateright::{Checker, HasDiscoveries, Model, Property};
+use theme::Theme;
 
 const FUEL: u8 = 2;
 /// Visits while things happen, and visits after which the goal must be reached.
@@ -30,56 +33,6 @@ struct Rollout {
     mutant: Mutant,
     fuel: u8,
     theme: Theme,
-}
-
-/// Which events are tried: few of them can be tried deeper.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Theme {
-    All,
-    /// What people ask, and what hands and harm come between.
-    Words,
-    Edits,
-    Leaders,
-}
-
-impl Theme {
-    fn has(self, event: Event) -> bool {
-        match self {
-            Self::All => true,
-            Self::Words => matches!(
-                event,
-                Event::Abort
-                    | Event::Retry
-                    | Event::Rollback
-                    | Event::TogglePause
-                    | Event::ToggleSource
-                    | Event::Harm(..)
-                    | Event::Delete(_)
-                    | Event::Visit(How::Crash | How::Refused)
-            ),
-            Self::Edits => matches!(
-                event,
-                Event::Layout(_)
-                    | Event::Soak(_)
-                    | Event::Bake(_)
-                    | Event::Recreate(_)
-                    | Event::Delete(_)
-                    | Event::Away
-                    | Event::Abort
-                    | Event::Visit(How::Crash)
-            ),
-            Self::Leaders => matches!(
-                event,
-                Event::Visit(How::Deposed | How::Crash | How::ReplyLost | How::AmidEdit)
-                    | Event::Trouble(_, Trouble::Plaintext)
-                    | Event::Mend(_)
-                    | Event::Harm(0, Harm::Hard)
-                    | Event::Rollback
-                    | Event::Retry
-                    | Event::ToggleSource
-            ),
-        }
-    }
 }
 
 impl Model for Rollout {
@@ -114,14 +67,16 @@ impl Model for Rollout {
             fuel: self.fuel,
             mended: false,
             resting: false,
-            happened: Happened::default(),
+            happened: Default::default(),
             broken: Default::default(),
         };
         let mut theirs = empty.clone();
         theirs.make(0);
         theirs.wishes.adopt = true;
-        theirs.fuel = self.fuel.min(1);
-        vec![empty, theirs]
+        match self.theme {
+            Theme::All => vec![empty, theirs],
+            Theme::Words | Theme::Edits | Theme::Leaders => vec![empty],
+        }
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Event>) {
@@ -150,138 +105,67 @@ impl Model for Rollout {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        use Happened as Seen;
-        vec![
-            always::<{ Statement::S1 as u8 }>("S1 STRICT only where a whole soak has proven it"),
-            always::<{ Statement::S2 as u8 }>("S2 nothing is written but what is ours or adopted"),
-            always::<{ Statement::S3 as u8 }>("S3 nothing is made weaker than before us"),
-            always::<{ Statement::S4 as u8 }>("S4 stepping back needs nothing but the policy"),
-            always::<{ Statement::S5 as u8 }>("S5 a deposed leader's write is refused"),
-            always::<{ Statement::S6 as u8 }>("S6 one stage in flight"),
-            always::<{ Statement::S7 as u8 }>("S7 a deleted rollout only gives back, if asked"),
-            always::<{ Statement::S8 as u8 }>("S8 the evidence of each write can be read back"),
-            always::<{ Statement::S9 as u8 }>("S9 nothing is written in a root namespace"),
-            Property::always("L1 when faults stop the goal is reached", |_, state: &State| {
-                let over = state.mended && state.visits >= END;
-                !over || state.is_at_its_goal()
-            }),
-            always::<{ Statement::L2 as u8 }>("L2 harm that is seen is undone"),
-            always::<{ Statement::L3 as u8 }>("L3 when all is at rest nothing is written"),
-            always::<{ Statement::Word as u8 }>("what a person asked is done"),
-            always::<{ Statement::Guard as u8 }>("the guard before each write has nothing to do"),
-            Property::sometimes("all is STRICT", |_, state: &State| {
-                state.places.iter().all(Place::is_strict)
-            }),
-            sometimes::<{ Seen::HARM_UNDONE }>("harm is undone"),
-            sometimes::<{ Seen::ASKED_BACK }>("what a person asked back is taken back"),
-            sometimes::<{ Seen::RETRIED }>("a retry succeeds"),
-            sometimes::<{ Seen::ADOPTED }>("a policy is adopted"),
-            sometimes::<{ Seen::ADOPTED_STRICT }>("an adopted policy goes STRICT"),
-            sometimes::<{ Seen::DELETED }>("a restore deletes what we made"),
-            sometimes::<{ Seen::GIVEN_BACK }>("a restore gives back what was adopted"),
-            sometimes::<{ Seen::LEFT_STANDING }>("a restore leaves what protects from STRICT"),
-            sometimes::<{ Seen::FENCED }>("the fence refuses a write"),
-            sometimes::<{ Seen::CONFLICT }>("a precondition refuses a write"),
-            sometimes::<{ Seen::SOAKS_ANEW }>("an edit restarts a soak"),
-            sometimes::<{ Seen::FOUND_STRICT }>("a namespace is STRICT without us"),
-            sometimes::<{ Seen::LEFT_WATCHED }>("one that left the plan is watched"),
-            sometimes::<{ Seen::BLIND_WATCH }>("a bake goes on blind"),
-        ]
+        property::all()
     }
 }
 
-fn always<const STATEMENT: u8>(name: &'static str) -> Property<Rollout> {
-    Property::always(name, |_, state: &State| !state.broken.has(STATEMENT))
-}
-
-fn sometimes<const WHAT: u16>(name: &'static str) -> Property<Rollout> {
-    Property::sometimes(name, |_, state: &State| state.happened.has(WHAT))
-}
-
-/// Explores everything, and yields the names of the properties that do not hold.
-fn broken(rollout: impl Fn() -> Rollout) -> Vec<&'static str> {
-    let checker = rollout().checker().threads(2);
-    let checker = match rollout().mutant {
+/// Explores everything, or all until a mutant is caught, and yields the properties that fail.
+fn failures(mutant: Mutant, theme: Theme, fuel: u8) -> Vec<&'static str> {
+    let checker = Rollout { mutant, theme, fuel }.checker().threads(2);
+    let checker = match mutant {
         Mutant::None => checker,
         _ => checker.finish_when(HasDiscoveries::AnyFailures),
     };
     let checker = checker.spawn_bfs().join();
-    let Rollout { mutant, fuel, theme } = rollout();
+    let properties = property::all();
     if mutant == Mutant::None {
-        let states = checker.unique_state_count();
-        let (depth, properties) = (checker.max_depth(), rollout().properties().len());
         println!(
-            "model: {theme:?} {fuel}: {states} states, depth {depth}, {properties} properties"
+            "model: {theme:?}: {} states, depth {}, {} properties",
+            checker.unique_state_count(),
+            checker.max_depth(),
+            properties.len()
         );
     }
-    let properties = rollout().properties().into_iter();
-    let of_interest =
-        properties.filter(|it| theme == Theme::All || it.expectation.discovery_is_failure());
-    let broken = of_interest.filter(|it| {
-        let found = checker.discovery(it.name);
-        if let (Mutant::None, true, Some(path)) =
-            (mutant, it.expectation.discovery_is_failure(), &found)
-        {
-            println!("model: {} is broken:\n{path}", it.name);
-            for (s, a) in path.clone().into_vec() {
-                let held = |p: &Place| {
-                    p.policy.as_ref().map_or("-".to_string(), |h| {
-                        format!(
-                            "{}{}{}",
-                            h.mode,
-                            if h.ours.as_ref().is_some_and(|o| o.rolled_back.is_some()) {
-                                "(back)"
-                            } else {
-                                ""
-                            },
-                            if h.edited { "!" } else { "" }
-                        )
-                    })
-                };
-                println!(
-                    "  v{} {} {:?} | {} {:?} calm {:?} tb {} | req {:?} | {:?}",
-                    s.visits,
-                    held(&s.places[0]),
-                    s.places[0].watched,
-                    held(&s.places[1]),
-                    s.places[1].watched,
-                    s.places.iter().map(|p| p.calm).collect::<Vec<_>>(),
-                    s.places[0].taken_back,
-                    s.progress.requests.retry.as_ref().map(|h| &h.at),
-                    a
-                );
+    let mut failures = vec![];
+    for property in properties {
+        let name = property.name;
+        match (property.expectation.discovery_is_failure(), checker.discovery(name)) {
+            (true, Some(path)) => {
+                if mutant == Mutant::None {
+                    println!("model: {name}: not so after {:?}", path.into_actions());
+                }
+                failures.push(name);
             }
+            // What happens at all is asked of the whole model.
+            (false, None) if mutant == Mutant::None && theme == Theme::All => failures.push(name),
+            (true, None) | (false, _) => {}
         }
-        found.is_some() == it.expectation.discovery_is_failure()
-    });
-    of_broken(broken)
-}
-
-fn of_broken(it: impl Iterator<Item = Property<Rollout>>) -> Vec<&'static str> {
-    it.map(|it| it.name).collect()
+    }
+    failures
 }
 
 #[test]
 fn the_real_decide_keeps_every_statement_in_any_reachable_state() {
-    let all = [(Theme::All, FUEL), (Theme::Words, 3), (Theme::Edits, 3), (Theme::Leaders, 3)];
-    for (theme, fuel) in all {
-        let broken = broken(|| Rollout { mutant: Mutant::None, fuel, theme });
-        assert!(broken.is_empty(), "{broken:?}");
+    for (theme, fuel) in
+        [(Theme::All, FUEL), (Theme::Words, 3), (Theme::Edits, 3), (Theme::Leaders, 3)]
+    {
+        assert_eq!(failures(Mutant::None, theme, fuel), [""; 0], "{theme:?}");
     }
 }
 
 #[test]
 fn every_planted_mistake_is_caught() {
-    let caught = |mutant| {
-        let mut fuels = 0..=FUEL;
-        let broken = fuels.find_map(|fuel| {
-            let names = broken(|| Rollout { mutant, fuel, theme: Theme::All });
-            (!names.is_empty()).then(|| names.join("; "))
-        });
-        broken.inspect(|by| println!("model: {mutant:?}: {by}"))
-    };
     let all: Vec<_> = Mutant::all().collect();
-    let missed: Vec<_> = all.iter().filter(|mutant| caught(**mutant).is_none()).collect();
+    let mut missed = vec![];
+    for mutant in &all {
+        let by = (0..=FUEL)
+            .map(|fuel| failures(*mutant, Theme::All, fuel))
+            .find(|failures| !failures.is_empty());
+        match by {
+            Some(by) => println!("model: {mutant:?}: {}", by.join("; ")),
+            None => missed.push(mutant),
+        }
+    }
     println!("model: {} of {} mutants caught", all.len() - missed.len(), all.len());
     assert!(missed.is_empty(), "not caught: {missed:?}");
 }
