@@ -24,8 +24,9 @@ pub(crate) enum Event {
     Edit(usize),
     Make(usize),
     Delete(usize),
-    /// The namespace is deleted and made again.
+    /// The namespace is deleted and made again; a backup may bring its policy back.
     Recreate(usize),
+    FromBackup(usize),
     Layout(Layout),
     Soak(u8),
     Bake(u8),
@@ -76,7 +77,7 @@ impl How {
 impl State {
     /// The events that can happen now and cost fuel.
     pub(crate) fn events(&self) -> Vec<Event> {
-        use Event::{Bake, Delete, Edit, Layout as Arrange, Make, Recreate, Remove, Soak, Visit};
+        use Event::{Bake, Delete, Edit, Layout as Arrange, Make, Remove, Soak, Visit};
         let mut all: Vec<_> = [
             How::Crash,
             How::OnWatches,
@@ -95,7 +96,7 @@ impl State {
             if place.policy.is_some() {
                 all.extend([Edit(index), Delete(index)]);
                 if index == 0 {
-                    all.push(Recreate(index));
+                    all.extend([Event::Recreate(index), Event::FromBackup(index)]);
                 }
             } else if index == 0 {
                 all.push(Make(index));
@@ -179,7 +180,8 @@ impl State {
             Event::Edit(place) => state.edit(place),
             Event::Delete(place) => state.delete(place),
             Event::Make(place) => state.make(place),
-            Event::Recreate(place) => state.recreate(place),
+            Event::Recreate(place) => state.recreate(place, false),
+            Event::FromBackup(place) => state.recreate(place, true),
             Event::Layout(layout) => wishes.layout = layout,
             Event::Soak(soak) => wishes.soak = soak,
             Event::Bake(bake) => wishes.bake = bake,
@@ -200,12 +202,14 @@ impl State {
     /// Another hand gives the policy the other mode.
     pub(crate) fn edit(&mut self, place: usize) {
         self.touch(place);
+        let uid = self.uid(place);
         if let Some(held) = &mut self.places[place].policy {
             held.mode = match held.mode {
                 Mode::Strict => Mode::Permissive,
                 Mode::Permissive | Mode::Disable => Mode::Strict,
             };
-            held.edited = held.ours.is_some() && !held.edited;
+            let known = held.ours.as_ref().is_some_and(|ours| ours.namespace_uid == uid);
+            held.edited = held.ours.is_some() && !(held.edited && known);
         }
     }
 
@@ -216,7 +220,8 @@ impl State {
         let heard = self.progress.requests.retry.as_ref().map(|heard| heard.value.clone());
         let retried = heard != self.wishes.retry.map(|asked| at(asked).to_string());
         let memory = self.progress.namespaces.get(&SHOP[place].into());
-        let seen = memory.is_some_and(|memory| memory.bake.is_some());
+        let uid = self.uid(place);
+        let seen = memory.is_some_and(|memory| memory.bake.is_some() && memory.uid == uid);
         let here = &mut self.places[place];
         let ours = here.policy.take().and_then(|held| held.ours);
         here.harm = None;
@@ -235,11 +240,14 @@ impl State {
             Some(Held { mode: Mode::Permissive, ours: None, theirs: true, edited: false, before });
     }
 
-    fn recreate(&mut self, place: usize) {
+    /// Whatever a backup brings back is not ours any more, whatever is noted on it.
+    fn recreate(&mut self, place: usize, from_backup: bool) {
         self.touch(place);
         let here = &mut self.places[place];
-        let trouble = here.trouble;
-        *here = Place { age: here.age + 1, trouble, ..Place::default() };
+        let (age, trouble) = (here.age + 1, here.trouble);
+        let policy = here.policy.take().filter(|_| from_backup);
+        let policy = policy.map(|held| Held { edited: held.ours.is_some(), ..held });
+        *here = Place { age, trouble, policy, ..Place::default() };
     }
 
     /// What stands there is not what was read before.

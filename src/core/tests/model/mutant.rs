@@ -41,6 +41,7 @@ mutants! {
     HarmIgnored,
     SoftHarmIgnored,
     RetriesUnasked,
+    /// Whatever is rolled back before the visit after it, and whenever it was asked.
     RetryForgivesItsOwnVisit,
     AbortForgotten,
     AbortTakesAll,
@@ -65,6 +66,7 @@ mutants! {
     AdoptsUnasked,
     AdoptionForgotten,
     PreviousForgotten,
+    BackupTrusted,
     FenceOff,
     EpochNotRaised,
     PreconditionDropped,
@@ -83,7 +85,7 @@ mutants! {
     MeshStrictUnseen,
     RestoresUnasked,
     RestoreMakesStrict,
-    WritesAgain,
+    RollsBackAgain,
     NothingWritten,
 }
 
@@ -112,6 +114,9 @@ impl Mutant {
                 }
             }
             Self::RetriesUnasked => plan.asked.retry = Some(now.to_string()),
+            Self::RetryForgivesItsOwnVisit => {
+                plan.asked.retry.iter_mut().for_each(|asked| asked.insert_str(0, "asked at "));
+            }
             Self::AbortForgotten => plan.asked.abort = None,
             Self::AbortTakesAll => plan.asked.rollback = plan.asked.abort.clone(),
             Self::RollbackForgotten => plan.asked.rollback = None,
@@ -143,6 +148,11 @@ impl Mutant {
             }
             Self::BakeOfThePlanAlone => policies(world, |policy| {
                 policy.ours.iter_mut().for_each(|ours| ours.bake = None);
+            }),
+            Self::BackupTrusted => policies(world, |policy| {
+                let place = SHOP.iter().position(|name| *name == policy.namespace.as_str());
+                let ours = policy.ours.iter_mut().zip(place);
+                ours.for_each(|(ours, place)| ours.namespace_uid = state.uid(place));
             }),
             Self::DriftUnseen => policies(world, |policy| {
                 let wrote = policy.mode_we_wrote();
@@ -224,7 +234,7 @@ impl Mutant {
                 _ => {}
             }
         }
-        if self == Self::WritesAgain && writes.is_empty() {
+        if self == Self::RollsBackAgain && writes.is_empty() {
             writes.extend((0..SHOP.len()).filter_map(|place| again(state, place)));
         }
     }
@@ -240,15 +250,15 @@ impl Mutant {
     }
 }
 
-/// What stands there, once more.
+/// The rollback that was made already.
 fn again(state: &State, place: usize) -> Option<Write> {
     let held = state.places[place].policy.as_ref()?;
     Some(Write {
         place,
-        kind: if held.mode == Mode::Strict { Kind::Strict } else { Kind::Back },
+        kind: Kind::Back,
         mode: held.mode,
-        ours: held.ours.clone()?,
-        evidence: "e".into(),
+        ours: held.ours.clone().filter(|ours| ours.rolled_back.is_some())?,
+        evidence: String::new(),
         asked_for: false,
         stamp: state.reign,
     })

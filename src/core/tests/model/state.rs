@@ -2,6 +2,7 @@
 //! and the model's own truth, which asks neither the gates nor the operator.
 
 use crate::statement::Broken;
+use meshrollout_core::ident::Uid;
 use meshrollout_core::mode::Mode;
 use meshrollout_core::policy::Ours;
 use meshrollout_core::progress::Progress;
@@ -244,6 +245,14 @@ impl State {
     /// Seconds on the clock at the next visit.
     pub(crate) fn now(&self) -> i64 {
         i64::from(self.visits) * INTERVAL
+    }
+
+    /// The uid of a namespace.
+    pub(crate) fn uid(&self, place: usize) -> Uid {
+        match self.places[place].age {
+            0 => Uid::new(SHOP[place]),
+            age => Uid::new(format!("{}-{age}", SHOP[place])),
+        }
     }
 
     /// The index of the stage that covers a namespace.

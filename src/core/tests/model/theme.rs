@@ -37,9 +37,9 @@ impl Theme {
                     | Event::Soak(_)
                     | Event::Bake(_)
                     | Event::Recreate(_)
+                    | Event::FromBackup(_)
                     | Event::Delete(_)
                     | Event::Away
-                    | Event::Abort
                     | Event::Visit(How::Crash)
             ),
             Self::Leaders => matches!(

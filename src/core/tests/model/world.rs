@@ -4,7 +4,7 @@ use crate::event::How;
 use crate::state::{Harm, Held, INTERVAL, Layout, State, Trouble};
 use jiff::SignedDuration;
 use meshrollout_core::client_tls::TlsMode;
-use meshrollout_core::ident::{Namespace, PodRef, Uid};
+use meshrollout_core::ident::{Namespace, PodRef};
 use meshrollout_core::mode::Mode;
 use meshrollout_core::plan::{Existing, Mission, Stage, Targets};
 use meshrollout_core::policy::{FIELD_MANAGER, OUR_NAME, Policy};
@@ -43,7 +43,7 @@ impl State {
         for (index, place) in self.places.iter().enumerate() {
             let name = SHOP[index];
             if place.age > 0 {
-                world.edit(name, |facts| facts.uid = Uid::new(format!("{name}-{}", place.age)));
+                world.edit(name, |facts| facts.uid = self.uid(index));
             }
             if let Some(held) = &place.policy {
                 stand(&mut world, name, held);
