@@ -243,12 +243,18 @@ async fn meshrollout() -> Result<PathBuf, Error> {
             let folder = me.parent().unwrap_or(Path::new("."));
             let folder =
                 if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
-            let release = folder.ends_with("release");
+            let (release, is_test) = (folder.ends_with("release"), me.parent() != Some(folder));
             let mut build = tokio::process::Command::new(
                 std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
             );
+            // A test finds it built with the features of all tests, and need not build it twice.
+            let args: &[_] = match is_test {
+                true => &["test", "--no-run", "--workspace", "--test=tidy"],
+                false => &["build", "--package=meshrollout", "--bin=meshrollout"],
+            };
             build
-                .args(["build", "--quiet", "--package=meshrollout", "--bin=meshrollout"])
+                .args(args)
+                .arg("--quiet")
                 .args(release.then_some("--release"))
                 .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
             if let Some(target) = folder.parent() {

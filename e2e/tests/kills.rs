@@ -4,10 +4,11 @@
 //!
 //! A rollout serves many kills, one after the other, each followed by a new operator that waits for
 //! the dead one's Lease. Some are killed at every write of a policy (dry runs included), each once;
-//! the others at every seventeenth of all their writes, Lease, status, reports and events included,
-//! beginning with a different one each time.
+//! some at every kind of write, Lease, status, reports and events included, that none was killed at
+//! before; the others at every seventeenth of all their writes, beginning with a different one each
+//! time.
 //!
-//! WHOLE=1         every beginning and moment; else a sample of the latter kind
+//! WHOLE=1         every kind of write, every beginning and every moment; else a sample
 //! ONLY=policies   only the former kind
 //! CLUSTERS=3      so many side by side
 //! LIMIT=240       seconds from the beginning or the last kill to the end
@@ -45,6 +46,7 @@ const KILLS_AT_MOST: usize = 10;
 enum Plan {
     Nowhere,
     AtPolicies(Moment),
+    AtNew(Moment),
     Every { from: usize, moment: Moment },
 }
 
@@ -62,7 +64,16 @@ fn namespaces(name: &str) -> [String; 3] {
     ["one", "two", "three"].map(|stage| format!("{name}-{stage}"))
 }
 
-async fn rollout(cluster: &Cluster, name: &str, plan: Plan) -> Result<Left, Error> {
+async fn rollout(
+    cluster: &Cluster,
+    name: &str,
+    plan: Plan,
+    killed_at: &KilledAt,
+) -> Result<Left, Error> {
+    // Each begins with nobody leading, as the first one does.
+    let agreed = ["delete", "lease,meshfence", "meshrollout", "-n", "meshrollout-system"];
+    let agreed = [&agreed[..], &["--ignore-not-found"]].concat();
+    cluster.kubectl_text(&agreed).await.map_err(Error::new)?;
     let namespaces = namespaces(name);
     try_join_all(namespaces.iter().map(async |namespace| {
         cluster.namespace(namespace, Injection::Enabled, &[]).await?;
@@ -86,7 +97,7 @@ async fn rollout(cluster: &Cluster, name: &str, plan: Plan) -> Result<Left, Erro
             .with(&format!("/stages/{stage}/bake"), json!(format!("{}s", BAKE.as_secs())));
     }
     cluster.apply_rollout(&rollout).await?;
-    let killed = killed_until_enforced(cluster, name, &proxy, plan).await?;
+    let killed = killed_until_enforced(cluster, name, &proxy, plan, killed_at).await?;
 
     let audit = cluster.audit_since(mark)?;
     let watched = BAKE + SETTLE;
@@ -114,6 +125,7 @@ async fn killed_until_enforced(
     name: &str,
     proxy: &FaultProxy,
     plan: Plan,
+    killed_at: &KilledAt,
 ) -> Result<Vec<Recorded>, Error> {
     let options = OperatorOptions {
         apiserver: Some(proxy.url()),
@@ -125,17 +137,24 @@ async fn killed_until_enforced(
     let mut killed: Vec<Recorded> = vec![];
     let mut begin = Instant::now();
     loop {
-        let done: BTreeSet<_> = killed.iter().map(which).collect();
-        let held = match plan {
-            Plan::Nowhere => None,
-            _ if killed.len() >= KILLS_AT_MOST => None,
-            Plan::AtPolicies(moment) => Some(proxy.hold(moment, move |one| {
-                matches!(one.class, Class::Policy | Class::DryRun) && !done.contains(&which(one))
-            })),
-            Plan::Every { from, moment } => {
-                Some(proxy.hold(moment, move |one| one.number % STEP == from))
-            }
-        };
+        let done: BTreeSet<_> = killed.iter().map(|one| which(one, name)).collect();
+        let before: BTreeSet<_> = killed_at.lock().unwrap().clone();
+        let own = name.to_owned();
+        let held =
+            match plan {
+                Plan::Nowhere => None,
+                _ if killed.len() >= KILLS_AT_MOST => None,
+                Plan::AtPolicies(moment) => Some(proxy.hold(moment, move |one| {
+                    let is_policy = matches!(one.class, Class::Policy | Class::DryRun);
+                    is_policy && !done.contains(&which(one, &own))
+                })),
+                Plan::AtNew(moment) => Some(proxy.hold(moment, move |one| {
+                    !before.contains(&(moment as usize, which(one, &own)))
+                })),
+                Plan::Every { from, moment } => {
+                    Some(proxy.hold(moment, move |one| one.number % STEP == from))
+                }
+            };
         let held = async {
             match held {
                 Some(held) => held.await,
@@ -155,6 +174,9 @@ async fn killed_until_enforced(
             biased;
             at = held => {
                 let at = at.map_err(|error| Error::new(error.to_string()))?;
+                if let Plan::AtNew(moment) = plan {
+                    killed_at.lock().unwrap().insert((moment as usize, which(&at, name)));
+                }
                 killed.push(at);
                 begin = Instant::now();
             }
@@ -178,8 +200,19 @@ async fn until_all_is_told(cluster: &Cluster, name: &str, limit: Duration) -> Re
     Ok(())
 }
 
-fn which(one: &Recorded) -> (Class, String, Option<String>) {
-    (one.class, one.path.clone(), one.mode.clone())
+/// What tells one kind of write of a rollout from another, whatever the rollout's name.
+type Kind = (Class, String, String, Option<String>);
+
+/// The kinds of write at which an operator was killed, and in which moment of it.
+type KilledAt = Mutex<BTreeSet<(usize, Kind)>>;
+
+fn which(one: &Recorded, rollout: &str) -> Kind {
+    let path = match one.class {
+        // Their names are made up.
+        Class::Event => one.path.split("/events/").next().unwrap_or_default(),
+        _ => one.path.as_str(),
+    };
+    (one.class, one.method.clone(), path.replace(rollout, "…"), one.mode.clone())
 }
 
 /// The policies and the reports' states, without times, versions, identities and counts.
@@ -228,7 +261,11 @@ struct Turn {
     plan: Plan,
 }
 
-async fn lane(queue: &Mutex<VecDeque<Turn>>, left: &Mutex<Vec<(Turn, Left)>>) {
+async fn lane(
+    queue: &Mutex<VecDeque<Turn>>,
+    left: &Mutex<Vec<(Turn, Left)>>,
+    killed_at: &KilledAt,
+) {
     let mut cluster = None;
     loop {
         let Some(turn) = queue.lock().unwrap().pop_front() else { return };
@@ -240,7 +277,7 @@ async fn lane(queue: &Mutex<VecDeque<Turn>>, left: &Mutex<Vec<(Turn, Left)>>) {
             cluster = Some(new);
         }
         let begin = Instant::now();
-        let got = rollout(cluster.as_ref().unwrap(), &turn.name, turn.plan).await;
+        let got = rollout(cluster.as_ref().unwrap(), &turn.name, turn.plan, killed_at).await;
         let got = got.unwrap_or_else(|error| Left {
             wrong: vec![format!("the end was not reached: {error}")],
             ..Left::default()
@@ -257,6 +294,10 @@ async fn lane(queue: &Mutex<VecDeque<Turn>>, left: &Mutex<Vec<(Turn, Left)>>) {
         if !got.wrong.is_empty() {
             // One tells enough.
             queue.lock().unwrap().clear();
+        } else if let (Plan::AtNew(_), false) = (turn.plan, got.killed.is_empty()) {
+            // Until it meets nothing new.
+            let turn = Turn { name: format!("{}x", turn.name), plan: turn.plan };
+            queue.lock().unwrap().push_front(turn);
         }
         left.lock().unwrap().push((turn, got));
     }
@@ -276,6 +317,9 @@ async fn an_operator_killed_at_any_write_leaves_what_an_undisturbed_one_leaves()
     let mut plans = vec![Plan::Nowhere];
     plans.extend(Moment::ALL.map(Plan::AtPolicies));
     let policies_only = std::env::var("ONLY").is_ok_and(|only| only == "policies");
+    if whole {
+        plans.extend(Moment::ALL.map(Plan::AtNew));
+    }
     for from in (0..STEP).filter(|_| !policies_only) {
         for (index, moment) in Moment::ALL.into_iter().enumerate() {
             // The sample has each moment once, at different beginnings.
@@ -288,8 +332,9 @@ async fn an_operator_killed_at_any_write_leaves_what_an_undisturbed_one_leaves()
     let queue: VecDeque<_> =
         turns.map(|(number, plan)| Turn { name: format!("k{number}"), plan }).collect();
     let (queue, left) = (Mutex::new(queue), Mutex::new(vec![]));
+    let killed_at = Mutex::default();
     let clusters = std::env::var("CLUSTERS").ok().and_then(|count| count.parse().ok()).unwrap_or(3);
-    join_all((0..clusters).map(|_| lane(&queue, &left))).await;
+    join_all((0..clusters).map(|_| lane(&queue, &left, &killed_at))).await;
 
     let left = left.into_inner().unwrap();
     let undisturbed = left.iter().find(|(turn, _)| matches!(turn.plan, Plan::Nowhere)).unwrap();
@@ -310,6 +355,20 @@ async fn an_operator_killed_at_any_write_leaves_what_an_undisturbed_one_leaves()
             if got.killed.len() != 9 {
                 failures.push(format!("{told}: not nine kills"));
             }
+        }
+    }
+    if whole {
+        let killed_at = killed_at.into_inner().unwrap();
+        let undisturbed = &undisturbed.1.writes;
+        let kinds: BTreeSet<_> = undisturbed.iter().map(|one| which(one, "k0")).collect();
+        println!("{} kinds of write, each at {} moments", kinds.len(), Moment::ALL.len());
+        let all = kinds.iter().flat_map(|kind| Moment::ALL.map(|at| (at as usize, kind.clone())));
+        let spared = all.filter(|one| !killed_at.contains(one));
+        failures.extend(spared.map(|one| format!("nobody was killed at {one:?}")));
+    }
+    for (turn, got) in &left {
+        if let (Plan::Every { .. }, true) = (turn.plan, got.killed.is_empty()) {
+            failures.push(format!("{} {:?}: nobody was killed", turn.name, turn.plan));
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
