@@ -142,6 +142,11 @@ impl Istiod {
         self.ports.http
     }
 
+    /// The port on which proxies ask in plaintext.
+    pub(crate) fn xds_port(&self) -> u16 {
+        self.ports.grpc
+    }
+
     /// Kills the process and takes its pods out of service.
     pub async fn stop(&self) -> Result<(), Error> {
         drop(self.process.lock().await.take());

@@ -42,6 +42,7 @@ mod servers;
 mod shop;
 mod tools;
 mod wait;
+mod xds;
 
 pub use audit::{Audit, Event, ObjectRef};
 pub use cluster::{AuditMark, Cluster, Options};

@@ -13,9 +13,14 @@ impl Tools {
         if let Some(folder) = std::env::var_os("MESHROLLOUT_TOOLS") {
             return Ok(Self(folder.into()));
         }
+        Self::of("control-plane")
+    }
+
+    /// The programs of one tier of the builder.
+    pub(crate) fn of(tier: &str) -> Result<Self, Error> {
         let builder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/build");
         let output = Command::new(&builder)
-            .arg("control-plane")
+            .arg(tier)
             .stderr(Stdio::inherit())
             .output()
             .doing("running e2e/tools/build")?;

@@ -11,13 +11,14 @@ pub async fn until<T>(
     mut attempt: impl AsyncFnMut() -> Result<T, String>,
 ) -> Result<T, Error> {
     let begin = Instant::now();
+    let mut said = String::new();
     loop {
         // Bounded as well: one attempt that hangs must not outlast the limit by much.
         let left = limit.saturating_sub(begin.elapsed()).max(Duration::from_secs(1));
         let not_yet = match tokio::time::timeout(left, attempt()).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(not_yet)) => not_yet,
-            Err(_) => "no answer".to_owned(),
+            Err(_) => format!("no answer; before that: {said}"),
         };
         if begin.elapsed() >= limit {
             return Err(Error::new(format!(
@@ -25,6 +26,7 @@ pub async fn until<T>(
                 limit.as_secs()
             )));
         }
+        said = not_yet;
         tokio::time::sleep(POLL).await;
     }
 }

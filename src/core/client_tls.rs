@@ -4,7 +4,10 @@
 //! `destination_rule.go:mergeDestinationRule` (merge), `networking/util/util.go` and
 //! `xds/endpoints/mtls_checker.go` (port and subset); `istio-semantics.md` B2–B4.
 
+mod in_force;
+
 use crate::ident::{Host, Labels, Namespace, Port};
+use in_force::Merged;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -80,6 +83,13 @@ pub struct Rules {
 pub struct ClientTls<'a> {
     /// What goes on the wire.
     pub wire: Wire,
+    /// Where the wire is automatic, what the rule makes of the endpoints: with `false` clients take
+    /// each for one that accepts plaintext only, with `true` each with a sidecar for one that
+    /// accepts mutual TLS, whatever its mode is. Where clients are not told of endpoints (a headless
+    /// Service, or PASSTHROUGH) this has no effect.
+    pub told: Option<bool>,
+    /// The rule asks for PASSTHROUGH load balancing.
+    pub passthrough: bool,
     /// The rule in force, if any.
     pub decided_by: Option<&'a Rule>,
     /// The subset, if not the whole host.
@@ -125,9 +135,9 @@ impl Rules {
         self.by_namespace.get(namespace).map_or(&[], |rules| rules.as_slice())
     }
 
-    /// Everything that clients of `client` (with `labels`, if one workload is meant) may put on the
-    /// wire towards `port` of `host`, which is served in `server`: the whole host first, then each
-    /// subset that differs.
+    /// Everything that clients of `client` with `labels` may put on the wire towards `port` of
+    /// `host`, which is served in `server`: the whole host first, then each subset that has a
+    /// policy of its own.
     pub fn client_tls(
         &self,
         client: &Namespace,
@@ -136,157 +146,78 @@ impl Rules {
         host: &Host,
         port: Port,
     ) -> Vec<ClientTls<'_>> {
-        let merged = self.in_force(client, labels, server, host);
-        let Some(first) = merged.first().copied() else {
-            return vec![ClientTls { wire: Wire::Auto, decided_by: None, subset: None }];
+        let Some(merged) = self.in_force(client, labels, server, host) else {
+            return vec![ClientTls::automatic(None)];
         };
+        let Merged { parts, .. } = &merged;
         if let Some((rule, why)) =
-            merged.iter().find_map(|rule| Some((*rule, rule.malformed.as_ref()?)))
+            parts.iter().find_map(|rule| Some((*rule, rule.malformed.as_ref()?)))
         {
             let wire = Wire::Unknown(why.clone());
-            return vec![ClientTls { wire, decided_by: Some(rule), subset: None }];
+            return vec![ClientTls { wire, ..ClientTls::automatic(Some(rule)) }];
         }
-        // `trafficPolicy` is taken whole from the first rule that has one, never field by field.
-        let speaks = merged.iter().copied().find(|rule| rule.policy.is_some());
+        let speaks = merged.speaks();
         let base = speaks.and_then(|rule| rule.policy.as_ref());
         let whole = ClientTls {
-            wire: wire(base.and_then(|policy| policy.resolve(port))),
-            decided_by: Some(speaks.unwrap_or(first)),
+            wire: wire(base.and_then(|policy| policy.on(port).0)),
+            told: told(base.and_then(|policy| policy.told_on(port))),
+            // An entry for the port is taken whole here, too.
+            passthrough: speaks.is_some_and(|rule| {
+                rule.passthrough && base.is_none_or(|policy| !policy.ports.contains_key(&port))
+            }),
+            decided_by: speaks.or(parts.first().copied()),
             subset: None,
         };
         let mut seen = BTreeSet::new();
-        let mut all = vec![whole];
-        for rule in &merged {
+        let mut subsets = vec![];
+        for rule in parts {
             // Subsets are united by name, the first rule to name one wins.
             for subset in rule.subsets.iter().filter(|subset| seen.insert(&subset.name)) {
                 let Some(own) = subset.policy.as_ref() else { continue };
-                let tls = match own.ports.get(&port) {
-                    Some(on_port) => on_port.as_ref(),
-                    None => match &own.tls {
-                        Some(tls) => Some(tls),
-                        None => base.and_then(|policy| policy.resolve(port)),
-                    },
-                };
-                all.push(ClientTls {
+                let (on_port, is_whole) = own.on(port);
+                let inherited = || base.and_then(|policy| policy.on(port).0);
+                let tls = if is_whole { on_port } else { on_port.or_else(inherited) };
+                let on_endpoints =
+                    own.told_on(port).or_else(|| base.and_then(|policy| policy.told_on(port)));
+                subsets.push(ClientTls {
                     wire: wire(tls),
+                    told: told(on_endpoints),
                     decided_by: Some(rule),
                     subset: Some(&subset.name),
+                    ..whole
                 });
             }
         }
-        all
-    }
-
-    /// The rule in force asks for PASSTHROUGH load balancing.
-    pub fn is_passthrough(
-        &self,
-        client: &Namespace,
-        labels: &Labels,
-        server: &Namespace,
-        host: &Host,
-    ) -> bool {
-        self.in_force(client, labels, server, host).iter().any(|rule| rule.passthrough)
-    }
-
-    /// The rules in force for a client, to be merged in this order. Never across namespaces: a
-    /// wildcard in the client's namespace hides an exact rule beside the service (B3).
-    fn in_force(
-        &self,
-        client: &Namespace,
-        labels: &Labels,
-        server: &Namespace,
-        host: &Host,
-    ) -> Vec<&Rule> {
-        let root = self.root.as_ref();
-        let is_root_client = root == Some(client);
-        if !is_root_client {
-            let own = self.most_specific(client, host, |rule| {
-                rule.selector.as_ref().is_none_or(|selector| selector.select(labels))
-                    && rule.is_visible_in_its_own_namespace()
-            });
-            if !own.is_empty() {
-                return own;
-            }
-        } else {
-            let own = self.most_specific(client, host, Rule::is_private);
-            if !own.is_empty() {
-                return own;
-            }
-        }
-        for namespace in [Some(server), root].into_iter().flatten() {
-            // The most specific host is chosen before visibility is asked; a hidden one does not
-            // fall back to a less specific one of the same namespace.
-            let candidates = self.most_specific(namespace, host, |rule| {
-                rule.selector.is_none() && !rule.is_private()
-            });
-            let visible: Vec<_> =
-                candidates.into_iter().filter(|rule| rule.is_exported_to(client)).collect();
-            if !visible.is_empty() {
-                return visible;
-            }
-        }
-        vec![]
-    }
-
-    /// The rules of `namespace` for the most specific host that covers `host`. Those with a
-    /// selector beat the others.
-    fn most_specific(
-        &self,
-        namespace: &Namespace,
-        host: &Host,
-        admit: impl Fn(&Rule) -> bool,
-    ) -> Vec<&Rule> {
-        let covering: Vec<_> = self
-            .of(namespace)
-            .iter()
-            .filter(|rule| admit(rule) && covers(&rule.host, host))
-            .collect();
-        let best = |rules: &[&Rule]| rules.iter().map(|rule| specificity(&rule.host)).max();
-        let selecting: Vec<_> =
-            covering.iter().copied().filter(|rule| rule.selector.is_some()).collect();
-        let pool = if selecting.is_empty() { covering } else { selecting };
-        let Some(best) = best(&pool) else { return vec![] };
-        pool.into_iter().filter(|rule| specificity(&rule.host) == best).collect()
+        std::iter::once(whole).chain(subsets).collect()
     }
 }
 
-impl Rule {
-    fn is_visible_in_its_own_namespace(&self) -> bool {
-        self.export_to.is_empty()
-            || ["*", ".", self.namespace.as_str()].iter().any(|to| self.export_to.contains(*to))
-    }
-
-    /// Exported to its own namespace only.
-    fn is_private(&self) -> bool {
-        !self.export_to.is_empty()
-            && self.export_to.iter().all(|to| to == "." || to == self.namespace.as_str())
-    }
-
-    fn is_exported_to(&self, client: &Namespace) -> bool {
-        self.export_to.is_empty()
-            || self.export_to.contains("*")
-            || self.export_to.contains(client.as_str())
-            || (self.export_to.contains(".") && self.namespace == *client)
+impl<'a> ClientTls<'a> {
+    /// No rule says anything of TLS.
+    fn automatic(decided_by: Option<&'a Rule>) -> Self {
+        Self { wire: Wire::Auto, told: None, passthrough: false, decided_by, subset: None }
     }
 }
 
 impl TrafficPolicy {
-    /// The TLS to a Service port (B4). The cluster takes the port entry whole, so an entry without
-    /// `tls` leaves it unset; but the endpoint checker still falls back to the top level, and a
-    /// top-level DISABLE or SIMPLE then comes out as plaintext.
-    fn resolve(&self, port: Port) -> Option<&TlsMode> {
+    /// The TLS of the cluster for a Service port, and whether an entry for the port says so. Such an
+    /// entry is taken whole: one without `tls` leaves it unset (B4).
+    fn on(&self, port: Port) -> (Option<&TlsMode>, bool) {
         match self.ports.get(&port) {
-            None => self.tls.as_ref(),
-            Some(Some(tls)) => Some(tls),
-            Some(None) => match &self.tls {
-                Some(TlsMode::Disable | TlsMode::Simple | TlsMode::Mutual) => {
-                    Some(&TlsMode::Disable)
-                }
-                Some(TlsMode::IstioMutual) | None => None,
-                Some(unknown @ TlsMode::Unknown(_)) => Some(unknown),
-            },
+            Some(on_port) => (on_port.as_ref(), true),
+            None => (self.tls.as_ref(), false),
         }
     }
+
+    /// What the endpoints are told: here an entry without `tls` falls back to the top level
+    /// (`mtls_checker.go:trafficPolicyTLSModeForPort`).
+    fn told_on(&self, port: Port) -> Option<&TlsMode> {
+        self.ports.get(&port).and_then(Option::as_ref).or(self.tls.as_ref())
+    }
+}
+
+fn told(tls: Option<&TlsMode>) -> Option<bool> {
+    tls.map(|tls| *tls == TlsMode::IstioMutual)
 }
 
 fn wire(tls: Option<&TlsMode>) -> Wire {
@@ -298,19 +229,6 @@ fn wire(tls: Option<&TlsMode>) -> Wire {
         Some(TlsMode::IstioMutual) => Wire::IstioMutual,
         Some(TlsMode::Unknown(word)) => Wire::Unknown(format!("tls.mode {word:?}")),
     }
-}
-
-/// `*` covers everything, `*.suffix` covers what ends in `.suffix`, anything else only itself.
-fn covers(rule: &Host, host: &Host) -> bool {
-    match rule.as_str().strip_prefix('*') {
-        Some(suffix) => host.as_str().ends_with(suffix),
-        None => rule == host,
-    }
-}
-
-/// Exact beats wildcard, among wildcards the longest wins.
-fn specificity(host: &Host) -> (bool, usize) {
-    (!host.as_str().starts_with('*'), host.as_str().len())
 }
 
 impl fmt::Display for Wire {
@@ -418,6 +336,28 @@ mod tests {
         assert_eq!(wires("front", vec![plain, selecting]), [Wire::IstioMutual]);
     }
 
+    /// Seen on a real istiod: what stands for the most specific host is all that counts, also where
+    /// none of it is for this client.
+    #[test]
+    fn a_selector_that_selects_others_hides_what_is_less_specific() {
+        let mut selecting = to(rule("front", HOST, Some(IstioMutual)), &["elsewhere"]);
+        selecting.selector = Some(Labels::from_iter([("app", "other")]));
+        let wide = rule("front", "*.local", Some(Disable));
+        let beside = rule("shop", HOST, Some(Simple));
+        assert_eq!(wires("front", vec![selecting, wide, beside]), [Wire::Auto]);
+    }
+
+    /// Seen on a real istiod, whatever its documentation says of the first.
+    #[test]
+    fn of_rules_that_are_exported_differently_the_last_one_counts() {
+        let first = to(rule("shop", HOST, Some(Disable)), &["."]);
+        let mut second = to(rule("shop", HOST, Some(IstioMutual)), &["shop", "front"]);
+        second.name = "z".into();
+        assert_eq!(wires("shop", vec![first.clone(), second.clone()]), [Wire::IstioMutual]);
+        second.export_to = first.export_to.clone();
+        assert_eq!(wires("shop", vec![first, second]), [Wire::Plaintext]);
+    }
+
     /// The port table of `istio-semantics.md` B4.
     #[test]
     fn port_settings_replace_the_top_level() {
@@ -425,13 +365,23 @@ mod tests {
             let mut rule = rule("shop", HOST, None);
             rule.policy =
                 Some(TrafficPolicy { tls: top, ports: BTreeMap::from([(Port(80), port)]) });
-            wires("front", vec![rule])
+            let rules = Rules::new(Some(ROOT.into()), vec![rule]);
+            let all = rules.client_tls(
+                &"front".into(),
+                &Labels::default(),
+                &"shop".into(),
+                &HOST.into(),
+                Port(80),
+            );
+            (all[0].wire.clone(), all[0].told)
         };
-        assert_eq!(with_port(Some(Disable), None), [Wire::Plaintext]);
-        assert_eq!(with_port(Some(Simple), None), [Wire::Plaintext]);
-        assert_eq!(with_port(Some(IstioMutual), None), [Wire::Auto]);
-        assert_eq!(with_port(None, Some(Disable)), [Wire::Plaintext]);
-        assert_eq!(with_port(Some(Disable), Some(IstioMutual)), [Wire::IstioMutual]);
+        // Taken whole, it leaves TLS unset; the endpoints still go by the top level.
+        assert_eq!(with_port(Some(Disable), None), (Wire::Auto, Some(false)));
+        assert_eq!(with_port(Some(Simple), None), (Wire::Auto, Some(false)));
+        assert_eq!(with_port(Some(IstioMutual), None), (Wire::Auto, Some(true)));
+        assert_eq!(with_port(None, None), (Wire::Auto, None));
+        assert_eq!(with_port(None, Some(Disable)), (Wire::Plaintext, Some(false)));
+        assert_eq!(with_port(Some(Disable), Some(IstioMutual)), (Wire::IstioMutual, Some(true)));
     }
 
     #[test]

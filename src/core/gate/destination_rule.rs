@@ -27,8 +27,6 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         }
         let unmeshed = endpoints.iter().filter(|pod| !pod.takes_mutual_tls()).count();
         for (client, labels) in &clients {
-            let passthrough = service.headless
-                || snapshot.rules.is_passthrough(client, labels, &facts.name, &service.host);
             for port in &service.ports {
                 let choices = snapshot.rules.client_tls(
                     client,
@@ -39,7 +37,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
                 );
                 for tls in choices {
                     let call = Call { facts, service, port };
-                    if let Some(found) = judge(&call, &tls, auto, passthrough, unmeshed) {
+                    if let Some(found) = judge(&call, &tls, auto, unmeshed) {
                         findings.entry(found).or_default().insert(client);
                     }
                 }
@@ -59,13 +57,7 @@ struct Call<'a> {
     port: &'a ServicePort,
 }
 
-fn judge(
-    call: &Call<'_>,
-    tls: &ClientTls<'_>,
-    auto: bool,
-    passthrough: bool,
-    unmeshed: usize,
-) -> Option<Finding> {
+fn judge(call: &Call<'_>, tls: &ClientTls<'_>, auto: bool, unmeshed: usize) -> Option<Finding> {
     let Call { facts, service, port } = call;
     let host = &service.host;
     let here = || Subject::new("Service", &facts.name, &service.name).on(port.port);
@@ -81,7 +73,13 @@ fn judge(
     let edit = tls.decided_by.map_or_else(String::new, |rule| {
         format!("kubectl edit destinationrule {} -n {}", rule.name, rule.namespace)
     });
-    let finding = match &tls.wire {
+    // Whose endpoints are not told: mutual TLS to all of them, or to none.
+    let passthrough = service.headless || tls.passthrough;
+    let wire = match (&tls.wire, tls.told) {
+        (Wire::Auto, Some(false)) if !passthrough => &Wire::Plaintext,
+        (wire, _) => wire,
+    };
+    let finding = match wire {
         Wire::Plaintext => Finding::new(
             Code::ClientTlsDisabled,
             rule(),
