@@ -6,7 +6,9 @@ use futures::future::try_join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{
+    ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
+};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
@@ -307,6 +309,68 @@ impl Cluster {
         .await
     }
 
+    /// Makes an admission policy that refuses PeerAuthentications of this mode in one namespace, in
+    /// these words, and waits until it does.
+    pub async fn forbid(&self, namespace: &str, mode: &str, words: &str) -> Result<(), Error> {
+        let api = "admissionregistration.k8s.io/v1";
+        let name = admission_policy(namespace, mode);
+        let policy = json!({
+            "apiVersion": api, "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name},
+            "spec": {
+                "matchConstraints": {"resourceRules": [{
+                    "apiGroups": ["security.istio.io"], "apiVersions": ["*"],
+                    "operations": ["CREATE", "UPDATE"], "resources": ["peerauthentications"],
+                }]},
+                "validations": [{
+                    "expression": format!("object.spec.mtls.mode != '{mode}'"), "message": words,
+                }],
+            },
+        });
+        let binding = json!({
+            "apiVersion": api, "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": name},
+            "spec": {"policyName": name, "validationActions": ["Deny"],
+                "matchResources": {"namespaceSelector": {
+                    "matchLabels": {"kubernetes.io/metadata.name": namespace},
+                }}},
+        });
+        self.apply(&[policy, binding]).await?;
+        until(&format!("{mode} to be refused in {namespace}"), LIMIT, async || {
+            match self.admits(namespace, mode).await {
+                Err(why) if why.contains(words) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+    }
+
+    /// Takes the policy of [`Self::forbid`] away, and waits until the mode is accepted.
+    pub async fn allow(&self, namespace: &str, mode: &str) -> Result<(), Error> {
+        let name = admission_policy(namespace, mode);
+        for kind in ["validatingadmissionpolicybinding", "validatingadmissionpolicy"] {
+            self.delete(kind, "default", &name).await?;
+        }
+        until(&format!("{mode} to be accepted in {namespace}"), LIMIT, async || {
+            self.admits(namespace, mode).await
+        })
+        .await
+    }
+
+    /// Whether a PeerAuthentication of this mode would be stored, and else why not.
+    async fn admits(&self, namespace: &str, mode: &str) -> Result<(), String> {
+        let policy = json!({
+            "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+            "metadata": {"name": "tried"}, "spec": {"mtls": {"mode": mode}},
+        });
+        let policy = serde_json::from_value(policy).map_err(|error| error.to_string())?;
+        let kind = GroupVersionKind::gvk("security.istio.io", "v1", "PeerAuthentication");
+        let policies: Api<DynamicObject> =
+            Api::namespaced_with(self.client(), namespace, &ApiResource::from_gvk(&kind));
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        let tried = policies.create(&dry_run, &policy).await;
+        tried.map(drop).map_err(|error| error.to_string())
+    }
+
     /// Makes a DestinationRule that sets client TLS of this mode for a host.
     pub async fn destination_rule(
         &self,
@@ -331,4 +395,8 @@ impl Cluster {
             false => Err(Error::new(String::from_utf8_lossy(&output.stderr).into_owned())),
         }
     }
+}
+
+fn admission_policy(namespace: &str, mode: &str) -> String {
+    format!("no-{}-{namespace}", mode.to_lowercase())
 }
