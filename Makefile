@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-model test-faults test-planted e2e-control-plane tools check bless need-rust need-all
+.PHONY: help demo test test-core test-model test-faults test-planted soak e2e-control-plane tools check bless need-rust need-all
 
 # LANES and THREADS say how much of e2e runs at one time; see e2e/run.
 LOG = $(or $(CARGO_TARGET_DIR),target)/test.log
@@ -45,6 +45,9 @@ test-faults: need-all tools ## 500 fault schedules, a kill at every write, 200 l
 
 test-planted: need-all tools ## bugs planted in a copy of the shell, each to be found
 	HUNT=1 cargo test --locked -p meshrollout-e2e --test planted -- --nocapture
+
+soak: need-all tools ## ten minutes at rest and ten under pod churn on 50 namespaces; prints requests, writes and memory
+	SOAK=1 cargo test --locked -p meshrollout-e2e --test soak -- --nocapture
 
 e2e-control-plane: need-all tools ## the scenarios on real control planes
 	e2e/run
