@@ -1,5 +1,5 @@
-//! Bugs planted in a copy of the shell, each of which the schedules or the kills must find: a
-//! test of the tests.
+//! Bugs planted in a copy of the shell, each of which the schedules, the kills or another file of
+//! these tests must find: a test of the tests.
 //!
 //! HUNT=1          plants them all; else only their places are looked for
 //! BUG=name        that one alone
@@ -26,11 +26,13 @@ enum FoundBy {
     Seed(u64),
     /// The kills at each write of a policy.
     Kills,
+    /// The test file of this name.
+    File(&'static str),
 }
 
-use FoundBy::{Kills, Seed};
+use FoundBy::{File, Kills, Seed};
 
-const BUGS: [Bug; 17] = [
+const BUGS: [Bug; 18] = [
     Bug {
         name: "forces its fields over another's",
         file: "src/apply.rs",
@@ -137,6 +139,13 @@ const BUGS: [Bug; 17] = [
         found_by: Seed(0),
     },
     Bug {
+        name: "takes what the watches say for what it read again",
+        file: "src/controller/visit.rs",
+        find: "let read = self.objects.quorum(&self.client, namespace, now, Arc::clone(telemetry)).await;",
+        replace: "let watched = self.objects.snapshot(now, Arc::clone(telemetry)); let source = meshrollout_core::snapshot::Source::Quorum; let read: Result<Snapshot, crate::observe::objects::ReadError> = Ok(Snapshot { source, ..watched });",
+        found_by: File("stale"),
+    },
+    Bug {
         name: "does not follow a kind again after its watch failed",
         file: "src/observe/objects/watch.rs",
         find: "tokio::time::sleep(backoff.next().unwrap_or(last_delay)).await;",
@@ -228,6 +237,7 @@ fn hunted(program: &Path, found_by: FoundBy) -> (bool, String) {
     match found_by {
         Seed(seed) => test.arg("faults").env("SEED", seed.to_string()),
         Kills => test.arg("kills").env("ONLY", "policies"),
+        File(name) => test.arg(name),
     };
     test.env("MESHROLLOUT", program).env("CLUSTERS", "1").env("LIMIT", "150");
     let output = ran(&mut test);
@@ -254,10 +264,11 @@ fn every_planted_bug_is_found() {
     println!("{} programs built in {} s", ready.len(), begin.elapsed().as_secs());
     let hunts = std::env::var("HUNTS").ok().and_then(|it| it.parse().ok()).unwrap_or(3);
     let (queue, missed) = (Mutex::new(ready), Mutex::new(vec![]));
-    // A test that fails without a bug finds none: the same two pass on the program as it is.
+    // A test that fails without a bug finds none: the same ones pass on the program as it is.
     let sound = folder.join("meshrollout-sound");
     std::fs::copy(as_it_is(&folder, &tree), &sound).unwrap();
-    for found_by in [Seed(0), Seed(8), Kills].into_iter().filter(|_| only.is_none()) {
+    for found_by in [Seed(0), Seed(8), Kills, File("stale")].into_iter().filter(|_| only.is_none())
+    {
         let (failed, told) = hunted(&sound, found_by);
         assert!(!failed, "{found_by:?} fails without a bug: {told}");
         println!("nothing found by {found_by:?} where nothing is planted");
@@ -270,8 +281,10 @@ fn every_planted_bug_is_found() {
                     let Some((program, bug)) = next else { return };
                     let begin = Instant::now();
                     let (found, told) = hunted(&program, bug.found_by);
-                    let why =
-                        told.lines().find(|line| line.contains(": S") || line.contains("end was"));
+                    let tells = |line: &&str| {
+                        [": S", "end was", "  left: "].iter().any(|sign| line.contains(sign))
+                    };
+                    let why = told.lines().find(tells);
                     println!(
                         "{} \"{}\" by {:?} after {} s{}",
                         if found { "found" } else { "MISSED" },
