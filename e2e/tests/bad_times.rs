@@ -186,6 +186,7 @@ async fn harm_is_undone_although_reports_and_status_are_wiped() {
     operator.stop().await.unwrap();
     wipe(cluster, "forgotten").await;
     wipe(cluster, "wiped").await;
+    assert_eq!(cluster.rollout("forgotten").await.unwrap()["status"], Value::Null);
     harm(cluster, "forgotten");
     let mark = cluster.audit_mark().unwrap();
     let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
