@@ -315,3 +315,13 @@ fn table(costs: &[(&str, &Cost)]) {
         println!("{name}: who leads: {:?}; written: {:?}", cost.leading, cost.wrote);
     }
 }
+
+#[test]
+fn memory_that_grows_shows_in_its_thirds_and_a_warm_up_does_not() {
+    let of = |memory: Vec<u64>| {
+        let [first, _, last] = Cost { memory, ..Cost::default() }.thirds();
+        last <= first * GROWTH
+    };
+    assert!(!of((0..200).map(|number| 40_000 + 40 * number).collect()));
+    assert!(of((0..200).map(|number| 40_000 + 40 * number.min(40)).collect()));
+}
