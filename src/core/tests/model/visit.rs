@@ -31,7 +31,7 @@ impl State {
     }
 
     fn look(&mut self, how: How, again: bool, mutant: Mutant) -> bool {
-        let known = (self.soaked, [self.places[0].calm, self.places[1].calm]);
+        let (soaked, calm) = (self.soaked, self.places.each_ref().map(|place| place.calm));
         self.time_passes(how, u8::from(!again));
         let Looked { writes, progress, guarded } = self.decided(how, mutant);
         let wrote = !writes.is_empty();
@@ -56,26 +56,28 @@ impl State {
                 }
             }
         }
-        let forgets = matches!(how, How::Crash | How::Deposed);
-        if !forgets {
-            self.progress = mutant.keeps(self, progress);
-            for place in &mut self.places {
-                // Blind eyes neither suspect nor acquit.
-                if self.source_up {
-                    place.suspected = place.is_strict() && place.shows() == Some(Harm::Soft);
-                }
-            }
-        }
-        // What breaks a soak and is not remembered is a gap, and a soak bears a short one.
-        if forgets {
-            let (soaked, calm) = known;
-            self.soaked = soaked;
-            for (place, calm) in self.places.iter_mut().zip(calm) {
-                place.calm = calm.or(place.calm);
-            }
+        match how {
+            How::Crash | How::Deposed => self.forget(soaked, calm),
+            _ => self.remember(progress, mutant),
         }
         self.resting = how == How::Plain && !wrote && self.is_at_rest();
         true
+    }
+
+    fn remember(&mut self, progress: Progress, mutant: Mutant) {
+        self.progress = mutant.keeps(self, progress);
+        // Blind eyes neither suspect nor acquit.
+        for place in self.places.iter_mut().filter(|_| self.source_up) {
+            place.suspected = place.is_strict() && place.shows() == Some(Harm::Soft);
+        }
+    }
+
+    /// What breaks a soak and is not remembered is a gap, and a soak bears a short one.
+    fn forget(&mut self, soaked: u8, calm: [Option<u8>; SHOP.len()]) {
+        self.soaked = soaked;
+        for (place, calm) in self.places.iter_mut().zip(calm) {
+            place.calm = calm.or(place.calm);
+        }
     }
 
     /// Another hand comes between the read and the write.
