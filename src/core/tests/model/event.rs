@@ -3,7 +3,7 @@
 use crate::mutant::Mutant;
 use crate::state::{BAKE, GAP, Gone, Harm, Held, INTERVAL, Layout, Place, SOAK, State, Trouble};
 use meshrollout_core::mode::Mode;
-use meshrollout_core::testing::{SHOP, at};
+use meshrollout_core::testing::at;
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Event {
@@ -219,15 +219,12 @@ impl State {
         self.touch(place);
         let heard = self.progress.requests.retry.as_ref().map(|heard| heard.value.clone());
         let retried = heard != self.wishes.retry.map(|asked| at(asked).to_string());
-        let memory = self.progress.namespaces.get(&SHOP[place].into());
-        let uid = self.uid(place);
-        let seen = memory.is_some_and(|memory| memory.bake.is_some() && memory.uid == uid);
         let here = &mut self.places[place];
         let ours = here.policy.take().and_then(|held| held.ours);
         here.harm = None;
         // A mark that goes before anybody has noted it is gone for everybody.
-        here.taken_back &= seen;
-        here.deleted |= seen
+        here.taken_back &= here.seen;
+        here.deleted |= here.seen
             && !retried
             && ours.is_some_and(|ours| ours.strict_since.is_some() || ours.rolled_back.is_some());
     }
@@ -265,6 +262,7 @@ impl State {
                 place.calm = None;
             }
             place.deleted = false;
+            place.seen &= place.is_strict();
         }
     }
 

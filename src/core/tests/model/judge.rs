@@ -162,14 +162,21 @@ impl State {
         self.is_done(place) && self.places[place].is_strict() && !complete
     }
 
-    /// S4, L2: what must be taken back in this visit is. It counts that it was tried.
+    /// S4, L2: what must be taken back in this visit is, and then nothing goes forward. It counts
+    /// that it was tried.
     pub(crate) fn expect(&mut self, how: How, again: bool, writes: &[Write]) {
+        let any = |kinds: &[Kind]| writes.iter().any(|write| kinds.contains(&write.kind));
+        let both = any(&[Kind::Back]) && any(&[Kind::Pin, Kind::Adopt, Kind::Strict]);
+        self.broken.unless(!both, Statement::Word);
         let may_not = self.wishes.observe || self.wishes.gone != Gone::No;
         for place in (0..SHOP.len()).filter(|place| self.places[*place].is_strict()) {
             let here = &self.places[place];
             let is_root = self.rooted && place == 0 && how != How::WithoutMesh;
             let memory = self.progress.namespaces.get(&SHOP[place].into());
             let strays = here.is_watched() && memory.is_some();
+            if is_root && here.shows().is_some() {
+                self.happened.0 |= Happened::ROOT_SPARED;
+            }
             if may_not || is_root || (self.stage(place).is_none() && !strays) {
                 continue;
             }
@@ -183,12 +190,15 @@ impl State {
                 Some(Harm::Soft) => here.suspected && !again,
                 None => false,
             };
-            let handicapped = !self.source_up
+            let unaided = !self.source_up
                 || here.trouble.is_some()
                 || how == How::WithoutMesh
                 || memory.is_none_or(|memory| memory.bake.is_none());
             let asked = self.all_must_go_back() || self.is_aborted_now(place);
-            let of_asking = if handicapped { Statement::S4 } else { Statement::Word };
+            if unaided && tried {
+                self.happened.0 |= Happened::BACK_UNAIDED;
+            }
+            let of_asking = if unaided { Statement::S4 } else { Statement::Word };
             self.broken.unless(tried || !harmed, Statement::L2);
             self.broken.unless(tried || !asked, of_asking);
         }

@@ -29,6 +29,11 @@ pub(crate) fn all() -> Vec<Property<Rollout>> {
         Property::sometimes("all is STRICT", |_, state: &State| {
             state.places.iter().all(Place::is_strict)
         }),
+        Property::sometimes("when faults have stopped all comes to rest", |_, state: &State| {
+            state.mended && state.resting
+        }),
+        sometimes::<{ Seen::BACK_UNAIDED }>("a rollback is made without metrics, gates or status"),
+        sometimes::<{ Seen::ROOT_SPARED }>("harm in a root namespace is left to a person"),
         sometimes::<{ Seen::HARM_UNDONE }>("harm is undone"),
         sometimes::<{ Seen::ASKED_BACK }>("what a person asked back is taken back"),
         sometimes::<{ Seen::RETRIED }>("a retry succeeds"),

@@ -65,6 +65,8 @@ pub(crate) struct Place {
     pub(crate) noted: u8,
     /// The last look at it saw soft harm.
     pub(crate) suspected: bool,
+    /// A visit that is remembered has seen it STRICT, or taken back.
+    pub(crate) seen: bool,
     /// Its STRICT was taken back, and nobody has asked for a retry since.
     pub(crate) taken_back: bool,
     /// Another hand deleted our STRICT, or its mark, and nobody has asked for a retry since.
@@ -196,6 +198,8 @@ impl Happened {
     pub(crate) const LEFT_WATCHED: u16 = 1 << 11;
     pub(crate) const BLIND_WATCH: u16 = 1 << 12;
     pub(crate) const LEFT_STANDING: u16 = 1 << 13;
+    pub(crate) const BACK_UNAIDED: u16 = 1 << 14;
+    pub(crate) const ROOT_SPARED: u16 = 1 << 15;
 
     pub(crate) fn has(self, what: u16) -> bool {
         self.0 & what != 0
@@ -213,6 +217,7 @@ impl Default for Place {
             watched: Watched::NotYet,
             noted: 0,
             suspected: false,
+            seen: false,
             taken_back: false,
             deleted: false,
         }

@@ -38,6 +38,7 @@ impl State {
         if how.needs_a_write() && !wrote {
             return false;
         }
+        let stood = self.stood();
         self.broken.unless(guarded, Statement::Guard);
         self.hear();
         self.expect(how, again, &writes);
@@ -58,14 +59,30 @@ impl State {
         }
         match how {
             How::Crash | How::Deposed => self.forget(soaked, calm),
-            _ => self.remember(progress, mutant),
+            _ => self.remember(progress, stood, mutant),
         }
         self.resting = how == How::Plain && !wrote && self.is_at_rest();
         true
     }
 
-    fn remember(&mut self, progress: Progress, mutant: Mutant) {
+    /// Whether each policy of ours is STRICT, or was taken back; nothing where that is not seen.
+    fn stood(&self) -> [Option<bool>; SHOP.len()] {
+        let stood = |place: usize| {
+            let here = &self.places[place];
+            if self.stage(place).is_none() && !here.is_watched() {
+                return Some(false);
+            }
+            let ours = here.policy.as_ref().filter(|held| !held.edited)?.ours.as_ref()?;
+            Some(ours.strict_since.is_some() || (ours.rolled_back.is_some() && here.taken_back))
+        };
+        [stood(0), stood(1)]
+    }
+
+    fn remember(&mut self, progress: Progress, stood: [Option<bool>; SHOP.len()], mutant: Mutant) {
         self.progress = mutant.keeps(self, progress);
+        for (place, stood) in self.places.iter_mut().zip(stood) {
+            place.seen = stood.unwrap_or(place.seen);
+        }
         // Blind eyes neither suspect nor acquit.
         for place in self.places.iter_mut().filter(|_| self.source_up) {
             place.suspected = place.is_strict() && place.shows() == Some(Harm::Soft);
