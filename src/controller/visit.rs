@@ -54,13 +54,14 @@ impl Visit {
     }
 }
 
-/// The last guard: a decision that breaks a safety statement is a fault of ours.
+/// The last guard: a decision that breaks a safety statement is a fault of ours. It is put to what
+/// was decided on; that the evidence has grown too old since is no fault, and the writer's to see.
 pub(super) fn refused_by_ourselves(
     plan: &Plan,
     snapshot: &Snapshot,
     action: &Action,
 ) -> Option<Finding> {
-    let broken = invariant::broken_by(plan, snapshot, action, Timestamp::now());
+    let broken = invariant::broken_by(plan, snapshot, action, snapshot.at);
     let Violation { statement, what } = broken.first()?;
     let namespace = action.namespace();
     tracing::error!(%namespace, statement, what, "refused to write");
