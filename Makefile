@@ -25,7 +25,7 @@ test: need-all ## everything, the same that CI runs
 	cargo test --locked --no-fail-fast --test '*' 2>&1 | tee -a $(LOG) || status=1; \
 	cargo test --locked --no-fail-fast --doc 2>&1 | tee -a $(LOG) || status=1; \
 	cargo check --locked -p meshrollout-core || status=1; \
-	{ e2e/tools/build control-plane && e2e/run; } 2>&1 | tee -a $(LOG) || status=1; \
+	{ e2e/tools/build control-plane && e2e/tools/build truth && e2e/run; } 2>&1 | tee -a $(LOG) || status=1; \
 	tests/summary $(LOG) || status=1; \
 	exit $$status
 
