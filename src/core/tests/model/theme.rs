@@ -25,7 +25,6 @@ impl Theme {
                 Event::Abort
                     | Event::Retry
                     | Event::Rollback
-                    | Event::TogglePause
                     | Event::ToggleSource
                     | Event::Harm(..)
                     | Event::Delete(_)
@@ -37,7 +36,6 @@ impl Theme {
                     | Event::Soak(_)
                     | Event::Bake(_)
                     | Event::Recreate(_)
-                    | Event::FromBackup(_)
                     | Event::Delete(_)
                     | Event::Away
                     | Event::Visit(How::Crash)
