@@ -274,6 +274,10 @@ impl Outcome {
                     format!("{mode} could not be written in {namespace}: {why}"),
                 )
                 .remedy(match action {
+                    // By hand it would meet the same.
+                    Action::RollBack(_) if why.contains("failed calling webhook") => {
+                        "bring back what that webhook calls (Istio's own: kubectl rollout restart deployment istiod -n istio-system) or delete the webhook; it is tried again all the time".into()
+                    }
                     Action::RollBack(_) => {
                         format!("kubectl meshrollout rollback {} -n {namespace}", action.notes(Timestamp::UNIX_EPOCH).rollout)
                     }

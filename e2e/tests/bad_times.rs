@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 const LIMIT: Duration = Duration::from_secs(60);
 /// From harm to PERMISSIVE: three scrapes, an evaluation and what a busy machine takes. The bake
 /// would end long after.
-const SECONDS: Duration = Duration::from_secs(15);
+const SECONDS: Duration = Duration::from_secs(30);
 /// Those of an admission policy.
 const WORDS: &str = "the house rules forbid it";
 
@@ -361,6 +361,7 @@ async fn a_rollback_that_istiod_does_not_hear_or_admit_is_said_and_comes_true_wi
     harm(cluster, "unadmitted");
     let refused = found(cluster, &operator, "unadmitted", ("MR0907", "Hold")).await;
     assert!(text(&refused, "message").contains("webhook"), "{refused}");
+    assert!(text(&refused, "remedy").contains("istiod"), "{refused}");
     let ready = cluster.until_ready_is("unadmitted", "HarmAfterStrict", LIMIT).await.unwrap();
     assert_eq!(ready.status, "False", "{ready:?}");
     assert_eq!(mode(cluster, "unadmitted").await, "STRICT");
