@@ -150,6 +150,11 @@ impl Operator {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Where it logs to.
+    pub fn log_file(&self) -> &Path {
+        &self.log
+    }
+
     /// Its process id.
     pub fn process_id(&self) -> u32 {
         self.process.id()

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -223,12 +224,13 @@ struct Tally {
     failures: Vec<String>,
 }
 
-/// Runs an operator, and another when it ends, as a kubelet does; dropping this ends it.
+/// Runs an operator, and another when it ends, as a kubelet does; dropping this ends it. `logs` are
+/// the files that they log to.
 async fn kept_running(
     cluster: &Cluster,
     proxy: &FaultProxy,
     tally: &Mutex<Tally>,
-    log: &Mutex<String>,
+    logs: &Mutex<Vec<PathBuf>>,
 ) {
     let options = OperatorOptions {
         apiserver: Some(proxy.url()),
@@ -239,9 +241,9 @@ async fn kept_running(
     };
     loop {
         if let Ok(mut operator) = cluster.operator(&options).await {
+            logs.lock().unwrap().push(operator.log_file().to_owned());
             while operator.check().is_ok() {
                 tokio::time::sleep(Duration::from_millis(200)).await;
-                *log.lock().unwrap() = operator.log();
             }
         }
         tally.lock().unwrap().restarts += 1;
@@ -257,16 +259,16 @@ async fn run(cluster: &Cluster, group: Vec<Schedules>, tally: &Mutex<Tally>) {
     let proxy = cluster.fault_proxy(shared, apart).await.unwrap();
     cluster.metrics_proxy().follow(shared);
     let mut oracles: Vec<_> = group.iter().map(Schedules::oracle).collect();
-    let log = Mutex::new(String::new());
+    let logs = Mutex::new(vec![]);
     let ends = {
         let runs = group.iter().zip(&mut oracles).map(|(one, oracle)| one.run(cluster, oracle));
         tokio::select! {
             ends = join_all(runs) => ends,
-            () = kept_running(cluster, &proxy, tally, &log) => vec![],
+            () = kept_running(cluster, &proxy, tally, &logs) => vec![],
         }
     };
     let audit = cluster.audit_since(mark).unwrap();
-    judge(&group, &oracles, ends, &audit, &log.into_inner().unwrap(), tally);
+    judge(&group, &oracles, ends, &audit, &logs.into_inner().unwrap(), tally);
     println!("seeds {}–{}: {} s", group[0].seed, group[GROUP - 1].seed, begin.elapsed().as_secs());
     for (fault, count) in proxy.faulted() {
         *tally.lock().unwrap().faulted.entry(fault).or_default() += count;
@@ -288,7 +290,7 @@ fn judge(
     oracles: &[Oracle],
     ends: Vec<Result<(), Error>>,
     audit: &Audit,
-    log: &str,
+    logs: &[PathBuf],
     tally: &Mutex<Tally>,
 ) {
     let mut wrong: Vec<String> = Oracle::strays(oracles, audit);
@@ -318,6 +320,8 @@ fn judge(
     }
     if !wrong.is_empty() {
         let mut told = wrong.join("\n");
+        let log: String =
+            logs.iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect();
         for one in group {
             let about = format!("namespace=f{}-", one.seed);
             let failed = told.contains(&format!("SEED={} ", one.seed));
