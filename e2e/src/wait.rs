@@ -2,8 +2,7 @@ use std::time::{Duration, Instant};
 
 use crate::Error;
 
-/// Many poll at one time: their requests must not be what keeps the machine busy.
-const POLL: Duration = Duration::from_millis(250);
+const POLL: Duration = Duration::from_millis(100);
 
 /// Polls `attempt` until it yields a value; `Err` says why not yet, and is told at the limit.
 pub async fn until<T>(
