@@ -267,7 +267,11 @@ async fn run(cluster: &Cluster, group: Vec<Schedules>, tally: &Mutex<Tally>) {
             () = kept_running(cluster, &proxy, tally, &logs) => vec![],
         }
     };
-    let audit = cluster.audit_since(mark).unwrap();
+    // What is judged, and whose reign it was: a small part of all that was asked.
+    let audit = cluster.audit_since(mark).unwrap().filter(|event| {
+        let about = event.object_ref.as_ref().map_or("", |object| object.resource.as_str());
+        ["peerauthentications", "meshfences"].contains(&about)
+    });
     judge(&group, &oracles, ends, &audit, &logs.into_inner().unwrap(), tally);
     println!("seeds {}–{}: {} s", group[0].seed, group[GROUP - 1].seed, begin.elapsed().as_secs());
     for (fault, count) in proxy.faulted() {
@@ -376,8 +380,8 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-#[tokio::test]
-async fn every_schedule_reaches_its_end_and_no_write_is_unsafe() {
+#[test]
+fn every_schedule_reaches_its_end_and_no_write_is_unsafe() {
     let begin = Instant::now();
     let schedules = number("SCHEDULES").unwrap_or(60).next_multiple_of(GROUP as u64);
     let queue: VecDeque<u64> = match number("SEED") {
@@ -387,7 +391,15 @@ async fn every_schedule_reaches_its_end_and_no_write_is_unsafe() {
     let wanted = queue.len() * GROUP;
     let lanes = number("CLUSTERS").unwrap_or(3).min(queue.len() as u64);
     let (queue, tally) = (Mutex::new(queue), Mutex::new(Tally::default()));
-    join_all((0..lanes).map(|_| lane(&queue, &tally))).await;
+    // Each on a thread of its own: reading and judging a log must not hold up the others.
+    std::thread::scope(|scope| {
+        for _ in 0..lanes {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.unwrap().block_on(lane(&queue, &tally));
+            });
+        }
+    });
 
     let tally = tally.into_inner().unwrap();
     println!("{wanted} schedules in {} s on {lanes} clusters", begin.elapsed().as_secs());
