@@ -9,7 +9,7 @@ use crate::apply::Writer;
 use crate::config::Config;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
-use crate::observe::objects::Objects;
+use crate::observe::objects::{Objects, renewed};
 use crate::observe::prometheus::Prometheus;
 use crate::report::{Draft, Reporter};
 use crate::status;
@@ -93,7 +93,7 @@ impl Operator {
         Self {
             objects: Objects::watch(listening.clone(), config.stale_watch),
             rollouts: OnceLock::new(),
-            reports: reports(&listening, &config),
+            reports: reports(&listening, config.stale_watch.unsigned_abs()),
             listening,
             reporter: Reporter::new(client.clone(), identity),
             sources,
@@ -125,7 +125,7 @@ impl Operator {
         let reader = self.rollouts.get_or_init(|| reader).clone();
         // Status is ours; only what a person changes asks for a look before its time.
         let changed = predicates::generation.combine(predicates::annotations);
-        let stream = watcher(rollouts, often_renewed(&self.config))
+        let stream = watcher(rollouts, renewed(self.config.stale_watch.unsigned_abs()))
             .default_backoff()
             .reflect(writer)
             .applied_objects()
@@ -312,15 +312,9 @@ impl Operator {
     }
 }
 
-/// A watch that ends in an orderly way before its connection counts as dead.
-fn often_renewed(config: &Config) -> watcher::Config {
-    let seconds = (config.stale_watch.as_secs() / 3).clamp(1, 290);
-    watcher::Config { timeout: u32::try_from(seconds).ok(), ..watcher::Config::default() }
-}
-
-fn reports(client: &Client, config: &Config) -> Store<MeshReport> {
+fn reports(client: &Client, patience: Duration) -> Store<MeshReport> {
     let (reader, writer) = reflector::store();
-    let stream = watcher(Api::<MeshReport>::all(client.clone()), often_renewed(config))
+    let stream = watcher(Api::<MeshReport>::all(client.clone()), renewed(patience))
         .default_backoff()
         .reflect(writer)
         .applied_objects();

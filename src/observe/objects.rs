@@ -7,6 +7,7 @@ mod store;
 mod watch;
 
 pub use read::ReadError;
+pub(crate) use watch::renewed;
 
 use jiff::{SignedDuration, Timestamp};
 use kind::Kind;

@@ -65,16 +65,12 @@ where
     }
 
     fn config(&self) -> watcher::Config {
-        // Three ends of a watch fit into the time after which it is stale.
-        let timeout = (self.patience / 3).as_secs().clamp(1, 290);
         watcher::Config {
-            // In range by the clamp.
-            timeout: u32::try_from(timeout).ok(),
             field_selector: self.kind.fields.map(str::to_owned),
             label_selector: self.kind.labels.map(str::to_owned),
             // A list is read from the newest state: one from a lagging cache could bring back an
             // older one than we have seen.
-            ..watcher::Config::default()
+            ..renewed(self.patience)
         }
     }
 
@@ -127,6 +123,14 @@ where
         }
         has_changed
     }
+}
+
+/// A watch that ends in an orderly way before it counts as dead: three such ends fit into
+/// `patience`, the time after which it does.
+pub(crate) fn renewed(patience: Duration) -> watcher::Config {
+    let timeout = (patience / 3).as_secs().clamp(1, 290);
+    // In range by the clamp.
+    watcher::Config { timeout: u32::try_from(timeout).ok(), ..watcher::Config::default() }
 }
 
 /// After these, `watcher` would go on and never tell us what it could not read.
