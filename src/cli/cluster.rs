@@ -51,6 +51,8 @@ impl Cluster {
         };
         config.default_retry = false;
         config.connect_timeout = Some(Duration::from_secs(10));
+        // By itself kube waits for an answer without end.
+        config.read_timeout = Some(Duration::from_secs(60));
         Ok(config)
     }
 

@@ -124,7 +124,9 @@ fn judge(call: &Call<'_>, tls: &ClientTls<'_>, auto: bool, unmeshed: usize) -> O
                 "{host} is headless or passthrough and {unmeshed} of its pods have no sidecar: clients send plaintext to all of them"
             ),
         )
-        .remedy("give every pod of the Service a sidecar"),
+        // Seen on a real istiod: an endpoint that joins the mesh changes no cluster of type
+        // ORIGINAL_DST that a proxy has already.
+        .remedy("give every pod of the Service a sidecar, then restart its clients: their proxies learn of it with the next full push only"),
         Wire::Auto => return None,
     };
     Some(finding)

@@ -23,6 +23,11 @@ const EDGE: &str =
 const FAILED: &str = r#"reporter="source",response_flags=~"(.*,)?(UC|UF|URX)(,.*)?""#;
 const PROXY: &str = r#"istio_build{component="proxy"}"#;
 const REFUSALS: &str = "envoy_listener_no_filter_chain_match";
+/// Whoever comes with TLS of their own meets a filter chain, and is refused in the handshake: for
+/// want of a certificate of the mesh, or because the server's is not the one they expect. Seen on a
+/// real Envoy; a handshake that merely breaks off counts in neither.
+const HANDSHAKES: [&str; 2] =
+    ["envoy_listener_ssl_fail_verify_no_cert", "envoy_listener_ssl_connection_error"];
 const REJECTS_WINDOW: SignedDuration = SignedDuration::from_mins(10);
 /// How far back the value before a short window is looked for. Less, and an outage of the source
 /// would make every old series look new, its whole count harm; more, and a series that was gone
@@ -150,7 +155,10 @@ impl Promql<'_> {
     }
 
     pub(super) fn refusals(&self, window: SignedDuration) -> String {
-        format!("sum by ({}) ({}) > 0", self.pod(), self.grown(REFUSALS, window))
+        // Without their names they would be one series.
+        let refused = [REFUSALS].into_iter().chain(HANDSHAKES);
+        let refused = refused.map(|one| tagged(&self.grown(one, window), COUNTED, one));
+        format!("sum by ({}) ({}) > 0", self.pod(), refused.collect::<Vec<_>>().join(" or "))
     }
 
     pub(super) fn requests(&self, window: SignedDuration) -> String {
