@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-model test-faults test-planted soak e2e-control-plane tools check bless need-rust need-all
+.PHONY: help demo test test-core test-model test-faults test-planted soak e2e-control-plane e2e-data-plane tools check bless need-rust need-all
 
 # LANES and THREADS say how much of e2e runs at one time; see e2e/run.
 LOG = $(or $(CARGO_TARGET_DIR),target)/test.log
@@ -10,14 +10,18 @@ LOG = $(or $(CARGO_TARGET_DIR),target)/test.log
 help: ## print this menu
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: need-all ## the story on a real control plane, told in the terminal; KEEP=1 leaves the cluster up
-	@echo "what is missing is built first: the program, two minutes; the programs of a control plane, about 11 minutes, once"
+demo: need-all ## the story on a real control plane; as root with real sidecars, else (or SCRIPTED=1) without; KEEP=1 leaves it up
+	@echo "what is missing is built first: the program, four minutes; the programs of a control plane, about 11 minutes, once"
 	@e2e/tools/build control-plane > /dev/null
+	@if [ "$$(id -u)" -eq 0 ] && [ -z "$(SCRIPTED)" ]; then e2e/tools/build data-plane > /dev/null; fi
 	@cargo build --locked --quiet -p meshrollout -p meshrollout-e2e
 	@cargo run --locked --quiet -p meshrollout-e2e -- demo
 
+# What is built once gains nothing from being cut into pieces that can be built again.
+test: export CARGO_INCREMENTAL ?= 0
+test: export BEGUN := $(shell date +%s)
 test: need-all ## everything, the same that CI runs
-	@echo "1. the tests of the core and of the program: two to four minutes, the first build included"
+	@echo "1. the tests of the core and of the program: four to seven minutes, the first build included"
 	@echo "2. the programs of a control plane, from source: about 11 minutes on two idle cores, once; then cached outside this folder (or TOOLS=FOLDER)"
 	@echo "3. the scenarios on real control planes: minutes"
 	@mkdir -p $(dir $(LOG)); : > $(LOG); status=0; \
@@ -37,20 +41,23 @@ test-model: need-rust ## the model check of the real decide; prints states, dept
 
 test-faults: need-all tools ## 500 fault schedules, a kill at every write, 200 leader swaps, the planted bugs; two hours
 	@status=0; \
-	SCHEDULES=500 cargo test --locked -p meshrollout-e2e --test faults -- --nocapture || status=1; \
-	WHOLE=1 cargo test --locked -p meshrollout-e2e --test kills -- --nocapture || status=1; \
-	SWAPS=200 CLUSTERS=4 cargo test --locked -p meshrollout-e2e --test leaders -- --nocapture || status=1; \
+	SCHEDULES=500 cargo test --locked --workspace --test faults -- --nocapture || status=1; \
+	WHOLE=1 cargo test --locked --workspace --test kills -- --nocapture || status=1; \
+	SWAPS=200 CLUSTERS=4 cargo test --locked --workspace --test leaders -- --nocapture || status=1; \
 	$(MAKE) --no-print-directory test-planted || status=1; \
 	exit $$status
 
-test-planted: need-all tools ## bugs planted in a copy of the shell, each to be found
-	HUNT=1 cargo test --locked -p meshrollout-e2e --test planted -- --nocapture
+test-planted: need-all tools ## bugs planted in a copy of the program, each gate taken out among them, each to be found
+	HUNT=1 cargo test --locked --workspace --test planted -- --nocapture
 
 soak: need-all tools ## ten minutes at rest and ten under pod churn on 50 namespaces; prints requests, writes and memory
-	SOAK=1 cargo test --locked -p meshrollout-e2e --test soak -- --nocapture
+	SOAK=1 cargo test --locked --workspace --test soak -- --nocapture
 
 e2e-control-plane: need-all tools ## the scenarios on real control planes
 	e2e/run
+
+e2e-data-plane: need-all tools ## real sidecars, real clients, every request counted; as root
+	e2e/run data_plane
 
 tools: need-all ## the programs of a control plane, built once and cached; honours TOOLS=FOLDER
 	@e2e/tools/build control-plane

@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -10,7 +12,7 @@ use crate::{Doing, Error};
 /// Requests that the apiserver answered, oldest first; each filter leaves fewer of them.
 #[derive(Clone, Debug, Default)]
 pub struct Audit {
-    events: Vec<Event>,
+    events: Vec<Arc<Event>>,
 }
 
 /// One stage of one request, as the apiserver logged it.
@@ -90,6 +92,11 @@ impl Event {
         self.response_status.as_ref().and_then(|status| status.code).unwrap_or(0)
     }
 
+    /// True when it was done as asked.
+    pub fn is_accepted(&self) -> bool {
+        (200..300).contains(&self.code())
+    }
+
     /// True for every verb that may change an object.
     pub fn is_write(&self) -> bool {
         WRITES.contains(&self.verb.as_str())
@@ -114,36 +121,59 @@ impl Event {
     }
 }
 
-impl Audit {
-    pub(crate) fn read(log: &Path, from: u64) -> Result<Self, Error> {
-        let reading = "reading the audit log";
-        let mut file = std::fs::File::open(log).doing(reading)?;
-        // From the byte before on: a line that was half written then belongs to what was before.
-        file.seek(SeekFrom::Start(from.saturating_sub(1))).doing(reading)?;
-        let mut text = String::new();
-        file.read_to_string(&mut text).doing(reading)?;
-        let begin = if from == 0 { 0 } else { text.find('\n').map_or(text.len(), |at| at + 1) };
-        let text = &text[begin..];
-        // A last line without its end is still being written.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let events = whole.lines().map(serde_json::from_str).collect::<Result<_, _>>();
-        Ok(Self { events: events.doing(reading)? })
+/// Reads a log as it grows: each line once, however often tests ask.
+pub(crate) struct AuditLog {
+    path: PathBuf,
+    /// Bytes read so far, all of whole lines.
+    end: u64,
+    /// With the byte at which its line begins.
+    events: Vec<(u64, Arc<Event>)>,
+}
+
+impl AuditLog {
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self { path, end: 0, events: vec![] }
     }
 
+    /// The events whose lines begin at this byte or later: a line that was half written at the
+    /// mark belongs to what was before.
+    pub(crate) fn since(&mut self, mark: u64) -> Result<Audit, Error> {
+        self.read_on()?;
+        let from = self.events.partition_point(|(begin, _)| *begin < mark);
+        Ok(Audit { events: self.events[from..].iter().map(|(_, event)| event.clone()).collect() })
+    }
+
+    fn read_on(&mut self) -> Result<(), Error> {
+        let reading = "reading the audit log";
+        let mut file = File::open(&self.path).doing(reading)?;
+        file.seek(SeekFrom::Start(self.end)).doing(reading)?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).doing(reading)?;
+        // A last line without its end is still being written.
+        for line in text.split_inclusive(|byte| *byte == b'\n').filter(|it| it.ends_with(b"\n")) {
+            let event = serde_json::from_slice(line).doing(reading)?;
+            self.events.push((self.end, Arc::new(event)));
+            self.end += line.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Audit {
     #[cfg(test)]
     pub(crate) fn made_of(events: Vec<Event>) -> Self {
-        Self { events }
+        Self { events: events.into_iter().map(Arc::new).collect() }
     }
 
     /// The events left.
-    pub fn events(&self) -> &[Event] {
-        &self.events
+    pub fn events(&self) -> impl DoubleEndedIterator<Item = &Event> + Clone {
+        self.events.iter().map(|event| &**event)
     }
 
     /// Keeps those for which `keep` holds.
     #[must_use]
-    pub fn filter(mut self, keep: impl FnMut(&Event) -> bool) -> Self {
-        self.events.retain(keep);
+    pub fn filter(mut self, mut keep: impl FnMut(&Event) -> bool) -> Self {
+        self.events.retain(|event| keep(event));
         self
     }
 
@@ -171,7 +201,7 @@ impl Audit {
     /// Keeps requests answered with success.
     #[must_use]
     pub fn accepted(self) -> Self {
-        self.filter(|event| (200..300).contains(&event.code()))
+        self.filter(Event::is_accepted)
     }
 
     /// Keeps requests by the user of this name.
@@ -216,7 +246,7 @@ impl Audit {
             let mode = object.and_then(|it| it["spec"]["mtls"]["mode"].as_str()).unwrap_or("none");
             format!("{} {mode}", event.object())
         };
-        stored.events().iter().map(mode).collect()
+        stored.events().map(mode).collect()
     }
 
     /// How many are left.
@@ -231,7 +261,7 @@ impl Audit {
             let (who, verb, code) = (&event.user.username, &event.verb, event.code());
             format!("{} {who} {verb} {resource} {} {code}\n", event.stage_timestamp, event.object())
         };
-        self.events.iter().map(line).collect()
+        self.events().map(line).collect()
     }
 }
 
@@ -248,7 +278,7 @@ mod tests {
     fn audit() -> Audit {
         let log = std::env::temp_dir().join(format!("audit-{}.log", std::process::id()));
         std::fs::write(&log, LOG).unwrap();
-        let audit = Audit::read(&log, 0).unwrap();
+        let audit = AuditLog::at(log.clone()).since(0).unwrap();
         std::fs::remove_file(log).unwrap();
         audit
     }
@@ -258,8 +288,22 @@ mod tests {
         let log = std::env::temp_dir().join(format!("audit-mark-{}.log", std::process::id()));
         std::fs::write(&log, LOG).unwrap();
         let first = LOG.find('\n').unwrap() as u64 + 1;
+        let mut audit = AuditLog::at(log.clone());
         for (mark, count) in [(0, 4), (1, 3), (first - 1, 3), (first, 3), (first + 1, 2)] {
-            assert_eq!(Audit::read(&log, mark).unwrap().count(), count, "{mark}");
+            assert_eq!(audit.since(mark).unwrap().count(), count, "{mark}");
+        }
+        std::fs::remove_file(log).unwrap();
+    }
+
+    #[test]
+    fn a_line_is_read_when_its_end_is_there_and_then_once() {
+        let log = std::env::temp_dir().join(format!("audit-grows-{}.log", std::process::id()));
+        let rest = r#"onseComplete","verb":"get","requestURI":"/x","user":{},"stageTimestamp":""}"#;
+        let mut audit = AuditLog::at(log.clone());
+        for (text, count) in [(LOG.to_owned(), 4), (format!("{LOG}{rest}\n"), 5)] {
+            std::fs::write(&log, text).unwrap();
+            assert_eq!(audit.since(0).unwrap().count(), count);
+            assert_eq!(audit.since(0).unwrap().count(), count);
         }
         std::fs::remove_file(log).unwrap();
     }
@@ -272,6 +316,6 @@ mod tests {
         assert_eq!(audit.clone().dry_runs().not_by_system().count(), 0);
         let writes = audit.writes().of("peerauthentications").by("meshrollout-operator").accepted();
         assert_eq!(writes.count(), 1);
-        assert_eq!(writes.events()[0].object(), "pay/default");
+        assert_eq!(writes.events().next().unwrap().object(), "pay/default");
     }
 }

@@ -1,20 +1,23 @@
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::PostParams;
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
+use tokio::runtime::{self, Handle};
 
 use crate::apply::{Applier, documents};
-use crate::audit::Audit;
+use crate::audit::{Audit, AuditLog};
 use crate::control_plane::{self, AUDIT_LOG, Addresses, Kubeconfigs};
 use crate::exporter::Exporter;
 use crate::fault_proxy::{FaultProxy, Schedule};
 use crate::istio::{self, Istiod, IstiodPorts};
 use crate::metrics_proxy::MetricsProxy;
+use crate::node::{DataPlane, RealNode};
 use crate::operator::OPERATOR_USER;
 use crate::pki::Pki;
 use crate::ports::Ports;
@@ -23,7 +26,10 @@ use crate::prometheus::{Prometheus, Targets};
 use crate::run_folder::RunFolder;
 use crate::servers::Servers;
 use crate::tools::Tools;
-use crate::{Doing, Error, kwok, until};
+use crate::{Doing, Error, istio_metrics, kwok, until};
+
+/// What takes longer has no end: `kubectl delete` waits for finalizers by itself.
+const LONGEST_COMMAND: Duration = Duration::from_secs(120);
 
 /// What a cluster is to be like.
 #[derive(Clone, Debug)]
@@ -34,24 +40,29 @@ pub struct Options {
     pub keep: bool,
     /// Further environment of istiod, such as `DEFAULT_WORKLOAD_CERT_TTL`.
     pub istiod_env: Vec<(String, String)>,
+    /// One more node, which runs pods for real; without it all pods are kwok's likenesses.
+    pub data_plane: Option<DataPlane>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let keep = std::env::var_os("KEEP").is_some_and(|keep| keep == "1");
-        Self { scrape_interval: Duration::from_secs(1), keep, istiod_env: vec![] }
+        Self { scrape_interval: Duration::from_secs(1), keep, istiod_env: vec![], data_plane: None }
     }
 }
 
 /// A running control plane. It goes when this value goes, or the process, in whatever way.
 // Fields are dropped in this order: the programs before the folder that they write to.
 pub struct Cluster {
+    node: Option<RealNode>,
     processes: Vec<Process>,
     istiod: Istiod,
     prometheus: Prometheus,
     exporter: Exporter,
     metrics_proxy: MetricsProxy,
     config: Config,
+    clients: Mutex<HashMap<runtime::Id, Client>>,
+    audit_log: Mutex<AuditLog>,
     kubeconfigs: Kubeconfigs,
     pki: Pki,
     tools: Tools,
@@ -90,6 +101,10 @@ impl Cluster {
         let (kwok_port, prometheus_port) = (ports.take()?, ports.take()?);
         let (exporter_port, proxy_port) = (ports.take()?, ports.take()?);
 
+        let mut node = match &options.data_plane {
+            Some(wanted) => Some(RealNode::prepare(&folder, ports.number(), wanted).await?),
+            None => None,
+        };
         // Nothing of these needs the apiserver to be up.
         let pki = Pki::create(folder.join("pki"))?;
         let etcd = control_plane::etcd(&tools, &folder, &at).start()?;
@@ -99,11 +114,16 @@ impl Cluster {
             &folder,
             prometheus_port,
             options.scrape_interval,
-            &Targets { istiod: istiod_ports.monitoring, exporter: exporter_port },
+            &Targets {
+                istiod: istiod_ports.monitoring,
+                exporter: exporter_port,
+                sidecars: node.as_ref().map(RealNode::targets),
+            },
         )?;
         let manifest = tokio::task::spawn_blocking({
             let (tools, webhooks) = (tools.clone(), istiod_ports.webhooks);
-            move || istio::manifest(&tools, webhooks)
+            let real_proxies = node.is_some();
+            move || istio::manifest(&tools, webhooks, real_proxies)
         });
         let server = at.server();
         let kubeconfigs = Kubeconfigs::write(&pki, &server)?;
@@ -125,7 +145,10 @@ impl Cluster {
         ]);
         create_nodes(&client).await?;
         processes.push(kwok::kwok(&tools, &folder, &kubeconfigs.kwok, kwok_port)?.start()?);
-        let manifest = manifest.await.doing("generating Istio's manifest")??;
+        let mut manifest = manifest.await.doing("generating Istio's manifest")??;
+        if node.is_some() {
+            manifest.push(istio_metrics::filters(istio::ROOT_NAMESPACE));
+        }
         istio::apply_manifest(&client, &manifest).await?;
         let istiod = Istiod::launch(
             &tools,
@@ -133,18 +156,25 @@ impl Cluster {
             &kubeconfigs.istiod,
             istiod_ports,
             &options.istiod_env,
+            node.as_ref().map(|node| node.network().gateway()),
             config.clone(),
         )?;
         let servers = Servers::start()?;
+        if let Some(node) = &mut node {
+            node.start(&servers, client_config(&kubeconfigs.node).await?).await?;
+        }
         let exporter = Exporter::serve(&servers, exporter_port, config.clone()).await?;
         let metrics_proxy = MetricsProxy::serve(&servers, proxy_port, prometheus.port()).await?;
         let mut cluster = Self {
+            node,
             processes,
             istiod,
             prometheus,
             exporter,
             metrics_proxy,
             config,
+            clients: Mutex::default(),
+            audit_log: Mutex::new(AuditLog::at(folder.join(AUDIT_LOG))),
             kubeconfigs,
             pki,
             tools,
@@ -182,8 +212,14 @@ impl Cluster {
 
     /// A client as the user `admin`; to be called within a tokio runtime, which it then needs.
     pub fn client(&self) -> Client {
-        // The same configuration made a client when the cluster started.
-        Client::try_from(self.config.clone()).expect("the cluster's client configuration is valid")
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = clients.entry(Handle::current().id()).or_insert_with(|| {
+            let mut config = self.config.clone();
+            config.read_timeout = Some(LONGEST_COMMAND);
+            // The same configuration made a client when the cluster started.
+            Client::try_from(config).expect("the cluster's configuration is valid")
+        });
+        made.clone()
     }
 
     /// The kubeconfig of the user `admin`.
@@ -200,12 +236,21 @@ impl Cluster {
 
     /// Runs kubectl as `admin`.
     pub async fn kubectl(&self, args: &[&str]) -> Result<Output, Error> {
-        tokio::process::Command::new(self.tools.program("kubectl"))
+        self.command(&self.tools.program("kubectl"), args).await
+    }
+
+    /// Runs a program as `admin`. One that waits for what never comes is ended and an error.
+    pub(crate) async fn command(&self, program: &Path, args: &[&str]) -> Result<Output, Error> {
+        let running = || format!("running {} {}", program.display(), args.join(" "));
+        let output = tokio::process::Command::new(program)
             .env("KUBECONFIG", self.kubeconfig())
             .args(args)
-            .output()
-            .await
-            .doing("running kubectl")
+            .kill_on_drop(true)
+            .output();
+        match tokio::time::timeout(LONGEST_COMMAND, output).await {
+            Ok(output) => output.doing(running()),
+            Err(_) => Err(Error::new(format!("{}: no end in {LONGEST_COMMAND:?}", running()))),
+        }
     }
 
     /// What kubectl prints as `admin`, or what it complains of.
@@ -231,6 +276,15 @@ impl Cluster {
     /// Server-side apply of all objects, in their order.
     pub async fn apply(&self, objects: &[Value]) -> Result<(), Error> {
         Applier::new(self.client()).apply(objects).await
+    }
+
+    /// The node that runs pods for real, if there is one.
+    pub(crate) fn node(&self) -> Option<&RealNode> {
+        self.node.as_ref()
+    }
+
+    pub(crate) fn pki(&self) -> &Pki {
+        &self.pki
     }
 
     /// The running istiod.
@@ -276,7 +330,7 @@ impl Cluster {
 
     /// All requests answered after the mark.
     pub fn audit_since(&self, mark: AuditMark) -> Result<Audit, Error> {
-        Audit::read(&self.folder.path().join(AUDIT_LOG), mark.0)
+        self.audit_log.lock().unwrap_or_else(PoisonError::into_inner).since(mark.0)
     }
 
     /// This moment in the audit log.
@@ -292,7 +346,7 @@ impl Cluster {
 
     /// A port for one more program.
     pub(crate) fn free_port(&self) -> Result<u16, Error> {
-        self.ports.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The folder with the logs.
@@ -303,6 +357,7 @@ impl Cluster {
     /// The process ids of all programs that run.
     pub async fn process_ids(&self) -> Vec<u32> {
         let mut ids: Vec<u32> = self.processes.iter().map(Process::id).collect();
+        ids.extend(self.node.iter().map(|node| node.network().holder()));
         ids.extend(self.istiod.process_id().await);
         ids.extend(self.prometheus.process_id().await);
         ids

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::pki::{Pki, text};
 use crate::process::Program;
 use crate::tools::Tools;
-use crate::{Doing, Error};
+use crate::{Doing, Error, node};
 
 pub(crate) const AUDIT_LOG: &str = "audit.log";
 
@@ -118,14 +118,34 @@ pub(crate) fn scheduler(
     ])
 }
 
-/// The tests' oracle: every write with its body, every read by name.
+/// The tests' oracle: every write with its body, every read by name; but what the control plane's
+/// own programs read, and the beats of their hearts, nobody judges.
 fn audit_policy() -> String {
+    let programs = json!([
+        "system:apiserver",
+        "system:kube-controller-manager",
+        "system:kube-scheduler",
+        "kwok",
+        "istiod",
+        node::USER,
+    ]);
+    let controllers = json!(["system:serviceaccounts:kube-system"]);
+    let reads = json!(["get", "list", "watch"]);
+    let beats = json!([
+        {"group": "", "resources": ["events"]},
+        {"group": "events.k8s.io", "resources": ["events"]},
+        {"group": "coordination.k8s.io", "resources": ["leases"]},
+    ]);
     json!({
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",
         "omitStages": ["RequestReceived"],
         "omitManagedFields": true,
         "rules": [
+            {"level": "None", "users": programs, "verbs": reads},
+            {"level": "None", "userGroups": controllers, "verbs": reads},
+            {"level": "None", "users": programs, "resources": beats},
+            {"level": "None", "userGroups": controllers, "resources": beats},
             {"level": "RequestResponse",
              "verbs": ["create", "update", "patch", "delete", "deletecollection"]},
             {"level": "Metadata"},
@@ -146,6 +166,7 @@ pub(crate) struct Kubeconfigs {
     pub(crate) scheduler: PathBuf,
     pub(crate) kwok: PathBuf,
     pub(crate) istiod: PathBuf,
+    pub(crate) node: PathBuf,
 }
 
 impl Kubeconfigs {
@@ -157,6 +178,7 @@ impl Kubeconfigs {
             scheduler: pki.kubeconfig(server, "system:kube-scheduler", None)?,
             kwok: pki.kubeconfig(server, "kwok", masters)?,
             istiod: pki.kubeconfig(server, "istiod", masters)?,
+            node: pki.kubeconfig(server, node::USER, masters)?,
         })
     }
 }

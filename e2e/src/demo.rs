@@ -1,18 +1,23 @@
-//! The story of why this exists, told on a real control plane.
+//! The story of why this exists, told on a real control plane; and on real sidecars where that may
+//! be.
+
+mod real;
 
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::{
-    Client, Cluster, Doing, Edge, Error, Operator, OperatorOptions, Options, Rollout, Server, Shop,
+    Client, Cluster, DataPlane, Doing, Edge, Error, Operator, OperatorOptions, Options, Rollout,
+    Server, Shop,
 };
 
 const NAME: &str = "shop";
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// Tells the story. With `keep` the control plane stays until Ctrl-C.
-pub async fn demo(keep: bool) -> Result<(), Error> {
+/// Tells the story; with real sidecars unless it is to be `scripted` or we are not root. With `keep`
+/// the control plane stays until Ctrl-C.
+pub async fn demo(keep: bool, scripted: bool) -> Result<(), Error> {
     let begin = Instant::now();
     say("In an Istio mesh, applications speak plain HTTP. Their sidecars turn it into mutual TLS:");
     say("both sides show a certificate with an identity, such as");
@@ -23,6 +28,11 @@ pub async fn demo(keep: bool) -> Result<(), Error> {
     );
     say("is not in the mesh yet, and it hides them. STRICT refuses plaintext. Most outages with");
     say("mutual TLS happen at the moment of that switch. This is about making it a dull moment.");
+    if DataPlane::is_allowed() && !scripted {
+        note("as root: with real sidecars and real requests; SCRIPTED=1 tells more, without them");
+        return real::tell_it(keep).await;
+    }
+    note("without real sidecars, which need root: what they would measure is scripted");
 
     chapter("A mesh, and a shop in it");
     note("starting etcd, kube-apiserver, controller manager, scheduler, istiod and Prometheus");
@@ -128,11 +138,15 @@ pub async fn demo(keep: bool) -> Result<(), Error> {
         begin.elapsed().as_secs_f64()
     ));
     if keep {
-        println!("\nexport KUBECONFIG={}", cluster.kubeconfig().display());
-        println!("Ctrl-C stops the control plane");
-        tokio::signal::ctrl_c().await.doing("waiting for Ctrl-C")?;
+        stay(&cluster).await?;
     }
     Ok(())
+}
+
+async fn stay(cluster: &Cluster) -> Result<(), Error> {
+    println!("\nexport KUBECONFIG={}", cluster.kubeconfig().display());
+    println!("Ctrl-C stops the control plane");
+    tokio::signal::ctrl_c().await.doing("waiting for Ctrl-C")
 }
 
 /// Tells what the rollout says while it waits.

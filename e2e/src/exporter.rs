@@ -18,8 +18,8 @@ use kube::{Api, Client as KubeClient};
 pub use self::edge::{Client, Edge, Protocol, Security, Server};
 use self::pod::{PodFacts, PodKey};
 use self::traffic::Counters;
-use crate::Error;
 use crate::servers::Servers;
+use crate::{Error, node};
 
 /// Stands for the sidecars' metrics: kwok's pods run none.
 ///
@@ -83,7 +83,10 @@ impl Exporter {
     }
 
     async fn follow(&self, pods: Api<Pod>) {
-        let events = watcher(pods, watcher::Config::default()).default_backoff();
+        // Those that run for real are scraped themselves.
+        let likenesses = format!("spec.nodeName!={}", node::NAME);
+        let likenesses = watcher::Config::default().fields(&likenesses);
+        let events = watcher(pods, likenesses).default_backoff();
         // Backed off and tried again inside, so an error here is not an end.
         let mut events = std::pin::pin!(events);
         let mut seen = BTreeSet::new();

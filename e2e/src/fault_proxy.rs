@@ -94,7 +94,11 @@ struct State {
     recorded: Vec<Recorded>,
     faulted: BTreeMap<&'static str, u32>,
     hold: Option<Hold>,
+    unanswered: Option<Unanswered>,
 }
+
+/// Which requests get no answer, by what they are about and their path.
+type Unanswered = Box<dyn FnMut(Class, &str) -> bool + Send>;
 
 struct Hold {
     moment: Moment,
@@ -191,6 +195,12 @@ impl FaultProxy {
         answer
     }
 
+    /// From now on the requests for which `which` holds are taken and never answered: whoever asks
+    /// has to give up by himself.
+    pub fn leave_unanswered(&self, which: impl FnMut(Class, &str) -> bool + Send + 'static) {
+        self.shared.state().unanswered = Some(Box::new(which));
+    }
+
     /// Lets what is detained arrive.
     pub fn arrive(&self) {
         self.shared.arriving.notify_one();
@@ -235,6 +245,10 @@ impl Shared {
         self.thawed().await;
         let target = head.uri.path_and_query().map_or("/", |it| it.as_str()).to_owned();
         let class = class(&head.method, head.uri.path(), head.uri.query().unwrap_or_default());
+        if self.state().unanswered.as_mut().is_some_and(|which| which(class, head.uri.path())) {
+            // Ends with the connection.
+            return std::future::pending().await;
+        }
         let recorded = self.record(class, &head.method, head.uri.path(), &body);
         let mut held = recorded.as_ref().and_then(|recorded| self.held_at(recorded));
         let fault = self.fault(class, &head.method, head.uri.path());

@@ -1,6 +1,6 @@
 use std::io;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// One GET over plain HTTP to a port of this machine: the status and the body.
@@ -25,6 +25,10 @@ pub(crate) async fn send(
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(form).await?;
+    answer(stream).await
+}
+
+async fn answer(mut stream: impl AsyncRead + Unpin) -> io::Result<(u16, String)> {
     let mut answer = vec![];
     stream.read_to_end(&mut answer).await?;
     let answer = String::from_utf8_lossy(&answer);
@@ -32,6 +36,19 @@ pub(crate) async fn send(
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     let status = status.ok_or_else(|| io::Error::other("not an HTTP answer"))?;
     Ok((status, body.to_owned()))
+}
+
+/// One GET as a browser would send it to `HOST:PORT`, on a connection that is for it alone: the
+/// status and what followed it.
+pub(crate) async fn fetch(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    address: &str,
+    path: &str,
+) -> io::Result<(u16, String)> {
+    // Proxies answer 426 to 1.0.
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    answer(stream).await
 }
 
 /// `Err` says why the port's path does not answer 200 yet.

@@ -1,5 +1,6 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -21,16 +22,34 @@ pub(crate) const ROOT_NAMESPACE: &str = "istio-system";
 /// The port in the cached manifest, which every cluster replaces by its own.
 const ANY_WEBHOOK: &str = "https://127.0.0.1:15017/";
 
-/// Istio's objects as `istioctl manifest generate` prints them.
-pub(crate) fn manifest(tools: &Tools, webhook_port: u16) -> Result<Vec<Value>, Error> {
+/// Upstream Envoy has none of Istio's own filters and would reject every listener that has one.
+const WITHOUT_OWN_FILTERS: [(&str, &str); 3] = [
+    ("PILOT_ENABLE_METADATA_EXCHANGE", "false"),
+    ("PILOT_ENABLE_ALPN_FILTER", "false"),
+    ("PILOT_DISABLE_MX_ALPN", "true"),
+];
+
+/// The port at which injected proxies look for istiod.
+const PROXIES_PORT: u16 = 15012;
+
+/// Istio's objects as `istioctl manifest generate` prints them; for real proxies without Istio's
+/// own metrics, which upstream Envoy cannot make.
+pub(crate) fn manifest(
+    tools: &Tools,
+    webhook_port: u16,
+    real_proxies: bool,
+) -> Result<Vec<Value>, Error> {
     let making = "generating Istio's manifest";
-    let args = [
+    let mut args = vec![
         "manifest".to_owned(),
         "generate".to_owned(),
         "--set=profile=minimal".to_owned(),
         format!("--set=values.istiodRemote.injectionURL={ANY_WEBHOOK}inject"),
         format!("--set=values.base.validationURL={ANY_WEBHOOK}validate"),
     ];
+    if real_proxies {
+        args.push("--set=values.telemetry.enabled=false".to_owned());
+    }
     let cached = cached_manifest(&tools.program("istioctl"), &args)?;
     let json = match std::fs::read_to_string(&cached) {
         Ok(json) => json,
@@ -99,15 +118,21 @@ pub struct Istiod {
 }
 
 impl Istiod {
+    /// `proxies` is the address at which real proxies reach it, if there are to be any.
     pub(crate) fn launch(
         tools: &Tools,
         folder: &Path,
         kubeconfig: &Path,
         ports: IstiodPorts,
         extra_env: &[(String, String)],
+        proxies: Option<Ipv4Addr>,
         config: Config,
     ) -> Result<Self, Error> {
         let local = |port: u16| format!("127.0.0.1:{port}");
+        let for_proxies = match proxies {
+            Some(address) => format!("{address}:{PROXIES_PORT}"),
+            None => local(ports.secure_grpc),
+        };
         let mut program = Program::new("istiod", tools.program("pilot-discovery"), folder)
             .args([
                 "discovery".to_owned(),
@@ -115,7 +140,7 @@ impl Istiod {
                 format!("--httpAddr={}", local(ports.http)),
                 format!("--monitoringAddr={}", local(ports.monitoring)),
                 format!("--grpcAddr={}", local(ports.grpc)),
-                format!("--secureGRPCAddr={}", local(ports.secure_grpc)),
+                format!("--secureGRPCAddr={for_proxies}"),
                 format!("--httpsAddr={}", local(ports.webhooks)),
                 "--ctrlz_port=0".to_owned(),
             ])
@@ -130,6 +155,11 @@ impl Istiod {
             .env("VALIDATION_WEBHOOK_CONFIG_NAME", "istio-validator-istio-system")
             // Becomes an IP SAN, without which the apiserver refuses the webhooks' certificate.
             .env("ISTIOD_CUSTOM_HOST", "127.0.0.1");
+        if proxies.is_some() {
+            for (name, value) in WITHOUT_OWN_FILTERS {
+                program = program.env(name, value);
+            }
+        }
         for (name, value) in extra_env {
             program = program.env(name, value);
         }

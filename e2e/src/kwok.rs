@@ -7,6 +7,13 @@ use crate::process::Program;
 use crate::tools::Tools;
 use crate::{Doing, Error};
 
+/// The label, and the taint, that say how a node runs its pods.
+pub(crate) const RUNS_AS: &str = "e2e.meshrollout.dev/runs-as";
+/// By kwok: nothing runs, and all looks as if it did.
+const LIKENESSES: &str = "likenesses";
+/// By [`crate::node::RealNode`].
+pub(crate) const PROCESSES: &str = "processes";
+
 const STAGES: &str = include_str!("stages.yaml");
 
 pub(crate) fn kwok(
@@ -20,7 +27,7 @@ pub(crate) fn kwok(
     Ok(Program::new("kwok", tools.program("kwok"), folder).args([
         format!("--kubeconfig={}", text(kubeconfig)),
         format!("--config={}", text(&stages)),
-        "--manage-all-nodes=true".to_owned(),
+        format!("--manage-nodes-with-label-selector={RUNS_AS}={LIKENESSES}"),
         "--node-ip=127.0.0.1".to_owned(),
         "--cidr=10.100.0.0/16".to_owned(),
         format!("--server-address=127.0.0.1:{port}"),
@@ -28,16 +35,16 @@ pub(crate) fn kwok(
 }
 
 pub(crate) fn nodes() -> Vec<Value> {
-    ["node-a", "node-b"].into_iter().map(node).collect()
+    ["node-a", "node-b"].into_iter().map(|name| node(name, LIKENESSES)).collect()
 }
 
 /// Room for any test; with a kubelet older than 1.33 istiod would inject no native sidecars.
-fn node(name: &str) -> Value {
+pub(crate) fn node(name: &str, runs_as: &str) -> Value {
     let room = json!({"cpu": "1000", "memory": "4Ti", "pods": "20000"});
     json!({
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, RUNS_AS: runs_as}},
         "status": {
             "allocatable": room,
             "capacity": room,

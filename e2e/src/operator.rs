@@ -30,6 +30,8 @@ pub struct OperatorOptions {
     pub harm_window: Duration,
     /// Further lines of its configuration file.
     pub config: String,
+    /// Further lines of its metrics source, each indented by two.
+    pub source: String,
     /// Whether the times of a rollout may be shorter than its minimums.
     pub allow_short_times: bool,
     /// The apiserver's address, when it is not to be reached directly: a [`crate::FaultProxy`]'s.
@@ -42,6 +44,7 @@ impl Default for OperatorOptions {
             interval: Duration::from_secs(1),
             harm_window: Duration::from_secs(2),
             config: "drain: 1s\nproxyAcknowledgement: 1s\n".to_owned(),
+            source: String::new(),
             allow_short_times: true,
             apiserver: None,
         }
@@ -85,13 +88,14 @@ impl Cluster {
         std::fs::create_dir_all(&folder).doing("making the operator's folder")?;
         let seconds = |length: Duration| format!("{}s", length.as_secs().max(1));
         let config = format!(
-            "evaluationInterval: {}\nharmWindow: {}\nallowShortTimes: {}\n{}metricsSources:\n- name: main\n  url: {}\n  scrapeInterval: {}\n  timeout: 5s\n",
+            "evaluationInterval: {}\nharmWindow: {}\nallowShortTimes: {}\n{}metricsSources:\n- name: main\n  url: {}\n  scrapeInterval: {}\n  timeout: 5s\n{}",
             seconds(options.interval),
             seconds(options.harm_window),
             options.allow_short_times,
             options.config,
             self.metrics_proxy().url(),
             seconds(self.scrape_interval()),
+            options.source,
         );
         let file = folder.join("config.yaml");
         std::fs::write(&file, config).doing("writing the operator's configuration")?;
@@ -118,12 +122,7 @@ impl Cluster {
 
     /// Runs the command line as `admin`.
     pub async fn meshrollout(&self, args: &[&str]) -> Result<Output, Error> {
-        tokio::process::Command::new(meshrollout().await?)
-            .env("KUBECONFIG", self.kubeconfig())
-            .args(args)
-            .output()
-            .await
-            .doing("running meshrollout")
+        self.command(&meshrollout().await?, args).await
     }
 }
 
@@ -223,6 +222,8 @@ async fn get(address: &str) -> Result<String, String> {
     let server = format!("http://{}", uri.authority().map_or("", |at| at.as_str()));
     let mut config = kube::Config::new(server.parse().map_err(|error| format!("{error}"))?);
     config.default_retry = false;
+    // Else every question would load the system's certificates, a third of all that tests compute.
+    config.root_cert = Some(vec![]);
     let client = kube::Client::try_from(config).map_err(|error| error.to_string())?;
     let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let request =

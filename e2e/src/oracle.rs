@@ -115,7 +115,7 @@ impl Oracle {
             let known = oracles.iter().flat_map(Self::namespaces);
             known.into_iter().any(|namespace| object == format!("{namespace}/default"))
         };
-        let all = writes.events().iter();
+        let all = writes.events();
         all.filter(|event| !inside(event)).map(|event| tell(event, "outside every plan")).collect()
     }
 
@@ -123,13 +123,15 @@ impl Oracle {
     ///
     /// `audit` must begin before the rollout was made.
     pub fn judge(&self, audit: &Audit) -> Judgement {
-        let writes = audit.clone().of("peerauthentications").accepted();
+        let writes = audit.clone().of("peerauthentications");
         let reigns = Reigns::of(audit);
         let mut told = Judgement::default();
         let mut stands: BTreeMap<String, Value> = BTreeMap::new();
+        // What the apiserver itself gave up on, and may have stored all the same.
+        let mut perhaps: BTreeMap<String, Value> = BTreeMap::new();
         let mut strict_since: BTreeMap<String, Timestamp> = BTreeMap::new();
         let mut way_back: BTreeMap<String, Timestamp> = BTreeMap::new();
-        for event in writes.events().iter().filter(|event| event.is_write()) {
+        for event in in_order(writes.events().filter(|event| event.is_write())) {
             let namespace = event.object_ref.as_ref().map_or("", |it| it.namespace.as_str());
             let Some(index) = self.stages.iter().position(|stage| stage.namespace == namespace)
             else {
@@ -141,13 +143,20 @@ impl Oracle {
             };
             let namespace = namespace.to_owned();
             let ours = event.user.username == OPERATOR_USER;
+            let accepted = event.is_accepted();
             if event.is_dry_run() {
-                if ours && mode(event.response_object.as_ref()) == "PERMISSIVE" {
+                if accepted && ours && mode(event.response_object.as_ref()) == "PERMISSIVE" {
                     way_back.insert(namespace, at);
                 }
                 continue;
             }
-            let before = stands.get(&namespace).cloned();
+            if !accepted {
+                if ours && event.code() >= 500 {
+                    perhaps.insert(namespace, event.request_object.clone().unwrap_or_default());
+                }
+                continue;
+            }
+            let before = met(event, stands.get(&namespace).cloned(), perhaps.remove(&namespace));
             let after = event.response_object.clone().unwrap_or_default();
             if ours {
                 told.judged += 1;
@@ -280,6 +289,37 @@ impl Oracle {
         });
         must(!seen, "S1: while the metrics showed plaintext");
     }
+}
+
+/// As they were stored. The log has them as they were answered, which on a busy machine can be the
+/// other way round.
+fn in_order<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<&'a Event> {
+    let mut last = 0;
+    let keyed = events.map(|event| {
+        let stored = event.is_accepted() && !event.is_dry_run();
+        let told = event.response_object.as_ref().filter(|_| stored).and_then(version);
+        // A refusal and a deletion have none; they stay behind what they were logged behind.
+        last = told.and_then(|told| told.parse().ok()).unwrap_or(last);
+        (last, event)
+    });
+    let mut keyed: Vec<(u64, &Event)> = keyed.collect();
+    keyed.sort_by_key(|(version, _)| *version);
+    keyed.into_iter().map(|(_, event)| event).collect()
+}
+
+/// What a write met: what stands there, unless it asked for another version and there is a write
+/// that may have been stored without an answer.
+fn met(event: &Event, stood: Option<Value>, perhaps: Option<Value>) -> Option<Value> {
+    let asked = event.request_object.as_ref().and_then(version);
+    match (&stood, &asked) {
+        (Some(it), Some(_)) if version(it) == asked => stood,
+        (_, None) => stood,
+        (_, Some(_)) => perhaps.or(stood),
+    }
+}
+
+fn version(object: &Value) -> Option<String> {
+    object["metadata"]["resourceVersion"].as_str().map(str::to_owned)
 }
 
 /// One accepted write.

@@ -76,6 +76,25 @@ impl Pki {
         self.write(&format!("{file}.kubeconfig"), &config.to_string())
     }
 
+    /// The authority, a certificate for a server of these DNS names and its key, all as PEM.
+    pub(crate) fn server(&self, file: &str, hosts: &[&str]) -> Result<[String; 3], Error> {
+        let mut params = named(file, None);
+        for host in hosts {
+            let name = (*host).try_into().doing(format!("issuing a certificate for {host}"))?;
+            params.subject_alt_names.push(rcgen::SanType::DnsName(name));
+        }
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(file, &params)?;
+        let read = |path: PathBuf| {
+            std::fs::read_to_string(&path).doing(format!("reading {}", path.display()))
+        };
+        Ok([
+            self.ca.pem(),
+            read(self.path(&format!("{file}.crt")))?,
+            read(self.path(&format!("{file}.key")))?,
+        ])
+    }
+
     fn issue(&self, file: &str, params: &CertificateParams) -> Result<(), Error> {
         let issuing = || format!("issuing the certificate of {file}");
         let key = KeyPair::generate().doing(issuing())?;

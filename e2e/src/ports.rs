@@ -34,6 +34,11 @@ impl Ports {
         Err(Error::new(format!("no free block of ports between {FIRST} and {END}")))
     }
 
+    /// The number of the block, which nobody else on this machine has at this time.
+    pub(crate) fn number(&self) -> u16 {
+        (self.first - FIRST) / BLOCK
+    }
+
     pub(crate) fn take(&mut self) -> Result<u16, Error> {
         // Round and round: what an operator of a while ago listened on is free again.
         for _ in self.first..self.end {

@@ -17,7 +17,7 @@ const WATCHED: &str =
 /// How to run one program of the cluster.
 #[derive(Clone)]
 pub(crate) struct Program {
-    name: &'static str,
+    name: String,
     path: PathBuf,
     folder: PathBuf,
     args: Vec<String>,
@@ -26,8 +26,10 @@ pub(crate) struct Program {
 
 impl Program {
     /// Its log is `NAME.log` in `folder`, which is also where it runs.
-    pub(crate) fn new(name: &'static str, path: PathBuf, folder: &Path) -> Self {
-        Self { name, path, folder: folder.to_owned(), args: vec![], env: BTreeMap::new() }
+    pub(crate) fn new(name: &str, path: PathBuf, folder: &Path) -> Self {
+        // Memory is plenty and processors are few: collected at four times the live heap.
+        let env = BTreeMap::from([("GOGC".to_owned(), "400".to_owned())]);
+        Self { name: name.to_owned(), path, folder: folder.to_owned(), args: vec![], env }
     }
 
     pub(crate) fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
@@ -45,7 +47,7 @@ impl Program {
         let starting = || format!("starting {}", self.name);
         let output = File::options().create(true).append(true).open(&log).doing(starting())?;
         let child = Command::new("sh")
-            .args(["-c", WATCHED, self.name])
+            .args(["-c", WATCHED, &self.name])
             .arg(&self.path)
             .args(&self.args)
             .envs(&self.env)
@@ -58,13 +60,13 @@ impl Program {
             .process_group(0)
             .spawn()
             .doing(starting())?;
-        Ok(Process { name: self.name, child, log })
+        Ok(Process { name: self.name.clone(), child, log })
     }
 }
 
 /// A running program; dropping it kills it.
 pub(crate) struct Process {
-    name: &'static str,
+    name: String,
     child: Child,
     log: PathBuf,
 }
@@ -76,10 +78,21 @@ impl Process {
 
     /// Fails with the end of the log when the program is gone.
     pub(crate) fn check(&mut self) -> Result<(), Error> {
-        match self.child.try_wait().doing(format!("asking after {}", self.name))? {
+        match self.ended()? {
             Some(status) => Err(self.blame(&ended(status))),
             None => Ok(()),
         }
+    }
+
+    /// How it ended, once it has.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>, Error> {
+        self.child.try_wait().doing(format!("asking after {}", self.name))
+    }
+
+    /// SIGTERM; whether it heeds it shows in [`Process::ended`].
+    pub(crate) fn ask_to_end(&self) {
+        // An error means that it has ended.
+        let _ = Command::new("kill").args(["-TERM", &self.id().to_string()]).status();
     }
 
     /// An error about this program, with the last lines that it logged.

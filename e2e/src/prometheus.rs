@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 use crate::pki::text;
 use crate::process::{Process, Program};
 use crate::tools::Tools;
-use crate::{Doing, Error, http_probe, until};
+use crate::{Doing, Error, http_probe, istio_metrics, until};
 
 /// The running Prometheus.
 pub struct Prometheus {
@@ -22,7 +22,7 @@ impl Prometheus {
         folder: &Path,
         port: u16,
         scrape_interval: Duration,
-        targets: &Targets,
+        targets: &Targets<'_>,
     ) -> Result<Self, Error> {
         let config = folder.join("prometheus.json");
         std::fs::write(&config, targets.config(scrape_interval)).doing("writing its config")?;
@@ -90,13 +90,15 @@ impl Prometheus {
 }
 
 /// What Prometheus scrapes.
-pub(crate) struct Targets {
+pub(crate) struct Targets<'a> {
     pub(crate) istiod: u16,
     pub(crate) exporter: u16,
+    /// The file that names the real sidecars, if there are to be any.
+    pub(crate) sidecars: Option<&'a Path>,
 }
 
-impl Targets {
-    /// One target stands for all sidecars and names namespace and pod itself.
+impl Targets<'_> {
+    /// One target stands for all sidecars of kwok's pods and names namespace and pod itself.
     ///
     /// A target per pod by service discovery would be truer to life, but Prometheus takes up
     /// discovered changes every 5 s only (`discovery.Manager`), five scrapes late. A series that
@@ -104,19 +106,24 @@ impl Targets {
     fn config(&self, scrape_interval: Duration) -> String {
         let target = |port: u16| format!("127.0.0.1:{port}");
         let interval = format!("{}ms", scrape_interval.as_millis());
-        json!({
-            "global": {"scrape_interval": interval, "scrape_timeout": interval},
-            "scrape_configs": [
-                {"job_name": "istiod", "static_configs": [{
-                    "targets": [target(self.istiod)],
-                    "labels": {"namespace": "istio-system", "app": "istiod", "pod": "istiod"},
-                }]},
-                {"job_name": "kubernetes-pods", "honor_labels": true, "static_configs": [{
-                    "targets": [target(self.exporter)],
-                }]},
-            ],
-        })
-        .to_string()
+        let mut jobs = vec![
+            json!({"job_name": "istiod", "static_configs": [{
+                "targets": [target(self.istiod)],
+                "labels": {"namespace": "istio-system", "app": "istiod", "pod": "istiod"},
+            }]}),
+            json!({"job_name": "kubernetes-pods", "honor_labels": true, "static_configs": [{
+                "targets": [target(self.exporter)],
+            }]}),
+        ];
+        if let Some(file) = self.sidecars {
+            jobs.push(json!({
+                "job_name": "sidecars", "metrics_path": "/stats/prometheus",
+                "file_sd_configs": [{"files": [text(file)]}],
+                "metric_relabel_configs": istio_metrics::relabelling(),
+            }));
+        }
+        let global = json!({"scrape_interval": interval, "scrape_timeout": interval});
+        json!({"global": global, "scrape_configs": jobs}).to_string()
     }
 }
 

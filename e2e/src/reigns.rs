@@ -33,7 +33,7 @@ impl Reigns {
                 epoch: fence["spec"]["epoch"].as_i64()?,
             })
         };
-        Self(stored.events().iter().filter_map(reign).collect())
+        Self(stored.events().filter_map(reign).collect())
     }
 
     /// The object bears the stamp of a reign that stood at this time, or had just ended.

@@ -126,7 +126,7 @@ impl Workload {
     }
 }
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(150);
 
 impl Cluster {
     /// Makes a namespace, with labels such as `("tier", "core")`.

@@ -2,9 +2,13 @@ use std::time::{Duration, Instant};
 
 use crate::Error;
 
-const POLL: Duration = Duration::from_millis(100);
+const SHORTEST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_millis(500);
 
 /// Polls `attempt` until it yields a value; `Err` says why not yet, and is told at the limit.
+///
+/// It asks again after a twentieth of the time that it has waited: many that wait for long must
+/// not keep busy what they wait for.
 pub async fn until<T>(
     what: &str,
     limit: Duration,
@@ -27,6 +31,6 @@ pub async fn until<T>(
             )));
         }
         said = not_yet;
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep((begin.elapsed() / 20).clamp(SHORTEST, LONGEST)).await;
     }
 }

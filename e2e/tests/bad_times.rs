@@ -10,7 +10,7 @@ use meshrollout_e2e::{
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(150);
 /// From harm to PERMISSIVE: three scrapes, an evaluation and what a busy machine takes. The bake
 /// would end long after.
 const SECONDS: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use meshrollout_e2e::{
 };
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(150);
 
 /// One thing that cannot be seen: how it is told, by which code, and in which words.
 struct Blindness {

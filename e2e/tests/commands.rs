@@ -6,7 +6,7 @@ use std::time::Duration;
 use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{Client, Cluster, Edge, OperatorOptions, Options, Rollout, Server, until};
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(150);
 
 fn said(output: &Output) -> String {
     let (out, err) = (&output.stdout, &output.stderr);

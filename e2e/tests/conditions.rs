@@ -12,7 +12,7 @@ use meshrollout_e2e::{
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(150);
 
 /// One operator acts in a cluster, and one test needs another than the rest: they take turns.
 async fn cluster() -> (&'static Cluster, MutexGuard<'static, ()>) {

@@ -10,7 +10,7 @@ use meshrollout_e2e::{
 };
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(150);
 /// By the version or the place; by the fence where the operator had given it up meanwhile.
 const REFUSED: [u16; 3] = [403, 404, 409];
 

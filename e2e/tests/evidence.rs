@@ -21,7 +21,7 @@ const SCRAPE: SignedDuration = SignedDuration::from_secs(1);
 const SHORT: Duration = Duration::from_secs(15);
 /// Three scrapes, and the time that a busy machine takes to ask.
 const SOON: Duration = Duration::from_millis(4500);
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(150);
 
 /// Whoever stops istiod does so while nobody deploys.
 static ISTIOD: RwLock<()> = RwLock::const_new(());

@@ -7,7 +7,7 @@
 //!
 //! SCHEDULES=60    how many, from seed 0 on
 //! SEED=17         only that one and the seven that run with it
-//! CLUSTERS=3      so many side by side
+//! CLUSTERS=4      so many side by side
 //! LIMIT=240       seconds from the beginning of a rollout to its end, faults included
 
 use std::collections::{BTreeMap, VecDeque};
@@ -36,6 +36,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 const EVIDENCE_AGE: Duration = Duration::from_secs(3);
 /// So many share an operator.
 const GROUP: usize = 8;
+/// So many groups share a cluster: its Prometheus goes on searching the series of what is gone, and
+/// every further group would be slower than the one before.
+const GROUPS: usize = 3;
 /// Nothing more may happen for so long after the end.
 const STAYS: Duration = Duration::from_secs(4);
 
@@ -324,6 +327,7 @@ fn judge(
     }
     if !wrong.is_empty() {
         let mut told = wrong.join("\n");
+        let stored = audit.clone().of("peerauthentications").writes().summary();
         let log: String =
             logs.iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect();
         for one in group {
@@ -331,6 +335,10 @@ fn judge(
             let failed = told.contains(&format!("SEED={} ", one.seed));
             let lines: Vec<_> =
                 log.lines().filter(|line| failed && line.contains(&about)).collect();
+            let own = format!(" f{}-", one.seed);
+            for line in stored.lines().filter(|line| failed && line.contains(&own)) {
+                let _ = write!(told, "\n    {line}");
+            }
             for line in &lines[lines.len().saturating_sub(20)..] {
                 let line = line.split_once("}: ").map_or(*line, |(_, rest)| rest);
                 let _ = write!(told, "\n    {line}");
@@ -347,30 +355,32 @@ async fn prepared(cluster: &Cluster, first: u64) -> Vec<Schedules> {
     group
 }
 
-/// One cluster, and one group after the other on it.
+/// One cluster after the other, and so many groups on each.
 async fn lane(queue: &Mutex<VecDeque<u64>>, tally: &Mutex<Tally>) {
     let next = || {
         // Three failures tell enough.
         let enough = tally.lock().unwrap().failures.len() >= 3;
         queue.lock().unwrap().pop_front().filter(|_| !enough)
     };
-    let Some(first) = next() else { return };
-    let cluster = Cluster::start(Options::default()).await.unwrap();
-    cluster.install().await.unwrap();
-    cluster.namespace("front", Injection::Enabled, &[]).await.unwrap();
-    cluster.deploy(&Workload::new("front", "web")).await.unwrap();
-    cluster.namespace("legacy", Injection::Absent, &[]).await.unwrap();
-    cluster.deploy(&Workload::new("legacy", "batch")).await.unwrap();
-    let mut group = prepared(&cluster, first).await;
     while let Some(first) = next() {
-        // The next ones' pods come up meanwhile.
-        let (_, following) = tokio::join!(run(&cluster, group, tally), prepared(&cluster, first));
-        group = following;
-    }
-    run(&cluster, group, tally).await;
-    let mut tally = tally.lock().unwrap();
-    for (fault, count) in cluster.metrics_proxy().faulted() {
-        *tally.faulted.entry(fault).or_default() += count;
+        let cluster = Cluster::start(Options::default()).await.unwrap();
+        cluster.install().await.unwrap();
+        cluster.namespace("front", Injection::Enabled, &[]).await.unwrap();
+        cluster.deploy(&Workload::new("front", "web")).await.unwrap();
+        cluster.namespace("legacy", Injection::Absent, &[]).await.unwrap();
+        cluster.deploy(&Workload::new("legacy", "batch")).await.unwrap();
+        let mut group = prepared(&cluster, first).await;
+        for _ in 1..GROUPS {
+            let Some(first) = next() else { break };
+            // The next ones' pods come up meanwhile.
+            let both = tokio::join!(run(&cluster, group, tally), prepared(&cluster, first));
+            group = both.1;
+        }
+        run(&cluster, group, tally).await;
+        let mut tally = tally.lock().unwrap();
+        for (fault, count) in cluster.metrics_proxy().faulted() {
+            *tally.faulted.entry(fault).or_default() += count;
+        }
     }
 }
 
@@ -389,7 +399,7 @@ fn every_schedule_reaches_its_end_and_no_write_is_unsafe() {
         None => (0..schedules).step_by(GROUP).collect(),
     };
     let wanted = queue.len() * GROUP;
-    let lanes = number("CLUSTERS").unwrap_or(3).min(queue.len() as u64);
+    let lanes = number("CLUSTERS").unwrap_or(4).min(queue.len() as u64);
     let (queue, tally) = (Mutex::new(queue), Mutex::new(Tally::default()));
     // Each on a thread of its own: reading and judging a log must not hold up the others.
     std::thread::scope(|scope| {

@@ -8,7 +8,7 @@ use meshrollout_e2e::{Cluster, OPERATOR_USER, OperatorOptions, Options, Rollout,
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(150);
 const SYSTEM: &str = "meshrollout-system";
 
 async fn cluster() -> &'static Cluster {

@@ -11,7 +11,7 @@ use meshrollout_e2e::{
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, RwLock};
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(150);
 
 /// All tests share a control plane and an operator; each has namespaces and a rollout of its own.
 async fn shared() -> &'static (Cluster, Operator) {
@@ -76,7 +76,7 @@ fn suspicions(audit: &Audit, code: &str) -> usize {
         findings.is_some_and(|findings| findings.iter().any(held))
     };
     let before = |event: &&Event| resource(event).as_deref() != Some("peerauthentications");
-    audit.events().iter().take_while(before).filter(suspicious).count()
+    audit.events().take_while(before).filter(suspicious).count()
 }
 
 /// Brings the second stage to its bake, does harm, and sees it taken back.

@@ -27,6 +27,8 @@ use meshrollout_e2e::{
 };
 use serde_json::{Value, json};
 
+/// Within this the proxy says that a request is held, once it is.
+const HELD_SOON: Duration = Duration::from_secs(1);
 /// From the beginning of a rollout to its end, after the last kill.
 static LIMIT: LazyLock<Duration> = LazyLock::new(|| {
     let given = std::env::var("LIMIT").ok().and_then(|limit| limit.parse().ok());
@@ -169,23 +171,26 @@ async fn killed_until_enforced(
             }
             Ok::<_, Error>(())
         };
+        let mut held = std::pin::pin!(held);
         let left = LIMIT.saturating_sub(begin.elapsed());
-        tokio::select! {
+        let at = tokio::select! {
             biased;
-            at = held => {
-                let at = at.map_err(|error| Error::new(error.to_string()))?;
-                if let Plan::AtNew(moment) = plan {
-                    killed_at.lock().unwrap().insert((moment as usize, which(&at, name)));
-                }
-                killed.push(at);
-                begin = Instant::now();
-            }
-            // One that met the killed one's Lease may end by itself; a kubelet starts it again.
-            _ = life => {}
+            at = &mut held => Some(at),
+            // One that met the killed one's Lease may end by itself; a kubelet starts it again. It
+            // may have ended where it was to be killed: that write is not made again.
+            _ = life => tokio::time::timeout(HELD_SOON, held).await.ok(),
             end = until_all_is_told(cluster, name, left) => {
                 end.map_err(|error| Error::new(format!("{error}\nafter {killed:?}")))?;
                 return Ok(killed);
             }
+        };
+        if let Some(at) = at {
+            let at = at.map_err(|error| Error::new(error.to_string()))?;
+            if let Plan::AtNew(moment) = plan {
+                killed_at.lock().unwrap().insert((moment as usize, which(&at, name)));
+            }
+            killed.push(at);
+            begin = Instant::now();
         }
         proxy.go_on();
     }

@@ -73,7 +73,7 @@ fn hold(proxy: &FaultProxy, moment: Moment) -> oneshot::Receiver<Recorded> {
 fn deposed(audit: &Audit) -> (usize, Vec<String>) {
     let reigns = Reigns::of(audit);
     let writes = audit.clone().of("peerauthentications").writes().by(OPERATOR_USER).accepted();
-    let wrong = writes.events().iter().filter_map(|event| {
+    let wrong = writes.events().filter_map(|event| {
         let why = reigns.deposed(event.response_object.as_ref().expect("what was stored"))?;
         Some(format!("{} {why}", event.object()))
     });

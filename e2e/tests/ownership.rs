@@ -6,7 +6,7 @@ use std::time::Duration;
 use meshrollout_e2e::{Cluster, OPERATOR_USER, OperatorOptions, Options, Rollout, until};
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(150);
 
 async fn policy(cluster: &Cluster, namespace: &str) -> Option<Value> {
     let args = ["get", "peerauthentication", "default", "-n", namespace, "-o", "json"];
@@ -111,7 +111,8 @@ async fn what_was_taken_over_is_given_back_and_what_was_made_is_deleted() {
     assert_eq!(policy(cluster, "empty").await, None);
     let audit = cluster.audit_since(mark).unwrap().of("peerauthentications").by(OPERATOR_USER);
     let deleted = audit.writes().filter(|event| event.verb == "delete");
-    let [one] = deleted.events() else { panic!("{}", deleted.summary()) };
+    let ours: Vec<_> = deleted.events().collect();
+    let [one] = ours[..] else { panic!("{}", deleted.summary()) };
     let required = &one.request_object.as_ref().unwrap()["preconditions"];
     assert!(required["uid"].is_string() && required["resourceVersion"].is_string(), "{required}");
     operator.stop().await.unwrap();

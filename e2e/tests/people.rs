@@ -10,7 +10,7 @@ use meshrollout_e2e::{
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(150);
 
 /// One operator acts in a cluster, and each test starts its own: so they take turns, in two
 /// clusters to be done in half the time.

@@ -137,8 +137,7 @@ async fn quiet(cluster: &Cluster) {
     let mut quiet_since = Instant::now();
     until("the last word about all of them", LIMIT, async || {
         let audit = cluster.audit_since(last).map_err(|error| error.to_string())?;
-        let said: Vec<_> =
-            audit.writes().by(OPERATOR_USER).events().iter().filter_map(said).collect();
+        let said: Vec<_> = audit.writes().by(OPERATOR_USER).events().filter_map(said).collect();
         if said.is_empty() {
             let quiet = quiet_since.elapsed();
             return if quiet > QUIET { Ok(()) } else { Err(format!("quiet for {quiet:?}")) };
@@ -233,7 +232,7 @@ impl Cost {
     fn count(&mut self, cluster: &Cluster, mark: AuditMark) {
         let audit: Audit = cluster.audit_since(mark).unwrap().by(OPERATOR_USER);
         let mut seen = BTreeSet::new();
-        for event in audit.events().iter().filter(|event| seen.insert(&event.audit_id)) {
+        for event in audit.events().filter(|event| seen.insert(&event.audit_id)) {
             if event.verb == "watch" && event.stage == "ResponseComplete" {
                 // Begun before, and ended now.
                 continue;

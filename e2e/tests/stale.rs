@@ -10,7 +10,7 @@ use meshrollout_e2e::{
 };
 use serde_json::json;
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(300);
 /// Each of these changes after the watches fell silent; nothing does in the last one.
 const CHANGED: [&str; 5] = ["pods", "rules", "policies", "paused", "labelled"];
 const UNCHANGED: &str = "unchanged";

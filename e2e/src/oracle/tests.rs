@@ -72,6 +72,48 @@ fn judged(oracle: &Oracle, events: &[Value]) -> Judgement {
     oracle.judge(&Audit::made_of(events.collect()))
 }
 
+/// The same writes with the versions that the apiserver gives.
+fn versioned() -> Vec<Value> {
+    let mut stands = BTreeMap::<String, usize>::new();
+    let mut events = right();
+    for (number, event) in events.iter_mut().enumerate() {
+        let namespace = event["objectRef"]["namespace"].as_str().unwrap_or_default().to_owned();
+        let dry_run = event["requestURI"].as_str().unwrap().contains("dryRun");
+        let asked = stands.get(&namespace).map_or("0".to_owned(), ToString::to_string);
+        event["requestObject"]["metadata"]["resourceVersion"] = json!(asked);
+        if !dry_run {
+            event["responseObject"]["metadata"]["resourceVersion"] =
+                json!((number + 9).to_string());
+            stands.insert(namespace, number + 9);
+        }
+    }
+    events
+}
+
+#[test]
+fn a_write_that_is_logged_late_is_judged_in_its_place() {
+    let mut events = versioned();
+    let pin = events.remove(0);
+    events.insert(2, pin);
+    assert_eq!(judged(&oracle(), &events).wrong, Vec::<String>::new());
+    // And one that really came late is not put in front.
+    events[2]["responseObject"]["metadata"]["resourceVersion"] = json!("900");
+    assert!(!judged(&oracle(), &events).wrong.is_empty());
+}
+
+#[test]
+fn a_write_that_the_apiserver_gave_up_may_have_been_stored() {
+    let mut events = versioned();
+    events[0]["responseStatus"]["code"] = json!(504);
+    let stored = events[0]["responseObject"].take();
+    events[0]["requestObject"]["spec"] = stored["spec"].clone();
+    events[0]["requestObject"]["metadata"]["annotations"] =
+        stored["metadata"]["annotations"].clone();
+    assert_eq!(judged(&oracle(), &events).wrong, Vec::<String>::new());
+    events[0]["responseStatus"]["code"] = json!(409);
+    assert!(!judged(&oracle(), &events).wrong.is_empty());
+}
+
 #[test]
 fn a_right_rollout_is_found_right() {
     let told = judged(&oracle(), &right());

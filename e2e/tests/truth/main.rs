@@ -33,7 +33,7 @@ use sent::Sent;
 use serde_json::{Value, json};
 
 const GROUPS: usize = 20;
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(150);
 
 /// A meshed pod that asks as its proxy would.
 struct Proxy {

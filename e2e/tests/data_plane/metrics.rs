@@ -1,0 +1,99 @@
+//! What real sidecars measure reaches Prometheus under Istio's names, and a Job runs and ends.
+
+use meshrollout_e2e::scenario::Injection;
+use meshrollout_e2e::{Cluster, RealWorkload, until};
+
+use super::{LIMIT, PORT, client, enough, options};
+
+#[tokio::test]
+async fn real_sidecars_say_who_called_whom_and_how() {
+    let Some(options) = options() else { return };
+    let cluster = Cluster::start(options).await.unwrap();
+    cluster.namespace("server", Injection::Enabled, &[]).await.unwrap();
+    cluster.namespace("meshed", Injection::Enabled, &[]).await.unwrap();
+    cluster.namespace("plain", Injection::Absent, &[]).await.unwrap();
+    cluster.run(&RealWorkload::echo("server", "echo", PORT)).await.unwrap();
+    cluster.certificate("server", "tls", &["hook.server"]).await.unwrap();
+    cluster.run(&RealWorkload::tls_echo("server", "hook", 8443, "tls")).await.unwrap();
+    let by_name = "http://echo.server:8080/";
+    let loads =
+        [client(&cluster, "meshed", by_name).await, client(&cluster, "plain", by_name).await];
+    cluster.certificate("meshed", "tls", &["hook.server"]).await.unwrap();
+    let tls = RealWorkload::tls_load("meshed", "tls", "https://hook.server:8443/", 10, "tls");
+    cluster.run(&tls).await.unwrap();
+    for load in &loads {
+        enough(load, load.mark().unwrap()).await;
+    }
+
+    let to = r#"destination_workload="echo",destination_workload_namespace="server""#;
+    let hook = r#"destination_workload="hook",destination_workload_namespace="server""#;
+    let from = r#"source_workload="client",source_workload_namespace="meshed""#;
+    let service = r#"destination_service="echo.server.svc.cluster.local",destination_service_namespace="server""#;
+    let hook_service = r#"destination_service="hook.server.svc.cluster.local",destination_service_namespace="server""#;
+    let nobody = r#"source_workload="unknown",source_workload_namespace="unknown""#;
+    let requests = |labels: &str| format!("istio_requests_total{{{labels}}}");
+    let answered = r#"request_protocol="http",response_code="200",response_flags="-""#;
+    for query in [
+        requests(&format!(
+            r#"reporter="destination",connection_security_policy="mutual_tls",{from},{to},{answered}"#
+        )),
+        requests(&format!(
+            r#"reporter="destination",connection_security_policy="none",{nobody},{to},{answered}"#
+        )),
+        requests(&format!(r#"reporter="source",{from},{service},{answered}"#)),
+        format!(
+            r#"istio_tcp_connections_opened_total{{reporter="destination",connection_security_policy="mutual_tls",request_protocol="tcp",source_workload="tls",{hook}}}"#
+        ),
+        format!(r#"istio_tcp_sent_bytes_total{{reporter="destination",{hook}}}"#),
+        format!(
+            r#"istio_tcp_connections_closed_total{{reporter="source",source_workload="tls",{hook_service}}}"#
+        ),
+        r#"istio_build{component="proxy",namespace="server",pod=~"echo-.+"}"#.to_owned(),
+        r#"istio_agent_cert_expiry_seconds{resource_name="default",namespace="meshed"} > 3600"#
+            .to_owned(),
+    ] {
+        until(&query, LIMIT, async || {
+            let samples =
+                cluster.prometheus().query(&query).await.map_err(|error| error.to_string())?;
+            let some = samples.iter().any(|it| it["value"][1].as_str().is_some_and(|it| it != "0"));
+            if some { Ok(()) } else { Err(all_of(&cluster, &query).await) }
+        })
+        .await
+        .unwrap();
+    }
+    // A pod without a sidecar is nobody's evidence.
+    let others = r#"count({namespace="plain"})"#;
+    assert_eq!(cluster.prometheus().query(others).await.unwrap(), Vec::<serde_json::Value>::new());
+}
+
+/// The series of a query's metric, for a person to see which label differs.
+async fn all_of(cluster: &Cluster, query: &str) -> String {
+    let metric = query.split('{').next().unwrap_or(query);
+    match cluster.prometheus().query(metric).await {
+        Ok(series) => {
+            let labels: Vec<_> = series.iter().map(|it| it["metric"].to_string()).collect();
+            format!("{metric} is there as {labels:#?}")
+        }
+        Err(error) => error.to_string(),
+    }
+}
+
+#[tokio::test]
+async fn a_job_runs_beside_its_sidecar_and_ends_with_its_work() {
+    let Some(options) = options() else { return };
+    let cluster = Cluster::start(options).await.unwrap();
+    cluster.namespace("server", Injection::Enabled, &[]).await.unwrap();
+    cluster.run(&RealWorkload::echo("server", "echo", PORT)).await.unwrap();
+    let by_name = "http://echo.server:8080/";
+    for (name, url, phase) in
+        [("well", by_name, "Succeeded"), ("badly", "http://echo.server:9/", "Failed")]
+    {
+        cluster.run(&RealWorkload::job("server", name, url, 5)).await.unwrap();
+        let tally =
+            cluster.load("server", name).await.unwrap().since(super::Mark::default()).unwrap();
+        println!("{name}: {tally}");
+        let pods = cluster.pods("server", name).await.unwrap();
+        let status = pods[0].status.clone().unwrap();
+        assert_eq!((tally.sent(), status.phase.as_deref()), (5, Some(phase)));
+    }
+}
