@@ -5,7 +5,7 @@
 
 mod source;
 
-pub use source::{BasicAuth, Header, MetricsSource};
+pub use source::{BasicAuth, Header, MetricsSource, Sidecars};
 
 use crate::api::Duration;
 use jiff::SignedDuration;
@@ -44,6 +44,8 @@ pub struct Config {
     pub retry_period: SignedDuration,
     /// The metrics sources a rollout may name.
     pub metrics_sources: Vec<MetricsSource>,
+    /// The source of a rollout that names none: the sidecars themselves.
+    pub sidecars: Sidecars,
 }
 
 /// What is wrong with the configuration.
@@ -84,6 +86,8 @@ struct File {
     retry_period: Option<Duration>,
     #[serde(default)]
     metrics_sources: Vec<source::File>,
+    #[serde(default)]
+    sidecars: source::SidecarsFile,
 }
 
 impl Config {
@@ -117,6 +121,7 @@ impl Config {
             renew_deadline: length("renewDeadline", file.renew_deadline, 10)?,
             retry_period: length("retryPeriod", file.retry_period, 2)?,
             metrics_sources: source::parse(file.metrics_sources)?,
+            sidecars: file.sidecars.parse()?,
         };
         config.check()?;
         Ok(config)
@@ -211,6 +216,12 @@ mod tests {
                 renew_deadline: seconds(10),
                 retry_period: seconds(2),
                 metrics_sources: vec![],
+                sidecars: Sidecars {
+                    port: 15020,
+                    control_plane_port: 15014,
+                    scrape_interval: seconds(15),
+                    workload_cert_lifetime: seconds(24 * 3600),
+                },
             }
         );
     }

@@ -11,6 +11,7 @@ use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::observe::objects::{Objects, renewed};
 use crate::observe::prometheus::Prometheus;
+use crate::observe::sidecars::Sidecars;
 use crate::report::{Draft, Reporter};
 use crate::status;
 use futures::StreamExt;
@@ -41,6 +42,8 @@ pub struct Operator {
     writer: Writer,
     objects: Objects,
     sources: BTreeMap<String, Prometheus>,
+    /// Set when a rollout first asks for it.
+    sidecars: OnceLock<Sidecars>,
     /// Set when [`Operator::run`] begins.
     rollouts: OnceLock<Store<MeshRollout>>,
     reports: Store<MeshReport>,
@@ -97,6 +100,7 @@ impl Operator {
             listening,
             reporter: Reporter::new(client.clone(), identity),
             sources,
+            sidecars: OnceLock::new(),
             config,
             client,
             writer,

@@ -155,6 +155,9 @@ pub struct PodStatus {
     pub phase: Option<String>,
     /// Ready among them.
     pub conditions: Option<Vec<PodCondition>>,
+    /// Where it is reached.
+    #[serde(rename = "podIP")]
+    pub pod_ip: Option<String>,
     /// Restarts of the containers.
     pub container_statuses: Option<Vec<ContainerStatus>>,
     /// Restarts of native sidecars and init containers.

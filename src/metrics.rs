@@ -23,6 +23,7 @@ pub struct Metrics {
     evaluations: Family<Rollout, Counter>,
     evaluation_seconds: Histogram,
     unknown: Family<Evidence, Counter>,
+    scrapes: Family<Scrape, Counter>,
     shown: Arc<Mutex<BTreeMap<String, Shown>>>,
 }
 
@@ -63,6 +64,11 @@ struct Evidence {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct Scrape {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct Build {
     version: &'static str,
 }
@@ -84,6 +90,7 @@ impl Metrics {
             evaluations: Family::default(),
             evaluation_seconds,
             unknown: Family::default(),
+            scrapes: Family::default(),
             shown: Arc::default(),
         };
         let m = &metrics;
@@ -110,6 +117,11 @@ impl Metrics {
             "Evaluations in which a kind of evidence was not known.",
             m.unknown.clone(),
         );
+        registry.register(
+            "scrapes",
+            "Scrapes of sidecars and control planes by how they ended.",
+            m.scrapes.clone(),
+        );
         Self { registry: Arc::new(registry), ..metrics }
     }
 
@@ -134,6 +146,11 @@ impl Metrics {
     /// A kind of evidence was not known.
     pub fn unknown(&self, evidence: &'static str) {
         self.unknown.get_or_create(&Evidence { evidence }).inc();
+    }
+
+    /// A scrape of a sidecar or a control plane ended.
+    pub fn scraped(&self, result: &'static str) {
+        self.scrapes.get_or_create(&Scrape { result }).inc();
     }
 
     /// An evaluation ended.

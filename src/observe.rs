@@ -3,3 +3,4 @@
 pub mod evidence;
 pub mod objects;
 pub mod prometheus;
+pub mod sidecars;

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::{Mutex, PoisonError};
@@ -105,6 +106,7 @@ impl Cluster {
             Some(wanted) => Some(RealNode::prepare(&folder, ports.number(), wanted).await?),
             None => None,
         };
+        let gateway = node.as_ref().map(|node| node.network().gateway());
         // Nothing of these needs the apiserver to be up.
         let pki = Pki::create(folder.join("pki"))?;
         let etcd = control_plane::etcd(&tools, &folder, &at).start()?;
@@ -115,7 +117,7 @@ impl Cluster {
             prometheus_port,
             options.scrape_interval,
             &Targets {
-                istiod: istiod_ports.monitoring,
+                istiod: (gateway.unwrap_or(Ipv4Addr::LOCALHOST), istiod_ports.monitoring).into(),
                 exporter: exporter_port,
                 sidecars: node.as_ref().map(RealNode::targets),
             },
@@ -156,7 +158,7 @@ impl Cluster {
             &kubeconfigs.istiod,
             istiod_ports,
             &options.istiod_env,
-            node.as_ref().map(|node| node.network().gateway()),
+            gateway,
             config.clone(),
         )?;
         let servers = Servers::start()?;
@@ -202,7 +204,11 @@ impl Cluster {
         for process in &mut self.processes {
             process.check()?;
         }
-        works
+        works?;
+        match &self.node {
+            Some(node) => self.istiod.mark_address(node.network().gateway()).await,
+            None => Ok(()),
+        }
     }
 
     /// How long it took from the first program to the last check.

@@ -1,16 +1,30 @@
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// One GET over plain HTTP to a port of this machine: the status and the body.
 pub(crate) async fn get(port: u16, target: &str) -> io::Result<(u16, String)> {
-    send(port, target, None).await
+    get_at((Ipv4Addr::LOCALHOST, port).into(), target).await
+}
+
+/// The same to anywhere.
+pub(crate) async fn get_at(address: SocketAddr, target: &str) -> io::Result<(u16, String)> {
+    send_to(address, target, None).await
 }
 
 /// A GET, or a POST where there is a form.
 pub(crate) async fn send(
     port: u16,
+    target: &str,
+    form: Option<&[u8]>,
+) -> io::Result<(u16, String)> {
+    send_to((Ipv4Addr::LOCALHOST, port).into(), target, form).await
+}
+
+async fn send_to(
+    address: SocketAddr,
     target: &str,
     form: Option<&[u8]>,
 ) -> io::Result<(u16, String)> {
@@ -22,7 +36,7 @@ pub(crate) async fn send(
          Content-Type: application/x-www-form-urlencoded\r\n\r\n",
         form.len()
     );
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let mut stream = TcpStream::connect(address).await?;
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(form).await?;
     answer(stream).await

@@ -133,12 +133,14 @@ impl Istiod {
             Some(address) => format!("{address}:{PROXIES_PORT}"),
             None => local(ports.secure_grpc),
         };
+        // Where real proxies are, its metrics are read from its pod, too.
+        let monitoring = proxies.unwrap_or(Ipv4Addr::LOCALHOST);
         let mut program = Program::new("istiod", tools.program("pilot-discovery"), folder)
             .args([
                 "discovery".to_owned(),
                 format!("--kubeconfig={}", text(kubeconfig)),
                 format!("--httpAddr={}", local(ports.http)),
-                format!("--monitoringAddr={}", local(ports.monitoring)),
+                format!("--monitoringAddr={monitoring}:{}", ports.monitoring),
                 format!("--grpcAddr={}", local(ports.grpc)),
                 format!("--secureGRPCAddr={for_proxies}"),
                 format!("--httpsAddr={}", local(ports.webhooks)),
@@ -170,6 +172,17 @@ impl Istiod {
     /// The port of `/ready` and `/debug/…`.
     pub fn http_port(&self) -> u16 {
         self.ports.http
+    }
+
+    /// The port of its metrics: on the address of its likeness' pod, where there is a data plane.
+    pub fn monitoring_port(&self) -> u16 {
+        self.ports.monitoring
+    }
+
+    /// Gives the likeness the address at which the process really listens.
+    pub(crate) async fn mark_address(&self, address: Ipv4Addr) -> Result<(), Error> {
+        let status = json!({"status": {"podIP": address, "podIPs": [{"ip": address}]}});
+        self.patch_pods(&Patch::Merge(&status)).await
     }
 
     /// The port on which proxies ask in plaintext.
@@ -226,16 +239,20 @@ impl Istiod {
 
     /// Ready as the process is: what the operator reads of the control plane's health.
     async fn mark_pods(&self, ready: &str) -> Result<(), Error> {
-        // Made anew: a client lives as long as the runtime that it was made on, a test's.
-        let client = Client::try_from(self.config.clone()).doing("making a client")?;
-        let pods = Api::<Pod>::namespaced(client, ROOT_NAMESPACE);
-        let list = pods.list(&ListParams::default().labels("app=istiod")).await;
         let condition = |kind: &str| json!({"type": kind, "status": ready});
         let status = json!({"status": {
             "conditions": [condition("Ready"), condition("ContainersReady")],
         }});
+        self.patch_pods(&Patch::Strategic(&status)).await
+    }
+
+    async fn patch_pods(&self, patch: &Patch<&Value>) -> Result<(), Error> {
+        // Made anew: a client lives as long as the runtime that it was made on, a test's.
+        let client = Client::try_from(self.config.clone()).doing("making a client")?;
+        let pods = Api::<Pod>::namespaced(client, ROOT_NAMESPACE);
+        let list = pods.list(&ListParams::default().labels("app=istiod")).await;
         for pod in list.doing("listing istiod's pods")? {
-            pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(&status))
+            pods.patch_status(&pod.name_any(), &PatchParams::default(), patch)
                 .await
                 .doing("marking istiod's pods")?;
         }

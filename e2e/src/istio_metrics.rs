@@ -6,6 +6,10 @@
 //! On the server's side it comes from the client's certificate: the tests' workloads have a
 //! ServiceAccount each, of the workload's name.
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use regex::Regex;
 use serde_json::{Value, json};
 
 const HTTP: &str = "envoy.filters.network.http_connection_manager";
@@ -51,6 +55,63 @@ pub(crate) fn relabelling() -> Value {
             "target_label": "destination_service", "replacement": "$1"},
         {"regex": "peer|cluster", "action": "labeldrop"},
     ])
+}
+
+/// The same done to an exposition, as Prometheus would do it to each sample.
+pub(crate) fn renamed(text: &str) -> String {
+    static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| Rule::all(&relabelling()));
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| Some(relabelled(line, &RULES)? + "\n")).collect()
+}
+
+/// A step of relabelling.
+struct Rule {
+    source: Option<String>,
+    regex: Regex,
+    target: Option<String>,
+    replacement: String,
+}
+
+impl Rule {
+    fn all(rules: &Value) -> Vec<Self> {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let rule = |rule: &Value| Self {
+            source: text(&rule["source_labels"][0]),
+            // As in Prometheus: it has to match the whole.
+            regex: Regex::new(&format!("^(?:{})$", text(&rule["regex"]).unwrap_or_default()))
+                .expect("our own rules are regular expressions"),
+            target: text(&rule["target_label"]),
+            replacement: text(&rule["replacement"]).unwrap_or_default(),
+        };
+        rules.as_array().into_iter().flatten().map(rule).collect()
+    }
+}
+
+fn relabelled(line: &str, rules: &[Rule]) -> Option<String> {
+    static LABEL: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r#"(\w+)="((?:[^"\\]|\\.)*)""#).expect("it is one"));
+    let (series, value) = line.rsplit_once(' ')?;
+    let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+    let labels = LABEL.captures_iter(labels).map(|it| (it[1].to_owned(), it[2].to_owned()));
+    let mut labels: BTreeMap<_, _> = labels.collect();
+    labels.insert("__name__".to_owned(), name.to_owned());
+    for rule in rules {
+        let Some(target) = &rule.target else {
+            labels.retain(|label, _| !rule.regex.is_match(label));
+            continue;
+        };
+        let source = rule.source.as_ref().and_then(|source| labels.get(source));
+        let matched = rule.regex.captures(source.map_or("", String::as_str));
+        let mut replaced = String::new();
+        if let Some(matched) = matched {
+            matched.expand(&rule.replacement, &mut replaced);
+            labels.insert(target.clone(), replaced);
+        }
+    }
+    let name = labels.remove("__name__")?;
+    let labels: Vec<_> =
+        labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+    Some(format!("{name}{{{}}} {value}", labels.join(",")))
 }
 
 #[derive(Clone, Copy)]
@@ -184,4 +245,21 @@ fn patch(context: &str, filter: &str, loggers: Vec<Value>) -> Value {
         "match": {"context": context, "listener": {"filterChain": {"filter": {"name": filter}}}},
         "patch": {"operation": "MERGE", "value": {"typed_config": config}},
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_renamed_as_prometheus_would() {
+        let text = "# TYPE envoy_istio_requests_total counter\n\
+            envoy_istio_requests_total{reporter=\"source\",cluster=\"outbound|80||web.shop.svc.cluster.local;\"} 3\n\
+            envoy_istio_requests_total{reporter=\"destination\",peer=\"spiffe://cluster.local/ns/shop/sa/web\"} 4\n\
+            envoy_server_live{} 1\nenvoy_server_uptime{} 5\n";
+        let expected = "istio_requests_total{destination_service=\"web.shop.svc.cluster.local\",destination_service_namespace=\"shop\",reporter=\"source\"} 3\n\
+            istio_requests_total{reporter=\"destination\",source_workload=\"web\",source_workload_namespace=\"shop\"} 4\n\
+            istio_build{component=\"proxy\"} 1\nenvoy_server_uptime{} 5\n";
+        assert_eq!(renamed(text), expected);
+    }
 }

@@ -2,6 +2,7 @@
 
 mod container;
 mod environment;
+mod exposition;
 mod held;
 mod image;
 mod names;
@@ -31,6 +32,7 @@ use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
+pub(crate) use exposition::PORT as EXPOSITION_PORT;
 pub use image::Image;
 pub use tally::{Load, Mark, Tally};
 pub use workload::RealWorkload;

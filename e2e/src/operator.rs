@@ -8,6 +8,7 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use tokio::sync::OnceCell;
 
+use crate::node::EXPOSITION_PORT;
 use crate::process::{Process, Program};
 use crate::{Cluster, Doing, Error, until};
 
@@ -30,6 +31,9 @@ pub struct OperatorOptions {
     pub harm_window: Duration,
     /// Further lines of its configuration file.
     pub config: String,
+    /// Whether the cluster's Prometheus is registered, as `main`. Without it a rollout can name no
+    /// metrics source, and the operator asks the sidecars itself.
+    pub prometheus: bool,
     /// Further lines of its metrics source, each indented by two.
     pub source: String,
     /// Whether the times of a rollout may be shorter than its minimums.
@@ -44,6 +48,7 @@ impl Default for OperatorOptions {
             interval: Duration::from_secs(1),
             harm_window: Duration::from_secs(2),
             config: "drain: 1s\nproxyAcknowledgement: 1s\n".to_owned(),
+            prometheus: true,
             source: String::new(),
             allow_short_times: true,
             apiserver: None,
@@ -86,17 +91,22 @@ impl Cluster {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = self.folder().join(format!("operator-{number}"));
         std::fs::create_dir_all(&folder).doing("making the operator's folder")?;
-        let seconds = |length: Duration| format!("{}s", length.as_secs().max(1));
-        let config = format!(
-            "evaluationInterval: {}\nharmWindow: {}\nallowShortTimes: {}\n{}metricsSources:\n- name: main\n  url: {}\n  scrapeInterval: {}\n  timeout: 5s\n{}",
+        let scrape = seconds(self.scrape_interval());
+        let mut config = format!(
+            "evaluationInterval: {}\nharmWindow: {}\nallowShortTimes: {}\n{}{}",
             seconds(options.interval),
             seconds(options.harm_window),
             options.allow_short_times,
             options.config,
-            self.metrics_proxy().url(),
-            seconds(self.scrape_interval()),
-            options.source,
+            self.sidecars_config(),
         );
+        if options.prometheus {
+            config += &format!(
+                "metricsSources:\n- name: main\n  url: {}\n  scrapeInterval: {scrape}\n  timeout: 5s\n{}",
+                self.metrics_proxy().url(),
+                options.source,
+            );
+        }
         let file = folder.join("config.yaml");
         std::fs::write(&file, config).doing("writing the operator's configuration")?;
         let port = self.free_port()?;
@@ -120,10 +130,23 @@ impl Cluster {
         Ok(operator)
     }
 
+    /// Lines of an operator's configuration: how it scrapes real sidecars, and this istiod.
+    pub fn sidecars_config(&self) -> String {
+        format!(
+            "sidecars: {{scrapeInterval: {}, port: {EXPOSITION_PORT}, controlPlanePort: {}}}\n",
+            seconds(self.scrape_interval()),
+            self.istiod().monitoring_port(),
+        )
+    }
+
     /// Runs the command line as `admin`.
     pub async fn meshrollout(&self, args: &[&str]) -> Result<Output, Error> {
         self.command(&meshrollout().await?, args).await
     }
+}
+
+fn seconds(length: Duration) -> String {
+    format!("{}s", length.as_secs().max(1))
 }
 
 impl Operator {

@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -91,7 +92,7 @@ impl Prometheus {
 
 /// What Prometheus scrapes.
 pub(crate) struct Targets<'a> {
-    pub(crate) istiod: u16,
+    pub(crate) istiod: SocketAddr,
     pub(crate) exporter: u16,
     /// The file that names the real sidecars, if there are to be any.
     pub(crate) sidecars: Option<&'a Path>,
@@ -104,15 +105,14 @@ impl Targets<'_> {
     /// discovered changes every 5 s only (`discovery.Manager`), five scrapes late. A series that
     /// a scrape lacks goes stale at once either way.
     fn config(&self, scrape_interval: Duration) -> String {
-        let target = |port: u16| format!("127.0.0.1:{port}");
         let interval = format!("{}ms", scrape_interval.as_millis());
         let mut jobs = vec![
             json!({"job_name": "istiod", "static_configs": [{
-                "targets": [target(self.istiod)],
+                "targets": [self.istiod.to_string()],
                 "labels": {"namespace": "istio-system", "app": "istiod", "pod": "istiod"},
             }]}),
             json!({"job_name": "kubernetes-pods", "honor_labels": true, "static_configs": [{
-                "targets": [target(self.exporter)],
+                "targets": [format!("127.0.0.1:{}", self.exporter)],
             }]}),
         ];
         if let Some(file) = self.sidecars {

@@ -57,6 +57,15 @@ impl Rollout {
         self
     }
 
+    /// With the sidecars themselves as its metrics source.
+    #[must_use]
+    pub fn asking_sidecars(mut self) -> Self {
+        if let Some(spec) = self.spec.as_object_mut() {
+            spec.remove("metricsSource");
+        }
+        self
+    }
+
     fn object(&self) -> Value {
         json!({"apiVersion": "meshrollout.dev/v1alpha1", "kind": "MeshRollout",
             "metadata": {"name": self.name}, "spec": self.spec})

@@ -151,10 +151,8 @@ fn metrics_source(rollout: &MeshRollout, config: &Config) -> Result<(), Refusal>
         names => format!("registered are: {}", names.join(", ")),
     };
     match &rollout.spec.metrics_source {
-        None => Err(Refusal::MetricsSource(format!(
-            "give the name of a registered source; the operator's own collection from the \
-             sidecars is not in this version ({known})"
-        ))),
+        // The operator's own collection from the sidecars.
+        None => Ok(()),
         Some(source) if registered.contains(&source.name.as_str()) => Ok(()),
         Some(source) => Err(Refusal::MetricsSource(format!(
             "no source {:?} is registered in the operator's configuration ({known})",
@@ -285,7 +283,6 @@ mod tests {
             ("/spec/stages/0/soak", json!("soon"), "spec.stages[0].soak: \"soon\" is not"),
             ("/spec/stages/0/namespaces", json!(null), "spec.stages[0]: give exactly one"),
             ("/spec/metricsSource/name", json!("maim"), "spec.metricsSource: no source \"maim\""),
-            ("/spec/metricsSource", json!(null), "spec.metricsSource: give the name"),
         ] {
             let wrong = rollout(|object| {
                 let (parent, field) = pointer.rsplit_once('/').unwrap();

@@ -58,6 +58,48 @@ pub struct Header {
     pub value_file: PathBuf,
 }
 
+/// How the operator scrapes the sidecars and the control plane by itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sidecars {
+    /// Where a sidecar's agent serves its own metrics and its proxy's. Default 15020.
+    pub port: u16,
+    /// Where a control plane serves its metrics. Default 15014.
+    pub control_plane_port: u16,
+    /// How often each is scraped. Default 15s.
+    pub scrape_interval: SignedDuration,
+    /// How long a workload certificate lives. Default 24h, as in Istio.
+    pub workload_cert_lifetime: SignedDuration,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct SidecarsFile {
+    port: Option<u16>,
+    control_plane_port: Option<u16>,
+    scrape_interval: Option<Duration>,
+    workload_cert_lifetime: Option<Duration>,
+}
+
+impl SidecarsFile {
+    pub(super) fn parse(self) -> Result<Sidecars, ConfigError> {
+        let at = |field: &str| format!("sidecars.{field}");
+        let port = |field: &str, given: Option<u16>, default| match given.unwrap_or(default) {
+            0 => Err(refuse(at(field), "must be 1 to 65535")),
+            port => Ok(port),
+        };
+        Ok(Sidecars {
+            port: port("port", self.port, 15020)?,
+            control_plane_port: port("controlPlanePort", self.control_plane_port, 15014)?,
+            scrape_interval: length(&at("scrapeInterval"), self.scrape_interval, 15)?,
+            workload_cert_lifetime: length(
+                &at("workloadCertLifetime"),
+                self.workload_cert_lifetime,
+                24 * 3600,
+            )?,
+        })
+    }
+}
+
 /// A source as it is written.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -229,6 +271,22 @@ mod tests {
         ] {
             assert!(error(source).starts_with(field), "{source}: {}", error(source));
         }
+    }
+
+    #[test]
+    fn the_sidecars_are_scraped_as_told() {
+        let error = |yaml: &str| Config::parse(yaml).unwrap_err().to_string();
+        let sidecars = Config::parse("sidecars: {port: 15090}").unwrap().sidecars;
+        assert_eq!((sidecars.port, sidecars.control_plane_port), (15090, 15014));
+        for (fields, field) in [
+            ("port: 0", "sidecars.port: must be"),
+            ("controlPlanePort: 0", "sidecars.controlPlanePort: must be"),
+            ("scrapeInterval: 0s", "sidecars.scrapeInterval: must be"),
+        ] {
+            let error = error(&format!("sidecars: {{{fields}}}"));
+            assert!(error.starts_with(field), "{error}");
+        }
+        assert!(error("sidecars: {interval: 15s}").contains("interval"));
     }
 
     #[test]

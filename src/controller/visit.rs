@@ -6,6 +6,7 @@ use crate::api::{MeshRollout, parse};
 use crate::apply::{Outcome, open_the_way_back};
 use crate::istio::PeerAuthentication;
 use crate::observe::evidence::{self, Question};
+use crate::observe::sidecars::Sidecars;
 use crate::translate;
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::reflector::Store;
@@ -279,16 +280,25 @@ impl Operator {
         let since = watched.filter_map(|name| strict_since(plan, &seen.snapshot, name)).min();
         let question =
             Question { lookback: plan.gates.lookback, harm_window: plan.timing.harm_window, since };
-        let source = rollout.spec.metrics_source.as_ref().map(|source| source.name.as_str());
-        let Some(source) = source.and_then(|name| self.sources.get(name)) else {
-            // Said already: such a rollout is not accepted.
-            return self.nothing_measured(plan.gates.lookback);
+        let telemetry = match &rollout.spec.metrics_source {
+            Some(source) => match self.sources.get(&source.name) {
+                Some(source) => evidence::gather(source, &question, Timestamp::now()).await,
+                // Said already: such a rollout is not accepted.
+                None => return self.nothing_measured(plan.gates.lookback),
+            },
+            None => self.sidecars().gather(&plan.name, &question, Timestamp::now()),
         };
-        let telemetry = evidence::gather(source, &question, Timestamp::now()).await;
         for part in telemetry.unknown_parts() {
             self.metrics.unknown(part);
         }
         telemetry
+    }
+
+    fn sidecars(&self) -> &Sidecars {
+        self.sidecars.get_or_init(|| {
+            let (config, metrics) = (self.config.sidecars.clone(), self.metrics.clone());
+            Sidecars::scrape(self.objects.clone(), config, metrics)
+        })
     }
 
     pub(super) fn nothing_measured(&self, lookback: SignedDuration) -> Telemetry {

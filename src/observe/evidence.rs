@@ -6,6 +6,7 @@
 //! is at most a scrape late, which every tolerance allows for; and a question about the past would
 //! see harm later.
 
+pub(super) mod counted;
 mod promql;
 
 use super::prometheus::{Answer, Error, Prometheus, Sample, Series};
@@ -102,35 +103,92 @@ pub async fn gather(source: &Prometheus, question: &Question, now: Timestamp) ->
         windows(promql.errors(width)),
     );
 
-    let callers = requests_in_plaintext
-        .and_then(|requests| Ok([requests, tcp_in_plaintext?].concat()))
-        .and_then(|rows| evidence::callers(&rows));
-    let presence = counts.and_then(|counts| evidence::presence(labels, &counts, &firsts?, &lasts?));
-    let lifetime = config.workload_cert_lifetime;
-    let refusals =
-        exporters.and_then(|exporters| evidence::refusals(labels, &ends, &exporters, &refusals?));
-    let edges =
-        requests.and_then(|requests| evidence::edges(&ends, &requests, &failures?, &errors?));
-    Telemetry {
+    let plaintext =
+        requests_in_plaintext.and_then(|requests| Ok([requests, tcp_in_plaintext?].concat()));
+    Answers {
         at,
-        lookback: question.lookback,
         scrape_interval: config.scrape_interval,
-        skew: reading(ask.skew()),
-        callers: reading(callers),
-        mutual: reading(mutual.and_then(|rows| evidence::mutual(&rows))),
-        presence: reading(presence),
-        certificates: reading(
-            certificates.and_then(|rows| evidence::certificates(labels, lifetime, &rows)),
-        ),
-        control_plane: reading(control_plane.and_then(|rows| evidence::control_plane(&rows))),
-        refusals: reading(refusals),
-        edges: reading(edges),
+        certificate_lifetime: config.workload_cert_lifetime,
+        ends,
+        skew: ask.skew(),
+        plaintext,
+        mutual,
+        counts,
+        firsts,
+        lasts,
+        certificates,
+        control_plane,
+        exporters,
+        refusals,
+        requests,
+        failures,
+        errors,
+    }
+    .telemetry(labels, question.lookback)
+}
+
+/// What was answered to each question, all for one instant, whoever counted.
+pub(super) struct Answers {
+    pub(super) at: Timestamp,
+    pub(super) scrape_interval: SignedDuration,
+    pub(super) certificate_lifetime: SignedDuration,
+    /// Of the windows in which harm is counted.
+    pub(super) ends: Vec<Timestamp>,
+    /// Whose clock gave the times, minus ours.
+    pub(super) skew: Result<SignedDuration, Cause>,
+    pub(super) plaintext: Result<Vec<Row>, Cause>,
+    pub(super) mutual: Result<Vec<Row>, Cause>,
+    pub(super) counts: Result<Vec<Row>, Cause>,
+    pub(super) firsts: Result<Vec<Row>, Cause>,
+    pub(super) lasts: Result<Vec<Row>, Cause>,
+    pub(super) certificates: Result<Vec<Row>, Cause>,
+    pub(super) control_plane: Result<Vec<Row>, Cause>,
+    pub(super) exporters: Result<Vec<Row>, Cause>,
+    pub(super) refusals: Result<Vec<Row>, Cause>,
+    pub(super) requests: Result<Vec<Row>, Cause>,
+    pub(super) failures: Result<Vec<Row>, Cause>,
+    pub(super) errors: Result<Vec<Row>, Cause>,
+}
+
+impl Answers {
+    pub(super) fn telemetry(self, labels: PodLabels<'_>, lookback: SignedDuration) -> Telemetry {
+        let Self { firsts, lasts, ends, refusals, failures, errors, .. } = self;
+        let presence =
+            self.counts.and_then(|counts| evidence::presence(labels, &counts, &firsts?, &lasts?));
+        let lifetime = self.certificate_lifetime;
+        let certificates =
+            self.certificates.and_then(|rows| evidence::certificates(labels, lifetime, &rows));
+        let refusals = self
+            .exporters
+            .and_then(|exporters| evidence::refusals(labels, &ends, &exporters, &refusals?));
+        let edges = self
+            .requests
+            .and_then(|requests| evidence::edges(&ends, &requests, &failures?, &errors?));
+        Telemetry {
+            at: self.at,
+            lookback,
+            scrape_interval: self.scrape_interval,
+            skew: reading(self.skew),
+            callers: reading(self.plaintext.and_then(|rows| evidence::callers(&rows))),
+            mutual: reading(self.mutual.and_then(|rows| evidence::mutual(&rows))),
+            presence: reading(presence),
+            certificates: reading(certificates),
+            control_plane: reading(
+                self.control_plane.and_then(|rows| evidence::control_plane(&rows)),
+            ),
+            refusals: reading(refusals),
+            edges: reading(edges),
+        }
     }
 }
 
 /// Windows back from `at`, so that the newest holds the newest samples. The one into which `since`
 /// fell ends after it; a whole baseline lies before.
-fn window_ends(at: Timestamp, width: SignedDuration, since: Option<Timestamp>) -> Vec<Timestamp> {
+pub(super) fn window_ends(
+    at: Timestamp,
+    width: SignedDuration,
+    since: Option<Timestamp>,
+) -> Vec<Timestamp> {
     let watched = since.map_or(0, |since| at.duration_since(since).as_millis().max(0));
     let windows = i64::try_from(watched.div_euclid(width.as_millis().max(1))).unwrap_or(i64::MAX);
     let windows = windows.saturating_add(BASELINE_WINDOWS).min(MOST_WINDOWS);

@@ -9,10 +9,12 @@ mod watch;
 pub use read::ReadError;
 pub(crate) use watch::renewed;
 
+use crate::observe::sidecars::Whose;
 use jiff::{SignedDuration, Timestamp};
 use kind::Kind;
 use kube::{Client, Resource};
 use meshrollout_core::ident::Namespace;
+use meshrollout_core::ident::PodRef;
 use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::Cause;
 use meshrollout_core::snapshot::{Snapshot, Source};
@@ -20,11 +22,23 @@ use meshrollout_core::traffic::Telemetry;
 use pulse::Pulse;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use store::Store;
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
+
+/// A process that exposes metrics.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Target {
+    /// Its pod.
+    pub(crate) pod: PodRef,
+    /// Where it listens.
+    pub(crate) address: IpAddr,
+    /// What it is.
+    pub(crate) whose: Whose,
+}
 
 /// Everything that is watched. A clone is another handle on the same watches; they end with the
 /// last.
@@ -110,6 +124,11 @@ impl Objects {
         let stale =
             self.pulses.iter().filter_map(|pulse| pulse.stale(now, self.stale_after)).collect();
         self.shared.store().snapshot(now, telemetry, stale)
+    }
+
+    /// Every proxy of the mesh and every control plane, as far as it can be reached.
+    pub(crate) fn targets(&self) -> Vec<Target> {
+        self.shared.store().targets()
     }
 
     /// A policy that was read by itself: it counts until the watch has told as much.

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::container::{self, Shared};
 use super::environment::Addresses;
+use super::exposition::Exposition;
 use super::held::{End, Held};
 use super::image::Images;
 use super::names::{Names, has_sidecar};
@@ -179,6 +180,7 @@ fn unborn(ground: &Ground, pod: &Pod, since: Timestamp, why: &Error) -> PodStatu
 /// A pod with its network, files and processes; all of it goes when this value goes.
 struct Life {
     _target: Option<Target>,
+    _exposition: Option<Exposition>,
     // The containers before the network that they are in.
     init: Vec<Held>,
     main: Vec<Held>,
@@ -227,8 +229,13 @@ impl Life {
             let namespace = pod.namespace().unwrap_or_default();
             ground.targets.add(namespace, pod.name_any(), network.address())
         };
+        let exposition = match has_sidecar(pod) {
+            true => Some(Exposition::serve(&network).await?),
+            false => None,
+        };
         Ok(Self {
             _target: has_sidecar(pod).then(target).transpose()?,
+            _exposition: exposition,
             init: init.collect::<Result<_, _>>()?,
             main: spec.containers.iter().map(|it| hold(it, end)).collect::<Result<_, _>>()?,
             network,

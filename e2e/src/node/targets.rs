@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::{Doing, Error};
 
 /// Where a sidecar's agent serves its own metrics and its proxy's.
-const PORT: u16 = 15020;
+pub(super) const AGENT_PORT: u16 = 15020;
 
 /// The sidecars that Prometheus is to scrape, in a file that it watches.
 #[derive(Clone)]
@@ -46,7 +46,7 @@ impl Targets {
         // Held until it is written: of two writers the later has the whole list.
         let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
         let target = |((namespace, pod), address): (&(String, String), &Ipv4Addr)| {
-            json!({"targets": [format!("{address}:{PORT}")],
+            json!({"targets": [format!("{address}:{AGENT_PORT}")],
                 "labels": {"namespace": namespace, "pod": pod}})
         };
         let list = json!(pods.iter().map(target).collect::<Vec<_>>()).to_string();

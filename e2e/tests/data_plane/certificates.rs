@@ -15,7 +15,7 @@ const LIFETIME: u32 = 40;
 
 #[tokio::test]
 async fn renewal_under_load_loses_nothing_and_its_end_is_seen_before_it_hurts() {
-    let Some(options) = options() else { return };
+    let Some((options, _place)) = options().await else { return };
     let cluster = Cluster::start(options).await.unwrap();
     cluster.install().await.unwrap();
     let lives = json!({"proxyMetadata": {"SECRET_TTL": format!("{LIFETIME}s")}}).to_string();

@@ -20,7 +20,7 @@ const SEALED: &str = "https://echo.sealed:8443/";
 
 #[tokio::test]
 async fn real_harm_is_taken_back_and_what_nobody_sees_was_said_before() {
-    let Some(options) = options() else { return };
+    let Some((options, _place)) = options().await else { return };
     let cluster = Cluster::start(options).await.unwrap();
     cluster.install().await.unwrap();
     let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();

@@ -5,6 +5,7 @@ mod harm;
 #[path = "../leftovers/mod.rs"]
 mod leftovers;
 mod metrics;
+mod own_source;
 mod seven;
 mod with_us;
 mod without_us;
@@ -14,14 +15,27 @@ use std::path::Path;
 use std::time::Duration;
 
 use meshrollout_e2e::{Cluster, DataPlane, Load, Mark, Options, RealWorkload, Tally, until};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// So many requests are a claim's evidence.
 const ENOUGH: usize = 50;
 const PORT: u16 = 8080;
 
+/// Held by each test while it runs: those that compare what is on the machine run alone.
+static MACHINE: RwLock<()> = RwLock::const_new(());
+
 /// None, and said so, for a user who may not make networks.
-fn options() -> Option<Options> {
+async fn options() -> Option<(Options, RwLockReadGuard<'static, ()>)> {
+    Some((allowed()?, MACHINE.read().await))
+}
+
+/// The same for a test that no other may run beside.
+async fn options_alone() -> Option<(Options, RwLockWriteGuard<'static, ()>)> {
+    Some((allowed()?, MACHINE.write().await))
+}
+
+fn allowed() -> Option<Options> {
     if !DataPlane::is_allowed() {
         println!("skipped: the data plane needs root");
         return None;

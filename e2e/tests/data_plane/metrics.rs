@@ -7,7 +7,7 @@ use super::{LIMIT, PORT, client, enough, options};
 
 #[tokio::test]
 async fn real_sidecars_say_who_called_whom_and_how() {
-    let Some(options) = options() else { return };
+    let Some((options, _place)) = options().await else { return };
     let cluster = Cluster::start(options).await.unwrap();
     cluster.namespace("server", Injection::Enabled, &[]).await.unwrap();
     cluster.namespace("meshed", Injection::Enabled, &[]).await.unwrap();
@@ -80,7 +80,7 @@ async fn all_of(cluster: &Cluster, query: &str) -> String {
 
 #[tokio::test]
 async fn a_job_runs_beside_its_sidecar_and_ends_with_its_work() {
-    let Some(options) = options() else { return };
+    let Some((options, _place)) = options().await else { return };
     let cluster = Cluster::start(options).await.unwrap();
     cluster.namespace("server", Injection::Enabled, &[]).await.unwrap();
     cluster.run(&RealWorkload::echo("server", "echo", PORT)).await.unwrap();

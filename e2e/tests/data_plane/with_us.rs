@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 
 #[tokio::test]
 async fn the_operator_holds_names_the_cause_and_lets_no_request_fail() {
-    let Some(options) = options() else { return };
+    let Some((options, _place)) = options().await else { return };
     let cluster = Cluster::start(options).await.unwrap();
     cluster.install().await.unwrap();
     let mut meshes = seven(&cluster).await;

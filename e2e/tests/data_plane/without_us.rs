@@ -10,7 +10,9 @@ use super::seven::Cause::{
     self, MixedHeadless, NoSidecar, OutsideTheMesh, OwnProbes, PodAddress, RuleDisable, TlsPort,
 };
 use super::seven::seven;
-use super::{LIMIT, PORT, Traces, changed, client, enough, leftovers, nothing_left, options};
+use super::{
+    LIMIT, PORT, Traces, changed, client, enough, leftovers, nothing_left, options, options_alone,
+};
 
 /// What a client without a sidecar sees of a server that refuses it.
 const RESET: &str = "Connection reset by peer (os error 104)";
@@ -21,7 +23,7 @@ const UNKNOWN_ISSUER: &str = "invalid peer certificate: UnknownIssuer";
 
 #[tokio::test]
 async fn strict_refuses_a_plaintext_client_and_no_meshed_one() {
-    let Some(options) = options() else { return };
+    let Some((options, _alone)) = options_alone().await else { return };
     let before = Traces::of_machine();
     let cluster = Cluster::start(options).await.unwrap();
     println!("control plane and network ready after {:?}", cluster.start_up());
@@ -87,7 +89,7 @@ async fn strict_refuses_a_plaintext_client_and_no_meshed_one() {
 /// operator prove nothing.
 #[tokio::test]
 async fn strict_at_once_breaks_what_the_gates_are_for() {
-    let Some(options) = options() else { return };
+    let Some((options, _place)) = options().await else { return };
     let cluster = Cluster::start(options).await.unwrap();
     let meshes = seven(&cluster).await;
     let mut before = vec![];
@@ -223,9 +225,7 @@ impl Shown {
 
 #[tokio::test]
 async fn nothing_is_left_when_the_parent_dies() {
-    if options().is_none() {
-        return;
-    }
+    let Some((_, _alone)) = options_alone().await else { return };
     let before = Traces::of_machine();
     let mut up = leftovers::Up::start(&["--data-plane"]);
     let made = Traces::of_machine().without(&before);

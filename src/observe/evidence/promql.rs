@@ -1,5 +1,10 @@
 //! The questions in PromQL. Each rule's source is `istio-semantics.md` E.
 
+use super::counted::{
+    BUILD, CALLER, CERTIFICATE, CLIENT_SIDE, CLOSED_TOTAL, CONVERGENCE, DESTINATION, EDGE, FAILED,
+    HANDSHAKES, MUTUAL_TLS, OPENED_TOTAL, RECEIVED_TOTAL, REFUSALS, REJECTS, REJECTS_WINDOW,
+    REQUESTS_TOTAL, ROOT_EXPIRES_AT, ROOT_EXPIRES_IN, SENT_TOTAL, SERVER_SIDE,
+};
 use crate::translate::evidence::{BYTES, CONNECTIONS, COUNTED, FACT, PodLabels, REQUESTS};
 use jiff::{SignedDuration, Timestamp};
 
@@ -11,24 +16,8 @@ pub(super) struct Promql<'a> {
     pub(super) labels: PodLabels<'a>,
 }
 
-/// Servers report how a call arrived; a client's sidecar never computes it (E2).
-const NOT_MUTUAL: &str =
-    r#"reporter=~"destination|waypoint",connection_security_policy!="mutual_tls""#;
-const MUTUAL: &str = r#"reporter=~"destination|waypoint",connection_security_policy="mutual_tls""#;
-const CALLER: &str = "reporter,connection_security_policy,request_protocol,source_workload_namespace,source_workload,destination_workload_namespace,destination_workload,destination_service";
-const DESTINATION: &str = "destination_workload_namespace,destination_workload";
-const EDGE: &str =
-    "source_workload_namespace,source_workload,destination_service_namespace,destination_service";
-/// The connection was cut, refused or failed; flags come in lists too, such as `UF,URX` (E5).
-const FAILED: &str = r#"reporter="source",response_flags=~"(.*,)?(UC|UF|URX)(,.*)?""#;
+/// What every proxy says as long as it lives.
 const PROXY: &str = r#"istio_build{component="proxy"}"#;
-const REFUSALS: &str = "envoy_listener_no_filter_chain_match";
-/// Whoever comes with TLS of their own meets a filter chain, and is refused in the handshake: for
-/// want of a certificate of the mesh, or because the server's is not the one they expect. Seen on a
-/// real Envoy; a handshake that merely breaks off counts in neither.
-const HANDSHAKES: [&str; 2] =
-    ["envoy_listener_ssl_fail_verify_no_cert", "envoy_listener_ssl_connection_error"];
-const REJECTS_WINDOW: SignedDuration = SignedDuration::from_mins(10);
 /// How far back the value before a short window is looked for. Less, and an outage of the source
 /// would make every old series look new, its whole count harm; more, and a series that was gone
 /// meanwhile would be held against a value of its former life.
@@ -36,35 +25,31 @@ const MEMORY: SignedDuration = SignedDuration::from_hours(1);
 
 impl Promql<'_> {
     pub(super) fn requests_in_plaintext(&self) -> String {
-        self.requests_counted(NOT_MUTUAL, CALLER)
+        self.requests_counted(&not_mutual(), &CALLER)
     }
 
     pub(super) fn tcp_in_plaintext(&self) -> String {
-        self.tcp_counted(NOT_MUTUAL, CALLER)
+        self.tcp_counted(&not_mutual(), &CALLER)
     }
 
     pub(super) fn mutual(&self) -> String {
-        let requests = self.requests_counted(MUTUAL, DESTINATION);
-        format!("{requests} or {}", self.tcp_counted(MUTUAL, DESTINATION))
+        let requests = self.requests_counted(&mutual(), &DESTINATION);
+        format!("{requests} or {}", self.tcp_counted(&mutual(), &DESTINATION))
     }
 
-    fn requests_counted(&self, select: &str, by: &str) -> String {
-        let counted = self.counted(&format!("istio_requests_total{{{select}}}"), self.lookback);
-        tagged(&format!("sum by ({by}) ({counted}) > 0"), COUNTED, REQUESTS)
+    fn requests_counted(&self, select: &str, by: &[&str]) -> String {
+        let counted = self.counted(&format!("{REQUESTS_TOTAL}{{{select}}}"), self.lookback);
+        tagged(&format!("sum by ({}) ({counted}) > 0", by.join(",")), COUNTED, REQUESTS)
     }
 
     /// Bytes besides connections: one that was opened before the look-back shows in nothing else.
-    fn tcp_counted(&self, select: &str, by: &str) -> String {
-        [
-            ("istio_tcp_connections_opened_total", CONNECTIONS),
-            ("istio_tcp_sent_bytes_total", BYTES[0]),
-            ("istio_tcp_received_bytes_total", BYTES[1]),
-        ]
-        .map(|(metric, tag)| {
-            let counted = self.counted(&format!("{metric}{{{select}}}"), self.lookback);
-            tagged(&format!("sum by ({by}) ({counted}) > 0"), COUNTED, tag)
-        })
-        .join(" or ")
+    fn tcp_counted(&self, select: &str, by: &[&str]) -> String {
+        [(OPENED_TOTAL, CONNECTIONS), (SENT_TOTAL, BYTES[0]), (RECEIVED_TOTAL, BYTES[1])]
+            .map(|(metric, tag)| {
+                let counted = self.counted(&format!("{metric}{{{select}}}"), self.lookback);
+                tagged(&format!("sum by ({}) ({counted}) > 0", by.join(",")), COUNTED, tag)
+            })
+            .join(" or ")
     }
 
     /// How much a counter grew in a long window, per series (E7).
@@ -117,16 +102,16 @@ impl Promql<'_> {
 
     /// The agent says what is left at its scrape; by now it is less.
     pub(super) fn certificates(&self) -> String {
-        let left = r#"istio_agent_cert_expiry_seconds{resource_name="default"}"#;
+        let left = format!(r#"{CERTIFICATE}{{resource_name="default"}}"#);
         let age = format!("({} - timestamp({left}))", seconds(self.at));
         format!("min by ({}) ({left} - {age})", self.pod())
     }
 
     /// An instance is fresh by the time of its sample: presence alone is up to five minutes old.
     pub(super) fn control_plane(&self) -> String {
-        let pilot = r#"istio_build{component="pilot"}"#;
+        let pilot = format!(r#"{BUILD}{{component="pilot"}}"#);
         let (now, fresh) = (seconds(self.at), seconds(self.at - self.scrape * 3));
-        let rejects = self.counted("pilot_total_xds_rejects", REJECTS_WINDOW);
+        let rejects = self.counted(REJECTS, REJECTS_WINDOW);
         let ten_minutes = range(REJECTS_WINDOW);
         [
             ("instances", format!("count(timestamp({pilot}) >= {fresh})")),
@@ -135,13 +120,13 @@ impl Promql<'_> {
             (
                 "convergence",
                 format!(
-                    "histogram_quantile(0.99, sum by (le) (rate(pilot_proxy_convergence_time_bucket[{ten_minutes}]))) >= 0"
+                    "histogram_quantile(0.99, sum by (le) (rate({CONVERGENCE}[{ten_minutes}]))) >= 0"
                 ),
             ),
             (
                 "root",
                 format!(
-                    "(min(citadel_server_root_cert_expiry_timestamp) - {now} or min(citadel_server_root_cert_expiry_seconds))"
+                    "(min({ROOT_EXPIRES_AT}) - {now} or min({ROOT_EXPIRES_IN}))"
                 ),
             ),
         ]
@@ -162,21 +147,23 @@ impl Promql<'_> {
     }
 
     pub(super) fn requests(&self, window: SignedDuration) -> String {
-        let requests = self.grown(r#"istio_requests_total{reporter="source"}"#, window);
-        let opened = self.grown(r#"istio_tcp_connections_opened_total{reporter="source"}"#, window);
-        format!("sum by ({EDGE}) ({requests} or {opened}) > 0")
+        let client = format!(r#"reporter="{CLIENT_SIDE}""#);
+        let requests = self.grown(&format!("{REQUESTS_TOTAL}{{{client}}}"), window);
+        let opened = self.grown(&format!("{OPENED_TOTAL}{{{client}}}"), window);
+        by_edge(&format!("{requests} or {opened}"))
     }
 
     pub(super) fn failures(&self, window: SignedDuration) -> String {
-        let requests = self.grown(&format!("istio_requests_total{{{FAILED}}}"), window);
-        // A connection's flags are known when it closes.
-        let closed = self.grown(&format!("istio_tcp_connections_closed_total{{{FAILED}}}"), window);
-        format!("sum by ({EDGE}) ({requests} or {closed}) > 0")
+        let flags = FAILED.join("|");
+        let failed = format!(r#"reporter="{CLIENT_SIDE}",response_flags=~"(.*,)?({flags})(,.*)?""#);
+        let requests = self.grown(&format!("{REQUESTS_TOTAL}{{{failed}}}"), window);
+        let closed = self.grown(&format!("{CLOSED_TOTAL}{{{failed}}}"), window);
+        by_edge(&format!("{requests} or {closed}"))
     }
 
     pub(super) fn errors(&self, window: SignedDuration) -> String {
-        let failed = r#"istio_requests_total{reporter="source",response_code=~"5.."}"#;
-        format!("sum by ({EDGE}) ({}) > 0", self.grown(failed, window))
+        let failed = format!(r#"reporter="{CLIENT_SIDE}",response_code=~"5..""#);
+        by_edge(&self.grown(&format!("{REQUESTS_TOTAL}{{{failed}}}"), window))
     }
 
     /// How much a counter grew in a short window, per series: the value at its end less the value
@@ -193,6 +180,20 @@ impl Promql<'_> {
     fn pod(&self) -> String {
         format!("{},{}", self.labels.namespace, self.labels.pod)
     }
+}
+
+fn not_mutual() -> String {
+    let servers = SERVER_SIDE.join("|");
+    format!(r#"reporter=~"{servers}",connection_security_policy!="{MUTUAL_TLS}""#)
+}
+
+fn mutual() -> String {
+    let servers = SERVER_SIDE.join("|");
+    format!(r#"reporter=~"{servers}",connection_security_policy="{MUTUAL_TLS}""#)
+}
+
+fn by_edge(counts: &str) -> String {
+    format!("sum by ({}) ({counts}) > 0", EDGE.join(","))
 }
 
 fn tagged(query: &str, label: &str, value: &str) -> String {

@@ -1,18 +1,20 @@
 //! What the watches have told us, kept as facts, and the snapshot that it makes.
 
+use super::Target;
+use crate::observe::sidecars::Whose;
 use crate::translate::facts::{Header, NamedService, Parts};
 use crate::translate::mesh::{self, MeshConfig};
 use crate::translate::pod::{OwnedPod, Owner};
 use jiff::Timestamp;
 use meshrollout_core::client_tls::{Rule, Rules};
 use meshrollout_core::effective::Policies;
-use meshrollout_core::ident::Namespace;
+use meshrollout_core::ident::{Namespace, PodRef};
 use meshrollout_core::injection::Injector;
 use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::snapshot::{Mesh, Snapshot, Source, TelemetryOverride};
 use meshrollout_core::traffic::Telemetry;
-use meshrollout_core::workload::NamespaceFacts;
+use meshrollout_core::workload::{NamespaceFacts, Pod, Proxy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -181,6 +183,34 @@ impl Store {
         read.unwrap_or(watched).clone()
     }
 
+    pub(super) fn targets(&self) -> Vec<Target> {
+        let mut homes = self.control_planes();
+        if homes.is_empty() {
+            // Webhooks by address lead to no namespace: as for the mesh configuration, where it
+            // stands is believed.
+            let configs = self.named_mesh.places().chain(self.labelled_mesh.places());
+            homes.extend(configs.map(|((namespace, _), _)| namespace.clone()));
+        }
+        let whose = |namespace: &Namespace, pod: &Pod| match pod.proxy {
+            Proxy::Sidecar { .. } | Proxy::Gateway => Some(Whose::Proxy),
+            // Elsewhere anybody may give a pod this label.
+            _ if homes.contains(namespace) && pod.labels.value("app") == Some("istiod") => {
+                Some(Whose::ControlPlane)
+            }
+            Proxy::None | Proxy::Ambient | Proxy::Proxyless => None,
+        };
+        self.pods
+            .places()
+            .filter_map(|((namespace, name), owned)| {
+                Some(Target {
+                    pod: PodRef { namespace: namespace.clone(), name: name.to_owned() },
+                    address: owned.address?,
+                    whose: whose(namespace, &owned.pod)?,
+                })
+            })
+            .collect()
+    }
+
     /// The cluster as these facts describe it.
     pub(super) fn snapshot(
         &mut self,
@@ -269,9 +299,12 @@ impl Store {
         // One may be in both.
         let configs: BTreeMap<_, _> =
             self.named_mesh.places().chain(self.labelled_mesh.places()).collect();
-        let control_planes =
-            self.injectors.all().flat_map(|one| one.control_planes.iter().cloned()).collect();
-        mesh::mesh(configs.into_values(), &control_planes)
+        mesh::mesh(configs.into_values(), &self.control_planes())
+    }
+
+    /// The namespaces that the injectors' webhooks lead to.
+    fn control_planes(&self) -> BTreeSet<Namespace> {
+        self.injectors.all().flat_map(|one| one.control_planes.iter().cloned()).collect()
     }
 }
 
