@@ -181,8 +181,28 @@ pub struct PodCondition {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContainerStatus {
+    /// Which.
+    pub name: String,
     /// How often it was started again.
     pub restart_count: i32,
+    /// Whether it runs.
+    pub state: ContainerState,
+}
+
+/// What a container is doing: running, or not.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerState {
+    /// It is.
+    pub running: Option<Running>,
+}
+
+/// A container that runs.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Running {
+    /// Since when.
+    pub started_at: Option<Time>,
 }
 
 /// Which pods, by which ports.

@@ -5,6 +5,7 @@ pub mod facts;
 pub mod mesh;
 pub mod ours;
 pub mod pod;
+pub mod process;
 mod telemetry;
 
 pub use telemetry::telemetry;

@@ -35,7 +35,7 @@ fn sources(folder: &str) -> Vec<(String, String)> {
 }
 
 fn is_test(file: &str) -> bool {
-    file.contains("/tests/") || file.ends_with("testing.rs")
+    file.contains("/tests/") || file.ends_with("/tests.rs") || file.ends_with("testing.rs")
 }
 
 #[test]

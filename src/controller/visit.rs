@@ -296,8 +296,7 @@ impl Operator {
 
     fn sidecars(&self) -> &Sidecars {
         self.sidecars.get_or_init(|| {
-            let (config, metrics) = (self.config.sidecars.clone(), self.metrics.clone());
-            Sidecars::scrape(self.objects.clone(), config, metrics)
+            Sidecars::scrape(self.objects.clone(), &self.config, self.metrics.clone())
         })
     }
 

@@ -367,7 +367,12 @@ fn telemetry(namespaces: &BTreeMap<Namespace, Arc<NamespaceFacts>>) -> Telemetry
                 .map(|name| (Name { namespace: name.clone(), workload: name.to_string() }, 900.0))
                 .collect(),
         ),
-        presence: Reading::Known(each(Presence { first: at(-3600), last: at(0), samples: 241 })),
+        presence: Reading::Known(each(Presence {
+            first: at(-3600),
+            last: at(0),
+            samples: 241,
+            gap: None,
+        })),
         certificates: Reading::Known(
             pods()
                 .map(|pod| {

@@ -86,6 +86,8 @@ pub struct Presence {
     pub last: Timestamp,
     /// Number of samples.
     pub samples: u64,
+    /// A time within it that is known to have been seen by nobody, however short.
+    pub gap: Option<(Timestamp, Timestamp)>,
 }
 
 /// What is left of a workload certificate.
@@ -242,6 +244,9 @@ pub fn coverage(
         return Coverage::Until(first.first + lookback);
     }
     for presence in &reports {
+        if let Some((from, to)) = presence.gap {
+            return Coverage::Gap { from, to };
+        }
         let span = presence.last.duration_since(presence.first);
         let expected = span.as_secs_f64() / scrape.as_secs_f64().max(0.001);
         // A tenth, or three scrapes on a short span, may be lost to jitter and restarts.
@@ -277,7 +282,7 @@ mod tests {
     /// Reports from `first` to `last`, none missing.
     fn reports(first: i64, last: i64) -> Presence {
         let samples = ((last - first) / 15 + 1) as u64;
-        Presence { first: second(first), last: second(last), samples }
+        Presence { first: second(first), last: second(last), samples, gap: None }
     }
 
     fn covered(reports: &[Presence]) -> Coverage {
@@ -310,6 +315,14 @@ mod tests {
     fn silence_inside_one_pods_life_is_a_gap() {
         let silent = Presence { samples: 100, ..reports(0, 3600) };
         assert!(matches!(covered(&[silent]), Coverage::Gap { .. }));
+    }
+
+    #[test]
+    fn a_gap_that_is_known_counts_although_others_report() {
+        let gap = Some((second(1800), second(1830)));
+        let unseen = Presence { gap, ..reports(0, 3600) };
+        let found = Coverage::Gap { from: second(1800), to: second(1830) };
+        assert_eq!(covered(&[reports(0, 3600), unseen]), found);
     }
 
     #[test]

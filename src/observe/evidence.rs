@@ -12,9 +12,11 @@ mod promql;
 use super::prometheus::{Answer, Error, Prometheus, Sample, Series};
 use crate::translate::evidence::{self, PodLabels, Row};
 use jiff::{SignedDuration, Timestamp};
+use meshrollout_core::ident::PodRef;
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::traffic::Telemetry;
 use promql::Promql;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 use tokio::sync::Semaphore;
@@ -116,6 +118,7 @@ pub async fn gather(source: &Prometheus, question: &Question, now: Timestamp) ->
         counts,
         firsts,
         lasts,
+        gaps: BTreeMap::new(),
         certificates,
         control_plane,
         exporters,
@@ -141,6 +144,8 @@ pub(super) struct Answers {
     pub(super) counts: Result<Vec<Row>, Cause>,
     pub(super) firsts: Result<Vec<Row>, Cause>,
     pub(super) lasts: Result<Vec<Row>, Cause>,
+    /// Times that are known to have been seen by nobody.
+    pub(super) gaps: BTreeMap<PodRef, (Timestamp, Timestamp)>,
     pub(super) certificates: Result<Vec<Row>, Cause>,
     pub(super) control_plane: Result<Vec<Row>, Cause>,
     pub(super) exporters: Result<Vec<Row>, Cause>,
@@ -153,8 +158,13 @@ pub(super) struct Answers {
 impl Answers {
     pub(super) fn telemetry(self, labels: PodLabels<'_>, lookback: SignedDuration) -> Telemetry {
         let Self { firsts, lasts, ends, refusals, failures, errors, .. } = self;
-        let presence =
-            self.counts.and_then(|counts| evidence::presence(labels, &counts, &firsts?, &lasts?));
+        let presence = self.counts.and_then(|counts| {
+            let mut presence = evidence::presence(labels, &counts, &firsts?, &lasts?)?;
+            for (pod, known) in &mut presence {
+                known.gap = self.gaps.get(pod).copied();
+            }
+            Ok(presence)
+        });
         let lifetime = self.certificate_lifetime;
         let certificates =
             self.certificates.and_then(|rows| evidence::certificates(labels, lifetime, &rows));

@@ -10,6 +10,7 @@ pub use read::ReadError;
 pub(crate) use watch::renewed;
 
 use crate::observe::sidecars::Whose;
+use crate::translate::process::Process;
 use jiff::{SignedDuration, Timestamp};
 use kind::Kind;
 use kube::{Client, Resource};
@@ -22,7 +23,6 @@ use meshrollout_core::traffic::Telemetry;
 use pulse::Pulse;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use store::Store;
@@ -34,10 +34,10 @@ use tokio::task::JoinSet;
 pub(crate) struct Target {
     /// Its pod.
     pub(crate) pod: PodRef,
-    /// Where it listens.
-    pub(crate) address: IpAddr,
     /// What it is.
     pub(crate) whose: Whose,
+    /// Where it is, and since when.
+    pub(crate) process: Process,
 }
 
 /// Everything that is watched. A clone is another handle on the same watches; they end with the
@@ -129,6 +129,11 @@ impl Objects {
     /// Every proxy of the mesh and every control plane, as far as it can be reached.
     pub(crate) fn targets(&self) -> Vec<Target> {
         self.shared.store().targets()
+    }
+
+    /// Whether it is still there: its address may be another's by now.
+    pub(crate) fn is_there(&self, target: &Target) -> bool {
+        self.shared.store().process(&target.pod) == Some(&target.process)
     }
 
     /// A policy that was read by itself: it counts until the watch has told as much.

@@ -17,9 +17,9 @@ use crate::metrics::Metrics;
 use crate::translate::evidence::PodLabels;
 use fetch::Fetch;
 use futures::StreamExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use memory::Memory;
-use meshrollout_core::ident::PodRef;
+use meshrollout_core::ident::{Namespace, PodRef};
 use meshrollout_core::traffic::Telemetry;
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -31,6 +31,8 @@ use tokio::time::Instant;
 
 /// Scrapes at one time, whatever the number of pods.
 const AT_ONCE: usize = 16;
+/// Beside them, of those that failed last time: they must not keep the others waiting.
+const FAILING_AT_ONCE: usize = 4;
 /// A scrape ends within this time, and within the interval.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -43,20 +45,31 @@ pub struct Sidecars {
 
 struct Scraper {
     config: Config,
+    /// Its pods' sidecars would count our own scrapes that fail as harm.
+    own_namespace: Namespace,
     objects: Objects,
     memory: Arc<Mutex<Memory>>,
     metrics: Metrics,
     fetch: Fetch,
+    failing: Mutex<BTreeSet<PodRef>>,
 }
 
 impl Sidecars {
     /// Begins to scrape; to be called within a tokio runtime.
-    pub fn scrape(objects: Objects, config: Config, metrics: Metrics) -> Self {
+    pub fn scrape(objects: Objects, config: &crate::config::Config, metrics: Metrics) -> Self {
+        let own_namespace = Namespace::new(config.operator_namespace.as_str());
+        let config = config.sidecars.clone();
         let memory = Memory::new(Timestamp::now(), config.scrape_interval);
         let memory = Arc::new(Mutex::new(memory));
-        let (fetch, of_rounds) = (Fetch::new(), Arc::clone(&memory));
-        let scraper =
-            Scraper { config: config.clone(), objects, memory: of_rounds, metrics, fetch };
+        let scraper = Scraper {
+            config: config.clone(),
+            own_namespace,
+            objects,
+            memory: Arc::clone(&memory),
+            metrics,
+            fetch: Fetch::new(),
+            failing: Mutex::default(),
+        };
         let mut rounds = JoinSet::new();
         rounds.spawn(async move { scraper.rounds().await });
         Self { config, memory, _rounds: rounds }
@@ -76,33 +89,59 @@ impl Scraper {
         let interval = self.config.scrape_interval.unsigned_abs();
         // The first at once: without it nothing is known at all.
         let mut spread = Duration::ZERO;
+        let mut turn = 0;
+        let mut clock = (Timestamp::now(), Instant::now());
         loop {
             let begin = Instant::now();
-            self.round(begin, spread).await;
+            let now = Timestamp::now();
+            let leap = now.duration_since(clock.0)
+                - SignedDuration::try_from(begin - clock.1).unwrap_or_default();
+            if leap.abs() > self.config.scrape_interval {
+                tracing::warn!(leap = %format!("{leap:#}"), "our clock was set: what the sidecars counted when is asked anew");
+                locked(&self.memory).begin_anew(now);
+            }
+            clock = (now, begin);
+            self.round(begin, spread, turn).await;
             tokio::time::sleep_until(begin + interval).await;
-            spread = interval;
+            (spread, turn) = (interval, turn + 1);
         }
     }
 
-    /// Scrapes everyone once, each at its own moment within `spread`.
-    async fn round(&self, begin: Instant, spread: Duration) {
-        let targets = self.objects.targets();
-        let of = |whose| {
-            let of = targets.iter().filter(move |target| target.whose == whose);
-            of.map(|target| target.pod.clone()).collect::<BTreeSet<_>>()
+    /// Scrapes everyone once, each at its own moment within `spread`; of those that failed last
+    /// time as many as there is time for.
+    async fn round(&self, begin: Instant, spread: Duration, turn: usize) {
+        let mut targets = self.objects.targets();
+        targets.retain(|target| target.pod.namespace != self.own_namespace);
+        locked(&self.memory).there_are(&targets, Timestamp::now());
+        let (mut failing, others): (Vec<_>, Vec<_>) = {
+            let mut failing = locked(&self.failing);
+            failing.retain(|pod| targets.iter().any(|target| target.pod == *pod));
+            targets.into_iter().partition(|target| failing.contains(&target.pod))
         };
-        let (proxies, control_planes) = (of(Whose::Proxy), of(Whose::ControlPlane));
-        locked(&self.memory).there_are(&proxies, &control_planes, Timestamp::now());
-        let mut timed: Vec<_> =
-            targets.into_iter().map(|target| (moment(&target.pod, spread), target)).collect();
-        timed.sort_by_key(|(moment, _)| *moment);
+        let mut others: Vec<_> =
+            others.into_iter().map(|target| (moment(&target.pod, spread), target)).collect();
+        others.sort_by_key(|(moment, _)| *moment);
+        let scrape_others = self.scrape_each(others, AT_ONCE, begin);
+        // Another of them is the first in each round.
+        let first = (turn * FAILING_AT_ONCE).checked_rem(failing.len()).unwrap_or(0);
+        failing.rotate_left(first);
+        let failing = failing.into_iter().map(|target| (Duration::ZERO, target)).collect();
+        let end = begin + self.config.scrape_interval.unsigned_abs();
+        // Those that there is no time for have their turn in another round.
+        let scrape_failing =
+            tokio::time::timeout_at(end, self.scrape_each(failing, FAILING_AT_ONCE, begin));
+        let _ = tokio::join!(scrape_others, scrape_failing);
+        locked(&self.memory).round_is_whole();
+    }
+
+    /// Each at its own moment after `begin`, in this order.
+    async fn scrape_each(&self, timed: Vec<(Duration, Target)>, at_once: usize, begin: Instant) {
         futures::stream::iter(timed)
-            .for_each_concurrent(AT_ONCE, async |(moment, target)| {
+            .for_each_concurrent(at_once, async |(moment, target)| {
                 tokio::time::sleep_until(begin + moment).await;
                 self.scrape(&target).await;
             })
             .await;
-        locked(&self.memory).round_is_whole();
     }
 
     async fn scrape(&self, target: &Target) {
@@ -110,17 +149,26 @@ impl Scraper {
             Whose::Proxy => self.config.port,
             Whose::ControlPlane => self.config.control_plane_port,
         };
-        let address = SocketAddr::new(target.address, port);
+        let address = SocketAddr::new(target.process.address, port);
         let limit = SCRAPE_LIMIT.min(self.config.scrape_interval.unsigned_abs());
-        let scraped = self.fetch.fetch(address, target.whose, limit).await.and_then(|text| {
-            let mut memory = locked(&self.memory);
-            Ok(memory.heard(&target.pod, target.whose, Timestamp::now(), &text)?)
-        });
+        let text = self.fetch.fetch(address, target.whose, limit).await;
+        // Gone meanwhile: whoever answered may be another.
+        if !self.objects.is_there(target) {
+            locked(&self.failing).remove(&target.pod);
+            return;
+        }
+        let scraped = text
+            .and_then(|text| Ok(locked(&self.memory).heard(target, Timestamp::now(), &text)?));
         match scraped {
-            Ok(()) => self.metrics.scraped("ok"),
+            Ok(()) => {
+                locked(&self.failing).remove(&target.pod);
+                self.metrics.scraped("ok");
+            }
             Err(error) => {
+                if locked(&self.failing).insert(target.pod.clone()) {
+                    tracing::warn!(pod = %target.pod, %address, %error, "scrape failed");
+                }
                 self.metrics.scraped(error.reason());
-                tracing::debug!(pod = %target.pod, %address, %error, "scrape failed");
             }
         }
     }
@@ -134,8 +182,8 @@ fn moment(pod: &PodRef, spread: Duration) -> Duration {
     spread.mul_f64((hasher.finish() % 1000) as f64 / 1000.0)
 }
 
-fn locked(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic while a scrape is taken in leaves it half counted; the rounds end with it, and what
     // is known is too old soon.
-    memory.lock().unwrap_or_else(PoisonError::into_inner)
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -167,7 +167,7 @@ pub fn presence(
             // A pod seen for less than a step of the subquery has no first: it covers nothing.
             let (first, last) = (*firsts.get(&pod)?, *lasts.get(&pod)?);
             let samples = row.value().max(0.0) as u64;
-            Some((pod, Presence { first, last: last.max(first), samples }))
+            Some((pod, Presence { first, last: last.max(first), samples, gap: None }))
         })
         .collect())
 }
@@ -378,7 +378,7 @@ mod tests {
         let rows = |value: f64| [row(labels, value), row(other, value)];
         let presence = presence(PODS, &rows(5.0), &rows(100.0), &rows(160.5)).unwrap();
         let last = Timestamp::from_millisecond(160_500).unwrap();
-        let expected = Presence { first: second(100), last, samples: 5 };
+        let expected = Presence { first: second(100), last, samples: 5, gap: None };
         assert_eq!(presence, BTreeMap::from([(pod("a"), expected)]));
     }
 

@@ -1,5 +1,6 @@
 //! Pods: how each takes part in the mesh, how it is doing, and who owns it.
 
+use super::process::{Process, process};
 use super::{labels, namespace};
 use crate::kubernetes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -7,7 +8,6 @@ use meshrollout_core::ident::{Port, WorkloadRef};
 use meshrollout_core::injection::Template;
 use meshrollout_core::workload::{Phase, Pod, Proxy};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The label that names the workload in place of its owner's name.
@@ -22,8 +22,8 @@ pub struct OwnedPod {
     pub pod: Pod,
     /// Its containers' named ports: what a Service's named target port may mean.
     pub ports: Arc<BTreeMap<String, Port>>,
-    /// Where its proxy, or itself, is reached while it runs in a network of its own.
-    pub address: Option<IpAddr>,
+    /// What tells of itself in it.
+    pub process: Option<Process>,
 }
 
 impl OwnedPod {
@@ -43,14 +43,11 @@ impl OwnedPod {
 
 /// A pod with its owner.
 pub fn owned_pod(object: &kubernetes::Pod) -> OwnedPod {
-    let pod = pod(object);
-    let runs = matches!(pod.phase, Phase::Running | Phase::Terminating) && !pod.host_network;
-    let address = object.status.pod_ip.as_ref().and_then(|address| address.parse().ok());
     OwnedPod {
         owner: Arc::new(owner(&object.metadata)),
+        pod: pod(object),
         ports: Arc::new(named_ports(&object.spec)),
-        address: address.filter(|_| runs),
-        pod,
+        process: process(object),
     }
 }
 

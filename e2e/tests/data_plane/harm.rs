@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use meshrollout_e2e::scenario::Injection;
 use meshrollout_e2e::{
-    Cluster, Load, Mark, Operator, OperatorOptions, RealWorkload, Rollout, until,
+    Cluster, Load, Mark, Operator, OperatorOptions, RealWorkload, Rollout, Tally, until,
 };
 use serde_json::{Value, json};
 
@@ -14,6 +14,9 @@ use super::{PORT, changed, enough, options, served};
 const LIMIT: Duration = Duration::from_secs(90);
 /// Two scrapes of a second each, an evaluation every second, and five seconds.
 const IN_TIME: Duration = Duration::from_secs(2 + 1 + 5);
+
+/// Silence is soft harm: two whole windows of two seconds, and a second evaluation that agrees.
+const SILENCE: Duration = Duration::from_secs(2 * 2 + 2 + 2 + 5);
 
 const TLS_PORT: u16 = 8443;
 const SEALED: &str = "https://echo.sealed:8443/";
@@ -63,6 +66,18 @@ async fn real_harm_is_taken_back_and_what_nobody_sees_was_said_before() {
     scene.taken_back("a late client with TLS of its own", "sealed", &late, Mark::default()).await;
     assert_eq!(sealed.since(from).unwrap().failed(), 0, "the meshed client saw nothing of it");
 
+    // A meshed client that begins to go past its own sidecar: its plaintext is refused and counted
+    // by nobody, and all that shows is that a busy edge has fallen silent.
+    let (bypass, client) = scene.beside_its_sidecar().await;
+    scene.rolled_out("silent", &client).await;
+    cluster.run(&bypass).await.unwrap();
+    let load = cluster.load("web", bypass.name()).await.unwrap();
+    let what = "a client that goes past its sidecar";
+    let tally = scene.served_again(what, "silent", &load, Mark::default(), SILENCE).await;
+    assert_eq!(tally.failed() + tally.served_since_failing(), tally.sent(), "refused at once");
+    let ready = cluster.condition("silent", "Ready").await.unwrap();
+    assert!(ready.message.contains("has fallen silent"), "{}", ready.message);
+
     // (iv) Neither counted nor called from within the mesh: nothing would ever show.
     cluster.namespace("mute", Injection::Enabled, &[]).await.unwrap();
     cluster.run(&RealWorkload::echo("mute", "echo", PORT)).await.unwrap();
@@ -111,6 +126,23 @@ impl Scene<'_> {
         self.rolled_out("sealed", &web).await
     }
 
+    /// A client of a headless Service, whose pods it calls by their own addresses, with and without
+    /// the annotation by which its calls leave its sidecar out.
+    async fn beside_its_sidecar(&self) -> (RealWorkload, RealWorkload) {
+        self.cluster.namespace("silent", Injection::Enabled, &[]).await.unwrap();
+        let server = RealWorkload::echo("silent", "echo", PORT).label("group", "all");
+        self.cluster.run(&server).await.unwrap();
+        let all = json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"namespace": "silent", "name": "all"},
+            "spec": {"clusterIP": "None", "selector": {"group": "all"},
+                "ports": [{"name": "http", "port": PORT}]}});
+        self.cluster.apply(&[all]).await.unwrap();
+        let url = format!("http://all.silent:{PORT}/");
+        let client = || RealWorkload::load("web", "to-silent", &url, 20);
+        let excluded = "traffic.sidecar.istio.io/excludeOutboundPorts";
+        (client().annotation(excluded, &PORT.to_string()), client())
+    }
+
     async fn late_with_tls(&self) -> Load {
         let late = RealWorkload::tls_load("late", "to-sealed", SEALED, 20, "tls");
         self.cluster.run(&late).await.unwrap();
@@ -152,8 +184,19 @@ impl Scene<'_> {
         self.cluster.load("late", late.name()).await.unwrap()
     }
 
-    /// Waits until the client is served again, which is when PERMISSIVE is in force at the proxy.
     async fn taken_back(&self, what: &str, namespace: &str, load: &Load, mark: Mark) {
+        self.served_again(what, namespace, load, mark, IN_TIME).await;
+    }
+
+    /// Waits until the client is served again, which is when PERMISSIVE is in force at the proxy.
+    async fn served_again(
+        &self,
+        what: &str,
+        namespace: &str,
+        load: &Load,
+        mark: Mark,
+        in_time: Duration,
+    ) -> Tally {
         let tally = until(&format!("{what} to be served again"), LIMIT, async || {
             let tally = load.since(mark).map_err(|error| error.to_string())?;
             let over = tally.failed() > 0 && tally.served_since_failing() >= 20;
@@ -167,11 +210,12 @@ impl Scene<'_> {
         let (first, last) = tally.failing().unwrap();
         let took = span(first, last);
         println!("{what}: {tally}; from the first failure to the last {took:.1?}");
-        assert!(took <= IN_TIME, "{took:?}");
+        assert!(took <= in_time, "{took:?}");
         let mode = self.cluster.policy_mode(namespace).await.unwrap();
         assert_eq!(mode.as_deref(), Some("PERMISSIVE"));
         let ready = self.cluster.until_ready_is(namespace, "RolledBack", LIMIT).await.unwrap();
         println!("    {}", ready.message);
+        tally
     }
 
     async fn findings(&self, namespace: &str) -> String {

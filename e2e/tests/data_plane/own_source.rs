@@ -39,7 +39,7 @@ async fn the_sidecars_say_the_same_to_us_as_to_prometheus() {
     let config = config.unwrap();
     let objects = Objects::watch(cluster.client(), SignedDuration::from_secs(60));
     objects.ready(LIMIT).await.unwrap();
-    let ours = Sidecars::scrape(objects, config.sidecars.clone(), Metrics::new());
+    let ours = Sidecars::scrape(objects, &config, Metrics::new());
     let prometheus = Prometheus::new(config.metrics_source("main").unwrap().clone());
     let question = Question {
         lookback: SignedDuration::from_secs(20),

@@ -262,7 +262,7 @@ proptest! {
             .iter()
             .map(|(from, to)| {
                 let (first, last) = (*from.min(to), *from.max(to));
-                Presence { first: at(first), last: at(last), samples: ((last - first) / 15 + 1) as u64 }
+                Presence { first: at(first), last: at(last), samples: ((last - first) / 15 + 1) as u64, gap: None }
             })
             .collect();
         let covers = |reports: &[Presence]| {

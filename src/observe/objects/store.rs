@@ -5,6 +5,7 @@ use crate::observe::sidecars::Whose;
 use crate::translate::facts::{Header, NamedService, Parts};
 use crate::translate::mesh::{self, MeshConfig};
 use crate::translate::pod::{OwnedPod, Owner};
+use crate::translate::process::Process;
 use jiff::Timestamp;
 use meshrollout_core::client_tls::{Rule, Rules};
 use meshrollout_core::effective::Policies;
@@ -204,8 +205,8 @@ impl Store {
             .filter_map(|((namespace, name), owned)| {
                 Some(Target {
                     pod: PodRef { namespace: namespace.clone(), name: name.to_owned() },
-                    address: owned.address?,
                     whose: whose(namespace, &owned.pod)?,
+                    process: owned.process.clone()?,
                 })
             })
             .collect()
@@ -300,6 +301,10 @@ impl Store {
         let configs: BTreeMap<_, _> =
             self.named_mesh.places().chain(self.labelled_mesh.places()).collect();
         mesh::mesh(configs.into_values(), &self.control_planes())
+    }
+
+    pub(super) fn process(&self, pod: &PodRef) -> Option<&Process> {
+        self.pods.rows.get(&pod.namespace)?.get(&pod.name)?.process.as_ref()
     }
 
     /// The namespaces that the injectors' webhooks lead to.

@@ -13,7 +13,9 @@ use std::time::Duration;
 /// A whole exposition may be this large; it is read through and never held.
 const MOST_BYTES: usize = 64 << 20;
 /// What is kept of it may be this large.
-const MOST_KEPT: usize = 4 << 20;
+const MOST_KEPT: usize = 8 << 20;
+/// A pod that is cut off must not keep the others waiting.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why a scrape gave nothing.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +53,9 @@ pub(super) struct Fetch(Client<HttpConnector, Empty<&'static [u8]>>);
 impl Fetch {
     pub(super) fn new() -> Self {
         // A connection kept for a scrape in fifteen seconds costs both sides more than a new one.
-        Self(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http())
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_LIMIT));
+        Self(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector))
     }
 
     pub(super) async fn fetch(

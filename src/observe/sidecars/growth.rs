@@ -103,17 +103,27 @@ struct Point {
 }
 
 impl Growth {
-    /// Adds what was found to have grown at `at`.
-    pub(super) fn add(&mut self, at: Timestamp, count: f64, scrape: SignedDuration) {
+    /// Adds what was found to have grown at `at`: to a point that began less than `width` before,
+    /// or where there `is_place` as a new one. False where it found none.
+    pub(super) fn add(
+        &mut self,
+        at: Timestamp,
+        count: f64,
+        width: SignedDuration,
+        is_place: bool,
+    ) -> bool {
         let place = self.0.partition_point(|point| point.first <= at);
         if let Some(before) = place.checked_sub(1).and_then(|place| self.0.get_mut(place))
-            && at.duration_since(before.first) < scrape
+            && at.duration_since(before.first) < width
         {
             before.last = before.last.max(at);
             before.count += count;
-            return;
+            return true;
         }
-        self.0.insert(place, Point { first: at, last: at, count });
+        if is_place {
+            self.0.insert(place, Point { first: at, last: at, count });
+        }
+        is_place
     }
 
     /// Forgets what grew up to `time`.
@@ -127,9 +137,18 @@ impl Growth {
         self.0.len()
     }
 
-    /// All that grew after `time`.
+    /// What may have grown after `time`.
     pub(super) fn since(&self, time: Timestamp) -> f64 {
-        self.0.iter().filter(|point| point.last > time).map(|point| point.count).sum()
+        self.sum(|point| point.last > time)
+    }
+
+    /// What surely grew after `time`.
+    pub(super) fn wholly_since(&self, time: Timestamp) -> f64 {
+        self.sum(|point| point.first > time)
+    }
+
+    fn sum(&self, is_in: impl Fn(&Point) -> bool) -> f64 {
+        self.0.iter().filter(|point| is_in(point)).fold(0.0, |sum, point| sum + point.count)
     }
 
     /// What grew in each window of `width` that ends at one of `ends`, oldest first, where that is
@@ -228,10 +247,13 @@ mod tests {
     fn growth_is_told_by_when_it_was_seen() {
         let mut growth = Growth::default();
         for (at, count) in [(100, 1.0), (109, 2.0), (110, 4.0), (50, 8.0), (131, 16.0)] {
-            growth.add(second(at), count, SCRAPE);
+            assert!(growth.add(second(at), count, SCRAPE, true));
         }
+        assert!(growth.add(second(119), 0.0, SCRAPE, false), "there is a point that it falls into");
+        assert!(!growth.add(second(200), 1.0, SCRAPE, false));
         assert_eq!(growth.len(), 4, "what lies within a scrape is one point");
         assert_eq!([growth.since(second(49)), growth.since(second(109))], [31.0, 20.0]);
+        assert_eq!([growth.since(second(105)), growth.wholly_since(second(105))], [23.0, 20.0]);
         let ends = [second(100), second(130), second(160)];
         let width = SignedDuration::from_secs(30);
         assert_eq!(growth.in_windows(&ends[1..], width), [(ends[1], 7.0), (ends[2], 16.0)]);

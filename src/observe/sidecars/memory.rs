@@ -17,10 +17,12 @@ use crate::observe::evidence::counted::{
     SENT_TOTAL,
 };
 use crate::observe::evidence::{self, Answers, Question};
+use crate::observe::objects::Target;
 use crate::translate::evidence::{FACT, Row};
 use jiff::{SignedDuration, Timestamp};
-use meshrollout_core::ident::PodRef;
+use meshrollout_core::ident::{PodRef, Uid};
 use meshrollout_core::reading::Cause;
+use meshrollout_core::traffic::Presence;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -28,11 +30,17 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 const UPTIME: &str = "envoy_server_uptime";
 /// When a control plane's process began.
 const BEGUN_AT: &str = "process_start_time_seconds";
-/// By so much a start that is told in whole seconds may seem to move.
-const ROUNDING: SignedDuration = SignedDuration::from_secs(1);
+/// By so much a start may seem to move: uptime is told in whole seconds and renewed every five.
+const ROUNDING: SignedDuration = SignedDuration::from_secs(6);
 /// Points that are kept, together some hundred megabytes: a thousand edges that are watched for
 /// two thirds of a day.
 const MOST_POINTS: usize = 4_000_000;
+/// Sets of labels that are kept, together some tens of megabytes.
+const MOST_KEYS: usize = 200_000;
+/// A value longer than this is not Istio's. The agent exposes the application's metrics, too.
+const LONGEST_VALUE: usize = 1024;
+/// What matters for a whole look-back is kept this fine.
+const POINTS_IN_A_LOOKBACK: i32 = 256;
 /// How far back windows of harm are kept while nobody asks for more.
 const WINDOWS_AT_REST: SignedDuration = SignedDuration::from_hours(1);
 /// Whoever has not asked for so long does not need it.
@@ -47,6 +55,8 @@ pub(super) enum Unusable {
     NoStart(&'static str),
     #[error("{0} is no count")]
     NoCount(String),
+    #[error("a label of {0} is longer than {LONGEST_VALUE} bytes")]
+    TooLong(String),
 }
 
 pub(super) struct Memory {
@@ -54,13 +64,16 @@ pub(super) struct Memory {
     scrape: SignedDuration,
     /// Each proxy has been tried once.
     whole_round: bool,
-    proxies: BTreeMap<PodRef, Process>,
-    control_planes: BTreeMap<PodRef, Process>,
+    /// Another pod of the same name is another process.
+    proxies: BTreeMap<(PodRef, Uid), Proxy>,
+    control_planes: BTreeMap<(PodRef, Uid), Proxy>,
     grown: BTreeMap<Key, Growth>,
     points: usize,
     most_points: usize,
     /// When growth last found no place.
     lost: Option<Timestamp>,
+    /// What lies before is forgotten, whoever asks for it now.
+    kept_since: Option<Timestamp>,
     asked: BTreeMap<String, Asked>,
 }
 
@@ -71,20 +84,23 @@ struct Asked {
     windows: Timestamp,
 }
 
-/// A pod's proxy, or a control plane's pod.
-struct Process {
-    seen: Timestamp,
+/// What is known of one process.
+struct Proxy {
+    /// Since when it may have counted something.
+    since: Timestamp,
     gone: Option<Timestamp>,
-    /// Lives that have ended, when the process began and when it was last heard.
-    past: Vec<(Timestamp, Timestamp)>,
-    life: Option<Life>,
+    evicts: Option<SignedDuration>,
+    /// Times of which all that it counted is known, oldest first.
+    heard: Vec<(Timestamp, Timestamp)>,
+    last: Option<Scrape>,
 }
 
-struct Life {
-    start: Timestamp,
-    last: Timestamp,
-    /// The counters' values then, by name and labels.
-    heard: HashMap<u64, f64>,
+/// What it said last.
+struct Scrape {
+    at: Timestamp,
+    uptime: SignedDuration,
+    /// The counters' values, by name and labels.
+    values: HashMap<u64, f64>,
     tells_refusals: bool,
     /// In seconds from then, of the certificate or of the root.
     expires_in: Option<f64>,
@@ -133,67 +149,75 @@ impl Memory {
             points: 0,
             most_points: MOST_POINTS,
             lost: None,
+            kept_since: None,
             asked: BTreeMap::new(),
         }
     }
 
     /// Who is there to be scraped now; all others are gone.
-    pub(super) fn there_are(
-        &mut self,
-        proxies: &BTreeSet<PodRef>,
-        control_planes: &BTreeSet<PodRef>,
-        now: Timestamp,
-    ) {
-        let longest = self.asked.values().map(|asked| asked.lookback).max().unwrap_or_default();
-        for (known, there) in
-            [(&mut self.proxies, proxies), (&mut self.control_planes, control_planes)]
-        {
-            for pod in there {
-                known.entry(pod.clone()).or_insert_with(|| Process::seen(now)).gone = None;
-            }
-            known.retain(|pod, process| {
-                if !there.contains(pod) {
-                    process.gone.get_or_insert(now);
-                }
-                process.gone.is_none_or(|gone| gone > now - longest.max(FORGOTTEN))
-            });
-        }
+    pub(super) fn there_are(&mut self, targets: &[Target], now: Timestamp) {
         self.forget(now);
+        let there: BTreeSet<_> = targets.iter().map(id).collect();
+        for processes in [&mut self.proxies, &mut self.control_planes] {
+            for (_, process) in processes.iter_mut().filter(|(id, _)| !there.contains(*id)) {
+                process.gone.get_or_insert(now);
+            }
+        }
+        for target in targets {
+            let processes = match target.whose {
+                Whose::Proxy => &mut self.proxies,
+                Whose::ControlPlane => &mut self.control_planes,
+            };
+            let first_seen = || Proxy {
+                since: target.process.since,
+                gone: None,
+                evicts: target.process.evicts,
+                heard: vec![],
+                last: None,
+            };
+            processes.entry(id(target)).or_insert_with(first_seen).gone = None;
+        }
+    }
+
+    /// Nothing is known any more but who asks.
+    pub(super) fn begin_anew(&mut self, now: Timestamp) {
+        let asked = std::mem::take(&mut self.asked);
+        *self = Self { asked, most_points: self.most_points, ..Self::new(now, self.scrape) };
     }
 
     pub(super) fn round_is_whole(&mut self) {
         self.whole_round = true;
     }
 
-    /// What `pod` exposed at `at`. All of it counts, or nothing.
+    /// What `target` exposed at `at`. All of it counts, or nothing.
     pub(super) fn heard(
         &mut self,
-        pod: &PodRef,
-        whose: Whose,
+        target: &Target,
         at: Timestamp,
         text: &str,
     ) -> Result<(), Unusable> {
+        let whose = target.whose;
         let samples =
             samples(text, |metric| is_wanted(metric, whose)).collect::<Result<Vec<_>, _>>()?;
-        let no_count = |sample: &&Sample<'_>| !(sample.value.is_finite() && sample.value >= 0.0);
-        let is_count = |sample: &&Sample<'_>| !keys(sample, pod).is_empty();
-        if let Some(sample) = samples.iter().filter(is_count).find(no_count) {
-            return Err(Unusable::NoCount(format!("{} {}", sample.series, sample.value)));
-        }
+        check(&samples)?;
+        let uptime = uptime(&samples, whose, at)?;
+        let (scrape, begun) = (self.scrape, self.begun);
         let known = match whose {
             Whose::Proxy => &mut self.proxies,
             Whose::ControlPlane => &mut self.control_planes,
         };
         // Gone while it was asked.
-        let Some(process) = known.get_mut(pod).filter(|process| process.gone.is_none()) else {
+        let Some(process) = known.get_mut(&id(target)).filter(|process| process.gone.is_none())
+        else {
             return Ok(());
         };
-        let start = start(&samples, whose, at)?;
-        let before = process.begin(start);
+        // A clock that was set meanwhile makes no process older than its container.
+        let start = (at - uptime).max(target.process.since).min(at);
+        let before = process.hear(start, at, uptime, scrape);
         let mut found = vec![];
-        let mut heard = HashMap::with_capacity(samples.len());
+        let mut values = HashMap::with_capacity(samples.len());
         for sample in &samples {
-            let keys = keys(sample, pod);
+            let keys = keys(sample, &target.pod);
             if keys.is_empty() {
                 continue;
             }
@@ -201,13 +225,13 @@ impl Memory {
             sample.series.hash(&mut hasher);
             let series = hasher.finish();
             let then = before.as_ref().map(|before| before.get(&series).copied().unwrap_or(0.0));
-            heard.insert(series, sample.value);
+            values.insert(series, sample.value);
             let grown = match then {
                 // A value that fell was begun anew.
                 Some(then) if sample.value >= then => sample.value - then,
                 Some(_) | None => sample.value,
             };
-            let guess = then.is_none() && start < self.begun;
+            let guess = then.is_none() && start < begun;
             // A bucket into which nothing fell bounds the next.
             let counts = |key: &Key| grown > 0.0 || key.question == Asks::Convergence;
             for key in keys.into_iter().filter(counts) {
@@ -223,10 +247,10 @@ impl Memory {
                 found.extend(when.map(|when| (key, when, grown)));
             }
         }
-        process.life = Some(Life {
-            start,
-            last: at,
-            heard,
+        process.last = Some(Scrape {
+            at,
+            uptime,
+            values,
             tells_refusals: samples.iter().any(|sample| sample.name == REFUSALS),
             expires_in: expires_in(&samples, at),
         });
@@ -237,31 +261,58 @@ impl Memory {
     }
 
     fn add(&mut self, key: Key, when: Timestamp, count: f64, now: Timestamp) {
-        if self.points >= self.most_points {
+        let width = match key.question {
+            Asks::Plaintext | Asks::Mutual => {
+                self.scrape.max(self.longest_lookback() / POINTS_IN_A_LOOKBACK)
+            }
+            Asks::Requests
+            | Asks::Failures
+            | Asks::Errors
+            | Asks::Refusals
+            | Asks::Rejects
+            | Asks::Convergence => self.scrape,
+        };
+        if self.grown.len() >= MOST_KEYS && !self.grown.contains_key(&key) {
             self.lost = Some(now);
             return;
         }
+        let has_place = self.points < self.most_points;
         let growth = self.grown.entry(key).or_default();
         let before = growth.len();
-        growth.add(when, count, self.scrape);
+        if !growth.add(when, count, width, has_place) {
+            self.lost = Some(now);
+        }
         self.points += growth.len() - before;
+    }
+
+    fn longest_lookback(&self) -> SignedDuration {
+        self.asked.values().map(|asked| asked.lookback).max().unwrap_or(FORGOTTEN)
     }
 
     fn forget(&mut self, now: Timestamp) {
         self.asked.retain(|_, asked| asked.at > now - FORGOTTEN);
-        let asked = || self.asked.values();
-        let lookback = asked().map(|asked| asked.lookback).max().unwrap_or(FORGOTTEN);
-        let windows = asked().map(|asked| asked.windows).min().unwrap_or(now);
+        let lookback = now - self.longest_lookback();
+        // All that was found by us is later than our beginning.
+        if lookback > self.begun {
+            self.kept_since = self.kept_since.max(Some(lookback));
+        }
+        let windows = self.asked.values().map(|asked| asked.windows).min().unwrap_or(now);
         let windows = windows.min(now - WINDOWS_AT_REST);
         self.grown.retain(|key, growth| {
             growth.forget(match key.question {
-                Asks::Plaintext | Asks::Mutual => now - lookback,
+                Asks::Plaintext | Asks::Mutual => lookback,
                 Asks::Requests | Asks::Failures | Asks::Errors | Asks::Refusals => windows,
                 Asks::Rejects | Asks::Convergence => now - REJECTS_WINDOW,
             });
             growth.len() > 0
         });
         self.points = self.grown.values().map(Growth::len).sum();
+        for processes in [&mut self.proxies, &mut self.control_planes] {
+            processes.retain(|_, process| process.gone.is_none_or(|gone| gone > lookback));
+            for process in processes.values_mut() {
+                process.heard.retain(|(_, end)| *end > lookback);
+            }
+        }
     }
 
     /// The same answers as a Prometheus would give that had scraped as often.
@@ -282,7 +333,10 @@ impl Memory {
         let since = |asks| {
             self.complete_since(begin)?;
             Ok(self.rows(asks, |key, growth| {
-                let count = growth.since(begin);
+                let count = match asks {
+                    Asks::Mutual => growth.wholly_since(begin),
+                    _ => growth.since(begin),
+                };
                 (count > 0.0).then(|| key.row(vec![(now, count)]))
             }))
         };
@@ -293,13 +347,21 @@ impl Memory {
                 (!points.is_empty()).then(|| key.row(points))
             }))
         };
-        let (counts, (firsts, lasts)) = self.presence(begin);
+        let present = self.presence(begin, now);
+        let row = |value: fn(&Presence) -> f64| {
+            let rows = present.iter().map(|(pod, known)| pod_row(pod, now, value(known)));
+            self.complete(rows.collect())
+        };
         Answers {
             plaintext: since(Asks::Plaintext),
             mutual: since(Asks::Mutual),
-            counts: self.complete(counts),
-            firsts: self.complete(firsts),
-            lasts: self.complete(lasts),
+            counts: row(|known| known.samples as f64),
+            firsts: row(|known| seconds(known.first)),
+            lasts: row(|known| seconds(known.last)),
+            gaps: present
+                .iter()
+                .filter_map(|(pod, known)| Some((pod.clone(), known.gap?)))
+                .collect(),
             certificates: self.complete(self.certificates(now)),
             control_plane: self.complete(self.control_plane(now)),
             exporters: self.complete(self.exporters(now)),
@@ -340,38 +402,48 @@ impl Memory {
         of_question.filter_map(|(key, growth)| row(key, growth)).collect()
     }
 
-    /// For each pod how many samples, and when the first and the last of them.
-    fn presence(&self, begin: Timestamp) -> (Vec<Row>, (Vec<Row>, Vec<Row>)) {
-        let present = self.proxies.iter().filter_map(|(pod, process)| {
-            let (first, last, samples) = process.presence(begin, self.scrape)?;
-            let row = |value: f64| pod_row(pod, last, value);
-            Some((row(samples), (row(seconds(first)), row(seconds(last)))))
-        });
-        present.unzip()
+    /// When each pod was heard; pods of one name, one after the other, as one.
+    fn presence(&self, begin: Timestamp, now: Timestamp) -> BTreeMap<PodRef, Presence> {
+        let mut present: BTreeMap<PodRef, Presence> = BTreeMap::new();
+        for ((pod, _), process) in &self.proxies {
+            let Some(mut known) = process.presence(begin, now, self.scrape) else { continue };
+            // What is forgotten is not known any more.
+            if let Some(kept) = self.kept_since.filter(|kept| *kept > known.first) {
+                known.gap = known.gap.max(Some((known.first, kept)));
+            }
+            let both = |other: &mut Presence| {
+                other.first = other.first.min(known.first);
+                other.last = other.last.max(known.last);
+                other.samples += known.samples;
+                other.gap = other.gap.max(known.gap);
+            };
+            present.entry(pod.clone()).and_modify(both).or_insert(known);
+        }
+        present
     }
 
     /// Processes that were heard a moment ago.
     fn fresh<'a>(
         &self,
-        processes: &'a BTreeMap<PodRef, Process>,
+        processes: &'a BTreeMap<(PodRef, Uid), Proxy>,
         now: Timestamp,
-    ) -> impl Iterator<Item = (&'a PodRef, &'a Life)> {
+    ) -> impl Iterator<Item = (&'a PodRef, &'a Scrape)> {
         let since = now - self.scrape * 3;
-        processes.iter().filter_map(move |(pod, process)| {
-            let life = process.life.as_ref().filter(|_| process.gone.is_none())?;
-            (life.last >= since).then_some((pod, life))
+        processes.iter().filter_map(move |((pod, _), process)| {
+            let last = process.last.as_ref().filter(|_| process.gone.is_none())?;
+            (last.at >= since).then_some((pod, last))
         })
     }
 
     fn certificates(&self, now: Timestamp) -> Vec<Row> {
-        let left = self.fresh(&self.proxies, now).filter_map(|(pod, life)| {
-            Some(pod_row(pod, now, life.expires_in? - seconds(now) + seconds(life.last)))
+        let left = self.fresh(&self.proxies, now).filter_map(|(pod, last)| {
+            Some(pod_row(pod, now, last.expires_in? - seconds(now) + seconds(last.at)))
         });
         left.collect()
     }
 
     fn exporters(&self, now: Timestamp) -> Vec<Row> {
-        let telling = self.fresh(&self.proxies, now).filter(|(_, life)| life.tells_refusals);
+        let telling = self.fresh(&self.proxies, now).filter(|(_, last)| last.tells_refusals);
         telling.map(|(pod, _)| pod_row(pod, now, 1.0)).collect()
     }
 
@@ -380,10 +452,10 @@ impl Memory {
             labels: BTreeMap::from([(FACT.to_owned(), name.to_owned())]),
             points: vec![(now, value)],
         };
-        let fresh: Vec<_> = self.fresh(&self.control_planes, now).map(|(_, life)| life).collect();
+        let fresh: Vec<_> = self.fresh(&self.control_planes, now).map(|(_, last)| last).collect();
         let root = fresh
             .iter()
-            .filter_map(|life| Some(life.expires_in? - seconds(now) + seconds(life.last)))
+            .filter_map(|last| Some(last.expires_in? - seconds(now) + seconds(last.at)))
             .reduce(f64::min);
         let begin = now - REJECTS_WINDOW;
         let grown = |asks| self.grown.iter().filter(move |(key, _)| key.question == asks);
@@ -404,68 +476,96 @@ impl Memory {
     }
 }
 
-impl Process {
-    fn seen(now: Timestamp) -> Self {
-        Self { seen: now, gone: None, past: vec![], life: None }
-    }
-
-    /// A life that began at `start` is heard: what it had counted when it was last heard, or
-    /// nothing if it is new.
-    fn begin(&mut self, start: Timestamp) -> Option<HashMap<u64, f64>> {
-        let life = self.life.take()?;
-        if start <= life.last + ROUNDING {
-            return Some(life.heard);
+impl Proxy {
+    /// It is heard: what it had counted when it was last heard, or nothing where all that it has
+    /// counted is new to us.
+    fn hear(
+        &mut self,
+        start: Timestamp,
+        at: Timestamp,
+        uptime: SignedDuration,
+        scrape: SignedDuration,
+    ) -> Option<HashMap<u64, f64>> {
+        let before = self.last.take();
+        let before = before.filter(|last| uptime >= last.uptime && start <= last.at + ROUNDING);
+        let in_time = before.as_ref().is_some_and(|last| at <= last.at + scrape * 3);
+        match (self.evicts, self.heard.last_mut(), &before) {
+            // It forgets what no two scrapes have seen.
+            (Some(soon), _, _) if soon < scrape * 2 => {}
+            // Of one that forgets later, what was heard in time is known.
+            (Some(_), Some((_, end)), Some(_)) if in_time => *end = at,
+            (Some(_), _, _) => self.heard.push((at, at)),
+            (None, Some((_, end)), Some(_)) => *end = at,
+            (None, _, _) => self.heard.push((start, at)),
         }
-        self.past.push((life.start, life.last));
-        None
+        before.map(|last| last.values)
     }
 
-    /// Between `begin` and now: the first and the last time of which something is known, and as
-    /// many samples as scrapes would have had; none when there is a hole in it that nobody heard.
+    /// Between `begin` and now: the first and the last time of which something is known, how many
+    /// samples scrapes would have had, and the latest time in between that nobody heard.
     fn presence(
         &self,
         begin: Timestamp,
+        now: Timestamp,
         scrape: SignedDuration,
-    ) -> Option<(Timestamp, Timestamp, f64)> {
-        let life = self.life.as_ref().map(|life| (life.start, life.last));
-        let lives = self.past.iter().copied().chain(life).filter(|(_, last)| *last > begin);
-        let gone = self.gone.filter(|gone| *gone > begin);
-        let mut known: Option<(Timestamp, Timestamp)> = None;
-        let mut hole = false;
-        for (start, end) in lives {
-            hole |= known.is_some_and(|(_, last)| start > last + scrape * 3);
-            known = Some((known.map_or(start.max(begin), |(first, _)| first), end));
+    ) -> Option<Presence> {
+        let end = self.gone.unwrap_or(now);
+        if end <= begin {
+            return None;
         }
-        match (known, gone) {
-            // What it did between its last scrape and its end nobody knows.
-            (Some((first, last)), Some(gone)) if gone > last + scrape * 3 => {
-                Some((first, gone, 0.0))
+        let tolerance = scrape * 3;
+        let first = self.heard.first().map_or(self.since, |(start, _)| self.since.min(*start));
+        let first = first.max(begin);
+        let (mut reached, mut known, mut gap) = (first, SignedDuration::ZERO, None);
+        for (from, to) in self.heard.iter().filter(|(_, to)| *to > begin) {
+            if *from > reached + tolerance {
+                gap = Some((reached, *from));
             }
-            (Some((first, last)), _) if hole => Some((first, last, 0.0)),
-            (Some((first, last)), _) => {
-                let scrapes = last.duration_since(first).as_secs_f64() / scrape.as_secs_f64();
-                Some((first, last, scrapes.floor() + 1.0))
-            }
-            // It lived and died unseen.
-            (None, Some(gone)) => Some((self.seen.max(begin), gone, 0.0)),
-            // Not heard yet; it is missed when it is ready.
-            (None, None) => None,
+            known += to.duration_since((*from).max(begin));
+            reached = reached.max(*to);
         }
+        if end > reached + tolerance {
+            gap = Some((reached, end));
+        }
+        // Not heard yet, and not for long; it is missed when it is ready.
+        if known.is_zero() && gap.is_none() {
+            return None;
+        }
+        let samples = (known.as_secs_f64() / scrape.as_secs_f64()).floor() as u64 + 1;
+        Some(Presence { first, last: reached, samples, gap })
     }
 }
 
-fn start(samples: &[Sample<'_>], whose: Whose, at: Timestamp) -> Result<Timestamp, Unusable> {
+fn id(target: &Target) -> (PodRef, Uid) {
+    (target.pod.clone(), target.process.uid.clone())
+}
+
+fn check(samples: &[Sample<'_>]) -> Result<(), Unusable> {
+    for sample in samples {
+        let of = || sample.series.chars().take(200).collect::<String>();
+        if sample.labels.iter().any(|(_, value)| value.len() > LONGEST_VALUE) {
+            return Err(Unusable::TooLong(of()));
+        }
+        let is_left = [CERTIFICATE, ROOT_EXPIRES_IN].contains(&sample.name);
+        if !sample.value.is_finite() || (sample.value < 0.0 && !is_left) {
+            return Err(Unusable::NoCount(format!("{} {}", of(), sample.value)));
+        }
+    }
+    Ok(())
+}
+
+fn uptime(samples: &[Sample<'_>], whose: Whose, at: Timestamp) -> Result<SignedDuration, Unusable> {
     let name = match whose {
         Whose::Proxy => UPTIME,
         Whose::ControlPlane => BEGUN_AT,
     };
     let told = samples.iter().find(|sample| sample.name == name).map(|sample| sample.value);
-    let span = told.and_then(|told| SignedDuration::try_from_secs_f64(told).ok());
-    let start = span.and_then(|span| match whose {
-        Whose::Proxy => at.checked_sub(span).ok(),
-        Whose::ControlPlane => Timestamp::UNIX_EPOCH.checked_add(span).ok(),
+    let told = told.map(|told| match whose {
+        Whose::Proxy => told,
+        Whose::ControlPlane => (seconds(at) - told).max(0.0),
     });
-    start.filter(|start| *start <= at + ROUNDING).ok_or(Unusable::NoStart(name))
+    let span = told.and_then(|told| SignedDuration::try_from_secs_f64(told).ok());
+    span.filter(|span| at.checked_sub(*span).is_ok()).ok_or(Unusable::NoStart(name))
 }
 
 /// The earliest end of what must not end: the workload's own certificate, or the root.
