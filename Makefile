@@ -41,17 +41,17 @@ test-model: need-rust ## the model check of the real decide; prints states, dept
 
 test-faults: need-all tools ## 500 fault schedules, a kill at every write, 200 leader swaps, the planted bugs; two hours
 	@status=0; \
-	SCHEDULES=500 cargo test --locked --workspace --test faults -- --nocapture || status=1; \
-	WHOLE=1 cargo test --locked --workspace --test kills -- --nocapture || status=1; \
-	SWAPS=200 CLUSTERS=4 cargo test --locked --workspace --test leaders -- --nocapture || status=1; \
+	SCHEDULES=500 cargo test --locked --workspace --test scenarios -- faults:: --nocapture || status=1; \
+	WHOLE=1 cargo test --locked --workspace --test scenarios -- kills:: --nocapture || status=1; \
+	SWAPS=200 CLUSTERS=4 cargo test --locked --workspace --test scenarios -- leaders:: --nocapture || status=1; \
 	$(MAKE) --no-print-directory test-planted || status=1; \
 	exit $$status
 
 test-planted: need-all tools ## bugs planted in a copy of the program, each gate taken out among them, each to be found
-	HUNT=1 cargo test --locked --workspace --test planted -- --nocapture
+	HUNT=1 cargo test --locked --workspace --test scenarios -- planted:: --nocapture
 
 soak: need-all tools ## ten minutes at rest and ten under pod churn on 50 namespaces; prints requests, writes and memory
-	SOAK=1 cargo test --locked --workspace --test soak -- --nocapture
+	SOAK=1 cargo test --locked --workspace --test scenarios -- soak:: --nocapture
 
 e2e-control-plane: need-all tools ## the scenarios on real control planes
 	e2e/run

@@ -7,8 +7,9 @@ mod exposition;
 mod fetch;
 mod growth;
 mod memory;
+mod told;
 
-pub(crate) use memory::Whose;
+pub(crate) use told::Whose;
 
 use super::evidence::Question;
 use super::objects::{Objects, Target};

@@ -1,7 +1,7 @@
 //! One scrape: the lines that are wanted, out of however many there are.
 
 use super::exposition::metric;
-use super::memory::{Unusable, Whose, is_wanted};
+use super::told::{Unusable, Whose, is_wanted};
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;

@@ -1,4 +1,6 @@
 use super::*;
+use crate::observe::evidence::Question;
+use crate::observe::evidence::counted::REQUESTS_TOTAL;
 use crate::translate::evidence::PodLabels;
 use crate::translate::process::Process;
 use meshrollout_core::traffic::{Coverage, Name, Telemetry, coverage};
@@ -444,13 +446,4 @@ fn the_control_plane_tells_of_itself() {
     let left = scene.knows(616, None).control_plane.known().unwrap().root_remaining;
     assert_eq!(left.map(|left| left.as_secs()), Some(9000 - 616));
     assert_eq!(known(&mut scene, 700).0, 0, "silent for three scrapes");
-}
-
-#[test]
-fn a_quantile_lies_within_its_bucket() {
-    let infinite = f64::INFINITY;
-    assert_eq!(quantile(0.5, vec![(1.0, 2.0), (2.0, 4.0), (infinite, 4.0)]), Some(1.0));
-    assert_eq!(quantile(0.99, vec![(infinite, 10.0), (1.0, 0.0)]), Some(1.0));
-    assert_eq!(quantile(0.99, vec![(1.0, 0.0), (infinite, 0.0)]), None);
-    assert_eq!(quantile(0.99, vec![]), None);
 }

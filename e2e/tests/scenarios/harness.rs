@@ -1,11 +1,10 @@
 //! The harness itself: what it starts works, and nothing of it is left.
 
-mod leftovers;
-
 use std::process::Command;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use crate::leftovers;
 use http_body_util::BodyExt;
 use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{Client, Cluster, Edge, Fault, Options, Server, until};

@@ -4,7 +4,7 @@ use meshrollout_core::finding::Code;
 use meshrollout_e2e::Rollout;
 use serde_json::{Value, json};
 
-use crate::mesh::mesh;
+use super::mesh::mesh;
 
 fn rule(namespace: &str, name: &str, host: &str, rest: Value) -> Value {
     let mut spec = rest;

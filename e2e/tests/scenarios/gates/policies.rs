@@ -2,7 +2,7 @@
 
 use meshrollout_core::finding::Code;
 
-use crate::mesh::{find, mesh};
+use super::mesh::{find, mesh};
 
 #[tokio::test]
 async fn a_namespace_wide_policy_of_someone_else_is_refused_and_nothing_written_beside_it() {

@@ -6,7 +6,7 @@ use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{Client, Edge, Rollout, Server, until};
 use serde_json::json;
 
-use crate::mesh::{LIMIT, mesh};
+use super::mesh::{LIMIT, mesh};
 
 #[tokio::test]
 async fn a_meshed_caller_in_plaintext_is_named_and_its_end_starts_the_soak_from_zero() {

@@ -18,6 +18,9 @@ const IN_TIME: Duration = Duration::from_secs(2 + 1 + 5);
 /// Silence is soft harm: two whole windows of two seconds, and a second evaluation that agrees.
 const SILENCE: Duration = Duration::from_secs(2 * 2 + 2 + 2 + 5);
 
+/// Twenty a second, for more than the seven windows of two seconds that are asked for.
+const BUSY: usize = 20 * 20;
+
 const TLS_PORT: u16 = 8443;
 const SEALED: &str = "https://echo.sealed:8443/";
 
@@ -69,6 +72,8 @@ async fn real_harm_is_taken_back_and_what_nobody_sees_was_said_before() {
     // A meshed client that begins to go past its own sidecar: its plaintext is refused and counted
     // by nobody, and all that shows is that a busy edge has fallen silent.
     let (bypass, client) = scene.beside_its_sidecar().await;
+    let busy = served(&cluster, &client).await;
+    changed(&busy, "an edge that was busy before", |tally| tally.sent() >= BUSY).await;
     scene.rolled_out("silent", &client).await;
     cluster.run(&bypass).await.unwrap();
     let load = cluster.load("web", bypass.name()).await.unwrap();

@@ -5,7 +5,7 @@ use meshrollout_core::finding::Code;
 use meshrollout_e2e::Rollout;
 use serde_json::json;
 
-use crate::mesh::mesh;
+use super::mesh::mesh;
 
 #[tokio::test]
 async fn a_workload_injected_moments_ago_waits_until_its_look_back_is_covered() {

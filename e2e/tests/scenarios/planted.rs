@@ -26,14 +26,14 @@ enum FoundBy {
     Seed(u64),
     /// The kills at each write of a policy.
     Kills,
-    /// The test file of this name.
-    File(&'static str),
-    /// One test of a file, which must complain in these words: a failure for another reason has
+    /// All tests of a module.
+    Module(&'static str),
+    /// One test, which must complain in these words: a failure for another reason has
     /// found something else.
-    Test(&'static str, &'static str, &'static str),
+    Test(&'static str, &'static str),
 }
 
-use FoundBy::{File, Kills, Seed, Test};
+use FoundBy::{Kills, Module, Seed, Test};
 
 const BUGS: [Bug; 28] = [
     Bug {
@@ -146,21 +146,21 @@ const BUGS: [Bug; 28] = [
         file: "src/controller/visit.rs",
         find: "let read = self.objects.quorum(&self.client, namespace, now, Arc::clone(telemetry)).await;",
         replace: "let watched = self.objects.snapshot(now, Arc::clone(telemetry)); let source = meshrollout_core::snapshot::Source::Quorum; let read: Result<Snapshot, crate::observe::objects::ReadError> = Ok(Snapshot { source, ..watched });",
-        found_by: File("stale"),
+        found_by: Module("stale"),
     },
     Bug {
         name: "lets a STRICT without an answer arrive later",
         file: "src/controller/visit.rs",
         find: "self.leadership.spend_reign();",
         replace: "",
-        found_by: File("conflicts"),
+        found_by: Module("conflicts"),
     },
     Bug {
         name: "does not know what it wrote itself",
         file: "src/controller/visit.rs",
         find: "self.objects.has_read(policy);",
         replace: "let _ = policy;",
-        found_by: File("stale"),
+        found_by: Module("stale"),
     },
     Bug {
         name: "does not follow a kind again after its watch failed",
@@ -181,56 +181,56 @@ const BUGS: [Bug; 28] = [
         file: "src/core/gate.rs",
         find: "Self::Injection => injection::examine(context),",
         replace: "Self::Injection => { let _ = injection::examine; vec![] }",
-        found_by: Test("gates", "a_pod_without_a_sidecar_holds", "for MR0101 in bare"),
+        found_by: Test("a_pod_without_a_sidecar_holds", "for MR0101 in bare"),
     },
     Bug {
         name: "has no gate Plaintext",
         file: "src/core/gate.rs",
         find: "Self::Plaintext => plaintext::examine(context),",
         replace: "Self::Plaintext => { let _ = plaintext::examine; vec![] }",
-        found_by: Test("gates", "a_meshed_caller_in_plaintext", "for MR0201 in basket"),
+        found_by: Test("a_meshed_caller_in_plaintext", "for MR0201 in basket"),
     },
     Bug {
         name: "has no gate Telemetry",
         file: "src/core/gate.rs",
         find: "Self::Telemetry => telemetry::examine(context),",
         replace: "Self::Telemetry => { let _ = telemetry::examine; vec![] }",
-        found_by: Test("blind", "whatever_cannot_be_seen", "to be told as MR0301"),
+        found_by: Test("whatever_cannot_be_seen", "to be told as MR0301"),
     },
     Bug {
         name: "has no gate DestinationRules",
         file: "src/core/gate.rs",
         find: "Self::DestinationRules => destination_rule::examine(context),",
         replace: "Self::DestinationRules => { let _ = destination_rule::examine; vec![] }",
-        found_by: Test("gates", "a_rule_that_disables_tls", "for MR0401 in by-client"),
+        found_by: Test("a_rule_that_disables_tls", "for MR0401 in by-client"),
     },
     Bug {
         name: "has no gate Policies",
         file: "src/core/gate.rs",
         find: "Self::Policies => policy::examine(context),",
         replace: "Self::Policies => { let _ = policy::examine; vec![] }",
-        found_by: Test("gates", "a_namespace_wide_policy_of_someone_else", "for MR05"),
+        found_by: Test("a_namespace_wide_policy_of_someone_else", "for MR05"),
     },
     Bug {
         name: "has no gate Certificates",
         file: "src/core/gate.rs",
         find: "Self::Certificates => certificate::examine(context),",
         replace: "Self::Certificates => { let _ = certificate::examine; vec![] }",
-        found_by: Test("gates", "a_certificate_near_its_end", "for MR0601 in expiring"),
+        found_by: Test("a_certificate_near_its_end", "for MR0601 in expiring"),
     },
     Bug {
         name: "has no gate Proxies",
         file: "src/core/gate.rs",
         find: "Self::Proxies => proxy::examine(context),",
         replace: "Self::Proxies => { let _ = proxy::examine; vec![] }",
-        found_by: Test("blind", "whatever_cannot_be_seen", "to be told as MR0802"),
+        found_by: Test("whatever_cannot_be_seen", "to be told as MR0802"),
     },
     Bug {
         name: "has no gate RefusalSignal",
         file: "src/core/gate.rs",
         find: "Self::RefusalSignal => refusal_signal::examine(context),",
         replace: "Self::RefusalSignal => { let _ = refusal_signal::examine; vec![] }",
-        found_by: Test("signals", "where_nothing_would_show_harm", "the missing signal"),
+        found_by: Test("where_nothing_would_show_harm", "the missing signal"),
     },
 ];
 
@@ -311,20 +311,21 @@ impl Hunt {
     /// Whether the test passes or fails as it should, and all that it says.
     fn run(&self) -> (bool, String) {
         let mut test = cargo();
-        test.args(["test", "--quiet", "--workspace", "--test"]).current_dir(root());
+        test.args(["test", "--quiet", "--workspace", "--test=scenarios", "--"]);
         match self.found_by {
-            Seed(seed) => test.arg("faults").env("SEED", seed.to_string()),
-            Kills => test.arg("kills").env("ONLY", "policies"),
-            File(name) => test.arg(name),
-            Test(file, name, _) => test.args([file, "--", name]),
+            Seed(seed) => test.arg("faults::").env("SEED", seed.to_string()),
+            Kills => test.arg("kills::").env("ONLY", "policies"),
+            Module(name) => test.arg(format!("{name}::")),
+            Test(name, _) => test.arg(name),
         };
+        test.current_dir(root());
         test.env("MESHROLLOUT", &self.program).env("CLUSTERS", "1").env("LIMIT", "150");
         let output = ran(&mut test);
         let told = told(&output);
         // A test that could not run has found nothing.
         let failed = !output.status.success() && told.contains("test result: FAILED");
         let right = match (self.bug, self.found_by) {
-            (Some(_), Test(_, _, says)) => failed && told.contains(says),
+            (Some(_), Test(_, says)) => failed && told.contains(says),
             (Some(_), _) => failed,
             (None, _) => output.status.success(),
         };
@@ -360,7 +361,7 @@ fn every_bug_has_its_one_place_and_is_found_when_hunted() {
     // A test that fails without a bug finds none: the same ones pass on the program as it is.
     let sound = folder.join("meshrollout-sound");
     std::fs::copy(as_it_is(&folder, &tree), &sound).unwrap();
-    for found_by in [Seed(0), Seed(8), Kills, File("stale"), File("conflicts")] {
+    for found_by in [Seed(0), Seed(8), Kills, Module("stale"), Module("conflicts")] {
         if only.is_none() {
             queue.push_front(Hunt { program: sound.clone(), found_by, bug: None });
         }

@@ -5,7 +5,7 @@
 //! One cluster and one operator for all tests here; each has namespaces and a rollout of its own.
 
 mod injection;
-mod mesh;
+pub(crate) mod mesh;
 mod plaintext;
 mod policies;
 mod rules;

@@ -4,7 +4,7 @@ use meshrollout_core::finding::Code;
 use meshrollout_e2e::Rollout;
 use serde_json::json;
 
-use crate::mesh::{LIMIT, mesh};
+use super::mesh::{LIMIT, mesh};
 
 const SYSTEM: [&str; 3] = ["istio-system", "kube-system", "meshrollout-system"];
 

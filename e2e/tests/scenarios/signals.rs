@@ -1,16 +1,12 @@
 //! Kinds of evidence that a whole mesh lacks. The switches act on every namespace, so these tests
 //! have a cluster of their own and take turns.
 
-#[path = "gates/mesh.rs"]
-#[expect(dead_code, reason = "the gates' own tests ask more of it")]
-mod mesh;
-
 use meshrollout_core::finding::Code;
 use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{Client, Edge, Server};
 use tokio::sync::Mutex;
 
-use crate::mesh::{find, mesh};
+use crate::gates::mesh::{find, mesh};
 
 static TURN: Mutex<()> = Mutex::const_new(());
 

@@ -1,12 +1,10 @@
 //! Real sidecars, real clients, every request counted: what STRICT does, without us and with us.
 
 mod certificates;
-mod harm;
-#[path = "../leftovers/mod.rs"]
-mod leftovers;
 mod metrics;
 mod own_source;
 mod seven;
+mod taken_back;
 mod with_us;
 mod without_us;
 
@@ -14,6 +12,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::leftovers;
 use meshrollout_e2e::{Cluster, DataPlane, Load, Mark, Options, RealWorkload, Tally, until};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 

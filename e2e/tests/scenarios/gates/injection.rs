@@ -3,7 +3,7 @@
 use meshrollout_core::finding::Code;
 use meshrollout_e2e::scenario::Workload;
 
-use crate::mesh::{find, mesh};
+use super::mesh::{find, mesh};
 
 #[tokio::test]
 async fn a_pod_without_a_sidecar_holds_until_it_is_restarted_with_one() {
