@@ -46,6 +46,18 @@ pub struct Config {
     pub metrics_sources: Vec<MetricsSource>,
     /// The source of a rollout that names none: the sidecars themselves.
     pub sidecars: Sidecars,
+    /// How the control planes are asked whether the proxies have taken a write.
+    pub proxy_state: ProxyState,
+}
+
+/// How the control planes are asked whether the proxies have taken a write, on the port of their
+/// metrics.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ProxyState {
+    /// The file of a token of audience `istio-ca`, as a projected volume has it. Without, they are
+    /// not asked: namespaces go one at a time, and each bake begins `proxyAcknowledgement` later.
+    pub token_file: Option<PathBuf>,
 }
 
 /// What is wrong with the configuration.
@@ -88,6 +100,8 @@ struct File {
     metrics_sources: Vec<source::File>,
     #[serde(default)]
     sidecars: source::SidecarsFile,
+    #[serde(default)]
+    proxy_state: ProxyState,
 }
 
 impl Config {
@@ -122,6 +136,7 @@ impl Config {
             retry_period: length("retryPeriod", file.retry_period, 2)?,
             metrics_sources: source::parse(file.metrics_sources)?,
             sidecars: file.sidecars.parse()?,
+            proxy_state: file.proxy_state,
         };
         config.check()?;
         Ok(config)
@@ -216,6 +231,7 @@ mod tests {
                 renew_deadline: seconds(10),
                 retry_period: seconds(2),
                 metrics_sources: vec![],
+                proxy_state: ProxyState::default(),
                 sidecars: Sidecars {
                     port: 15020,
                     control_plane_port: 15014,
@@ -229,6 +245,13 @@ mod tests {
     #[test]
     fn comments_alone_are_the_defaults() {
         assert_eq!(Config::parse("# nothing yet\n\n").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_token_for_the_proxies_state_is_a_file() {
+        let config = Config::parse("proxyState: {tokenFile: /var/run/istiod/token}").unwrap();
+        assert_eq!(config.proxy_state.token_file, Some("/var/run/istiod/token".into()));
+        assert!(error("proxyState: {token: abc}").contains("token"));
     }
 
     #[test]

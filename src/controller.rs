@@ -11,6 +11,7 @@ use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::observe::objects::{Objects, renewed};
 use crate::observe::prometheus::Prometheus;
+use crate::observe::proxies::Proxies;
 use crate::observe::sidecars::Sidecars;
 use crate::report::{Draft, Reporter};
 use crate::status;
@@ -42,6 +43,7 @@ pub struct Operator {
     writer: Writer,
     objects: Objects,
     sources: BTreeMap<String, Prometheus>,
+    proxies: Proxies,
     /// Set when a rollout first asks for it.
     sidecars: OnceLock<Sidecars>,
     /// Set when [`Operator::run`] begins.
@@ -93,8 +95,10 @@ impl Operator {
             .iter()
             .map(|source| (source.name.clone(), Prometheus::new(source.clone())))
             .collect();
+        let objects = Objects::watch(listening.clone(), config.stale_watch);
         Self {
-            objects: Objects::watch(listening.clone(), config.stale_watch),
+            proxies: Proxies::new(objects.clone(), &config),
+            objects,
             rollouts: OnceLock::new(),
             reports: reports(&listening, config.stale_watch.unsigned_abs()),
             listening,

@@ -3,4 +3,5 @@
 pub mod evidence;
 pub mod objects;
 pub mod prometheus;
+pub mod proxies;
 pub mod sidecars;

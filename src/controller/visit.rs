@@ -13,7 +13,7 @@ use kube::runtime::reflector::Store;
 use kube::{Api, ResourceExt};
 use meshrollout_core::action::{Action, RollBack};
 use meshrollout_core::clearance::{our_policy, strict_since};
-use meshrollout_core::decide::{Decision, decide, step_back};
+use meshrollout_core::decide::{Decision, State, decide, step_back};
 use meshrollout_core::finding::{Code, Finding, Level, Subject};
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::invariant::{self, Violation};
@@ -280,14 +280,36 @@ impl Operator {
         let since = watched.filter_map(|name| strict_since(plan, &seen.snapshot, name)).min();
         let question =
             Question { lookback: plan.gates.lookback, harm_window: plan.timing.harm_window, since };
-        let telemetry = match &rollout.spec.metrics_source {
-            Some(source) => match self.sources.get(&source.name) {
-                Some(source) => evidence::gather(source, &question, Timestamp::now()).await,
-                // Said already: such a rollout is not accepted.
-                None => return self.nothing_measured(plan.gates.lookback),
-            },
-            None => self.sidecars().gather(&plan.name, &question, Timestamp::now()),
+        let telemetry = async {
+            match &rollout.spec.metrics_source {
+                Some(source) => match self.sources.get(&source.name) {
+                    Some(source) => evidence::gather(source, &question, Timestamp::now()).await,
+                    // Said already: such a rollout is not accepted.
+                    None => self.nothing_measured(plan.gates.lookback),
+                },
+                None => self.sidecars().gather(&plan.name, &question, Timestamp::now()),
+            }
         };
+        // What is done, or has not begun, waits for no proxy.
+        let awaited = seen.decision.namespaces.values().any(|one| match one.state {
+            State::Preparing
+            | State::Proving
+            | State::Enforcing
+            | State::Watching
+            | State::RolledBack
+            | State::Blocked => true,
+            State::Pending | State::Enforced | State::Exempt => false,
+        });
+        let listeners = async {
+            match awaited {
+                true => Some(self.proxies.listeners().await),
+                false => None,
+            }
+        };
+        let (mut telemetry, listeners) = tokio::join!(telemetry, listeners);
+        if let Some(listeners) = listeners {
+            telemetry.listeners = listeners;
+        }
         for part in telemetry.unknown_parts() {
             self.metrics.unknown(part);
         }

@@ -14,6 +14,8 @@ use crate::mode::Mode;
 use crate::plan::{Mission, Plan, Stage, Trigger};
 use crate::policy::{OUR_NAME, Ours, Policy};
 use crate::progress::{Bake, Memory, Progress, Soak};
+use crate::proxies::{self, late};
+use crate::reading::{Cause, Reading};
 use crate::rollback::{Harm, harm};
 use crate::snapshot::{Snapshot, Source};
 use crate::standing::stand;
@@ -234,11 +236,18 @@ fn bake(
     memory: &mut Memory,
     now: Timestamp,
 ) -> Option<Finding> {
-    // We cannot see the proxies take the change, so the bake begins when they must have.
-    let begins = since + plan.timing.settles();
     let known = memory.bake.filter(|bake| bake.strict_since == since);
     let mut bake = known.unwrap_or(Bake::begun(since, now));
+    let late = late(snapshot, facts, since);
+    if late.known().is_some_and(Vec::is_empty) {
+        bake.taken.get_or_insert(now);
+    }
+    // Where nobody tells whether the proxies have taken it, it begins when they must have.
+    let begins = bake.begins(&plan.timing);
     let gap = now.duration_since(bake.last.max(begins));
+    // What no proxy has taken proves nothing by being quiet.
+    let late = late.known().filter(|_| bake.taken.is_none() && now >= begins);
+    let late = late.and_then(|late| proxies::finding(facts, late, "STRICT was not taken"));
     bake.last = now;
     let verdict = match harm(plan, snapshot, facts, since) {
         Harm::None => {
@@ -246,7 +255,11 @@ fn bake(
             // The gates say what was changed; what is watched then is not what was asked for.
             let as_written =
                 our_policy(plan, snapshot, &facts.name).is_some_and(|it| !it.has_drifted());
-            if as_written && gap > SignedDuration::ZERO && gap <= plan.timing.max_gap() {
+            if as_written
+                && late.is_none()
+                && gap > SignedDuration::ZERO
+                && gap <= plan.timing.max_gap()
+            {
                 bake.covered += gap;
             }
             None
@@ -272,6 +285,7 @@ fn bake(
         standing.state = State::Enforced;
     }
     memory.bake = Some(bake);
+    standing.findings.extend(late);
     if let Some(found) = &verdict {
         standing.findings.push(found.clone());
     }
@@ -293,11 +307,14 @@ fn advance(
         let watching = decision.namespaces.values().filter(|one| one.state == State::Watching);
         watching.filter(|one| (one.stage == current) == here).count()
     };
-    // The proxies' acknowledgement cannot be seen, so one namespace goes at a time.
-    let mut free = stage.max_concurrent.min(1).saturating_sub(watching(true));
+    // The next one goes when the proxies have taken the one before; where that cannot be seen, when
+    // its bake is over.
+    let may_join = watching(true) == 0
+        || (watching(true) < stage.max_concurrent && decision.have_taken_it(current));
+    let mut free = usize::from(may_join);
     let may_step = may_step && !plan.paused && !decision.halted && watching(false) == 0;
-    if stage.max_concurrent > 1 {
-        let held = one_at_a_time(&stage.name, stage.max_concurrent);
+    if let (Reading::Unknown(cause), 2..) = (&snapshot.telemetry.listeners, stage.max_concurrent) {
+        let held = one_at_a_time(&stage.name, stage.max_concurrent, cause);
         let members = decision.namespaces.values_mut().filter(|one| one.stage == current);
         members.for_each(|one| one.findings.push(held.clone()));
     }
@@ -401,15 +418,16 @@ fn finished(plan: &Plan, decision: &Decision) -> BTreeSet<String> {
     finished
 }
 
-fn one_at_a_time(stage: &str, wanted: usize) -> Finding {
+fn one_at_a_time(stage: &str, wanted: usize, cause: &Cause) -> Finding {
     Finding::new(
         Code::ProxyNotSynced,
         Subject::cluster("Stage", stage),
-        format!(
-            "the proxies' acknowledgement cannot be seen, so stage {stage} goes one namespace at a time, not {wanted}"
-        ),
+        format!("stage {stage} goes one namespace at a time, not {wanted}: {cause}"),
     )
-    .remedy("none in this version; it is slower, not less safe")
+    .at(Level::Warn)
+    .remedy(
+        "set proxyState.tokenFile in the operator's configuration; without, it is slower, not less safe",
+    )
 }
 
 /// Any verdict but Pass restarts it, and so do an edit of its terms and a gap between evaluations:
@@ -451,6 +469,16 @@ impl Decision {
         };
         let undone = self.namespaces.values().filter(|one| !one.state.is_done());
         undone.map(|one| one.stage).filter(|index| !finished(*index)).min()
+    }
+
+    /// Every namespace of this stage that is watched has had its switch taken by all its proxies.
+    fn have_taken_it(&self, stage: usize) -> bool {
+        let here = self.namespaces.iter().filter(|(_, one)| one.stage == stage);
+        let mut watched = here.filter(|(_, one)| one.state == State::Watching);
+        watched.all(|(name, _)| {
+            let memory = self.progress.namespaces.get(name);
+            memory.and_then(|memory| memory.bake).is_some_and(|bake| bake.taken.is_some())
+        })
     }
 
     /// The stage that an abort would take back: the one that is watched, else the one that is next.

@@ -104,14 +104,11 @@ pub fn where_it_stands(
             (Some(_) | None, _) => format!("{name} is being proven"),
         },
         State::Watching => match (bake, standing.bake) {
-            (Some(bake), Some(wanted)) => {
-                let settled = plan.timing.settles();
-                format!(
-                    "{name} is STRICT since {}; watched for harm until {} at the earliest",
-                    whole_second(bake.strict_since),
-                    whole_second(bake.strict_since + settled + wanted)
-                )
-            }
+            (Some(bake), Some(wanted)) => format!(
+                "{name} is STRICT since {}; watched for harm until {} at the earliest",
+                whole_second(bake.strict_since),
+                whole_second(bake.begins(&plan.timing) + wanted)
+            ),
             (Some(_) | None, _) => format!("{name} is STRICT and watched for harm"),
         },
         State::Enforced => format!("{name} is STRICT and holds"),

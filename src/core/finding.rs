@@ -133,8 +133,8 @@ codes! {
     RootExpiring = "MR0602", Block;
     /// What is left of a certificate is not known, because agent metrics (port 15020) are not scraped.
     CertificateUnknown = "MR0607", Hold;
-    /// The proxies' acknowledgement cannot be seen: namespaces go one at a time and the bake starts late.
-    ProxyNotSynced = "MR0801", Warn;
+    /// Sidecars have not taken their configuration, or refused it, or it cannot be seen whether they have.
+    ProxyNotSynced = "MR0801", Hold;
     /// The control plane is down or cannot be seen: neither the switch nor a rollback would take effect.
     ControlPlaneUnhealthy = "MR0802", Hold;
     /// Proxies reject configuration.

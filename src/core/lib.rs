@@ -52,6 +52,7 @@ pub mod mode;
 pub mod plan;
 pub mod policy;
 pub mod progress;
+pub mod proxies;
 pub mod reading;
 pub mod restore;
 pub mod rollback;

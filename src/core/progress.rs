@@ -2,7 +2,7 @@
 //! can never pass a gate. What a rollback needs is not here but on the policy itself.
 
 use crate::ident::{Namespace, Uid};
-use crate::plan::Asked;
+use crate::plan::{Asked, Timing};
 use crate::terms::Terms;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,6 +47,9 @@ pub struct Soak {
 pub struct Bake {
     /// The switch it belongs to.
     pub strict_since: Timestamp,
+    /// The first look at which every proxy had taken it. Without, it counts from when they must
+    /// have.
+    pub taken: Option<Timestamp>,
     /// Time watched with evidence.
     pub covered: SignedDuration,
     /// Last evaluation.
@@ -100,10 +103,20 @@ impl Bake {
     pub fn begun(strict_since: Timestamp, now: Timestamp) -> Self {
         Self {
             strict_since,
+            taken: None,
             covered: SignedDuration::ZERO,
             last: now,
             suspicions: 0,
             complete: false,
+        }
+    }
+
+    /// From when on it counts: the proxies have taken the switch, and what was connected before
+    /// has gone.
+    pub fn begins(&self, timing: &Timing) -> Timestamp {
+        match self.taken {
+            Some(taken) => taken + timing.drain,
+            None => self.strict_since + timing.settles(),
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::mode::Mode;
 use crate::plan::Plan;
 use crate::policy::{Ours, Policy, RolledBack};
 use crate::progress::{Memory, Requests};
+use crate::proxies::{self, late};
 use crate::snapshot::Snapshot;
 use crate::workload::NamespaceFacts;
 use jiff::{SignedDuration, Timestamp};
@@ -199,7 +200,23 @@ fn taken_back(
             .remedy(format!("change or delete {by}")),
         )
     });
-    std::iter::once(why).chain(still).chain(unheard(snapshot, facts)).collect()
+    let unheard = unheard(snapshot, facts).or_else(|| untaken(plan, snapshot, facts, back));
+    std::iter::once(why).chain(still).chain(unheard).collect()
+}
+
+/// The sidecars that have not taken it go on refusing.
+fn untaken(
+    plan: &Plan,
+    snapshot: &Snapshot,
+    facts: &NamespaceFacts,
+    back: &RolledBack,
+) -> Option<Finding> {
+    if snapshot.at.duration_since(back.at) <= plan.timing.acknowledgement {
+        return None;
+    }
+    let late = late(snapshot, facts, back.at);
+    let found = proxies::finding(facts, late.known()?, "the rollback was not taken")?;
+    Some(Finding { code: Code::RollbackNotEffective, ..found })
 }
 
 /// With no control plane the proxies go on refusing plaintext, whatever the policies say.

@@ -12,7 +12,7 @@ use crate::plan::{
 };
 use crate::policy::{FIELD_MANAGER, OUR_NAME, Ours, Policy};
 use crate::progress::Progress;
-use crate::reading::Reading;
+use crate::reading::{Cause, Reading};
 use crate::snapshot::{Mesh, Snapshot, Source};
 use crate::traffic::{
     Caller, Certificate, ControlPlane, Edge, Name, Observed, Presence, Telemetry, Timeline,
@@ -402,5 +402,6 @@ fn telemetry(namespaces: &BTreeMap<Namespace, Arc<NamespaceFacts>>) -> Telemetry
                 })
                 .collect(),
         ),
+        listeners: Reading::Unknown(Cause::NotRead("the proxies' state".into())),
     }
 }

@@ -1,6 +1,7 @@
 //! What the metrics source said, already translated: no raw label travels further than this.
 
 use crate::ident::{Namespace, PodRef};
+use crate::proxies::Listeners;
 use crate::reading::{Cause, Reading};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
@@ -31,6 +32,8 @@ pub struct Telemetry {
     pub refusals: Reading<BTreeMap<PodRef, Timeline>>,
     /// Client-side requests by edge.
     pub edges: Reading<Vec<Edge>>,
+    /// The last sending of each sidecar's listeners, by the control planes themselves.
+    pub listeners: Reading<BTreeMap<PodRef, Listeners>>,
 }
 
 /// A workload as metrics name it: namespace and name, without kind.
@@ -156,6 +159,7 @@ impl Telemetry {
             control_plane: unknown(cause),
             refusals: unknown(cause),
             edges: unknown(cause),
+            listeners: unknown(cause),
         }
     }
 }

@@ -188,6 +188,8 @@ impl Answers {
             ),
             refusals: reading(refusals),
             edges: reading(edges),
+            // No metric tells; the control planes are asked by `observe::proxies`.
+            listeners: Reading::Unknown(Cause::NotRead("the proxies' state".into())),
         }
     }
 }

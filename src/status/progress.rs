@@ -66,6 +66,8 @@ fn memory(report: &MeshReportStatus) -> Option<Memory> {
             }),
         bake: report.bake.as_ref().filter(|bake| is_plausible(&bake.since)).map(|bake| Bake {
             strict_since: bake.since.0,
+            // Asked anew.
+            taken: None,
             covered: SignedDuration::from_secs(bake.covered_seconds.clamp(0, LONGEST_BAKE)),
             last: bake
                 .last_evaluated

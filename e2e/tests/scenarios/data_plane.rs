@@ -3,6 +3,7 @@
 mod certificates;
 mod metrics;
 mod own_source;
+mod proxy_state;
 mod seven;
 mod taken_back;
 mod with_us;

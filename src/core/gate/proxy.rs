@@ -2,6 +2,7 @@
 
 use super::{Context, unknown_metrics};
 use crate::finding::{Code, Finding, Subject};
+use crate::proxies::{self, beyond_reach};
 use crate::reading::Reading;
 use jiff::SignedDuration;
 
@@ -18,7 +19,12 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
             return vec![Finding { code: Code::ControlPlaneUnhealthy, ..unknown }];
         }
     };
-    let mut findings = vec![];
+    // Where it is not known, the switch is followed by a longer wait instead.
+    let beyond = beyond_reach(snapshot, facts, context.plan.timing.acknowledgement);
+    let beyond = beyond.known().and_then(|late| {
+        proxies::finding(facts, late, "neither STRICT nor a rollback would be taken")
+    });
+    let mut findings: Vec<_> = beyond.into_iter().collect();
     if plane.instances == 0 {
         findings.push(
             Finding::new(
