@@ -52,12 +52,21 @@ pub struct Config {
 
 /// How the control planes are asked whether the proxies have taken a write, on the port of their
 /// metrics.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ProxyState {
     /// The file of a token of audience `istio-ca`, as a projected volume has it. Without, they are
     /// not asked: namespaces go one at a time, and each bake begins `proxyAcknowledgement` later.
     pub token_file: Option<PathBuf>,
+    /// Where the control planes run: the token is shown to pods of istiod there and to nobody else.
+    /// Default `istio-system`.
+    pub namespaces: Vec<String>,
+}
+
+impl Default for ProxyState {
+    fn default() -> Self {
+        Self { token_file: None, namespaces: vec!["istio-system".into()] }
+    }
 }
 
 /// What is wrong with the configuration.
@@ -150,6 +159,12 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         if !is_dns_label(&self.operator_namespace) {
             return Err(refuse("operatorNamespace", "must be the name of a namespace"));
+        }
+        for (index, namespace) in self.proxy_state.namespaces.iter().enumerate() {
+            if !is_dns_label(namespace) {
+                let field = format!("proxyState.namespaces[{index}]");
+                return Err(refuse(field, "must be the name of a namespace"));
+            }
         }
         if self.retry_period >= self.renew_deadline {
             return Err(refuse("retryPeriod", "must be shorter than renewDeadline"));
@@ -251,6 +266,7 @@ mod tests {
     fn the_token_for_the_proxies_state_is_a_file() {
         let config = Config::parse("proxyState: {tokenFile: /var/run/istiod/token}").unwrap();
         assert_eq!(config.proxy_state.token_file, Some("/var/run/istiod/token".into()));
+        assert_eq!(config.proxy_state.namespaces, ["istio-system"]);
         assert!(error("proxyState: {token: abc}").contains("token"));
     }
 
@@ -260,6 +276,7 @@ mod tests {
             ("evaluationInterval: 1d", "evaluationInterval: \"1d\" is not a duration"),
             ("staleWatch: 0s", "staleWatch: must be more than 0s"),
             ("operatorNamespace: Not/One", "operatorNamespace: "),
+            ("proxyState: {namespaces: [istio-system, '']}", "proxyState.namespaces[1]: "),
             ("retryPeriod: 10s", "retryPeriod: "),
             ("renewDeadline: 15s", "renewDeadline: "),
             ("writeDeadline: 5s", "writeDeadline: "),

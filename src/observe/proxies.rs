@@ -16,7 +16,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use jiff::{SignedDuration, Timestamp};
-use meshrollout_core::ident::PodRef;
+use meshrollout_core::ident::{Namespace, PodRef};
 use meshrollout_core::proxies::Listeners;
 use meshrollout_core::reading::{Cause, Reading};
 use std::collections::BTreeMap;
@@ -34,6 +34,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub struct Proxies {
     objects: Objects,
     token_file: Option<PathBuf>,
+    namespaces: Vec<Namespace>,
     port: u16,
     max_skew: SignedDuration,
     /// A proxy that connects anew is with nobody for a moment: so long it counts as it was.
@@ -80,6 +81,7 @@ impl Proxies {
         Self {
             objects,
             token_file: config.proxy_state.token_file.clone(),
+            namespaces: config.proxy_state.namespaces.iter().map(|it| it.as_str().into()).collect(),
             port: config.sidecars.control_plane_port,
             max_skew: config.max_clock_skew,
             patience: config.proxy_acknowledgement,
@@ -100,6 +102,11 @@ impl Proxies {
         targets.retain(|target| target.whose == Whose::ControlPlane);
         if targets.is_empty() {
             return unknown("no pod of istiod is known".into());
+        }
+        // Whoever may make pods elsewhere must not get our token by calling one istiod.
+        let stranger = targets.iter().find(|one| !self.namespaces.contains(&one.pod.namespace));
+        if let Some(Target { pod, .. }) = stranger {
+            return unknown(format!("{pod} is not in proxyState.namespaces"));
         }
         let asked = targets.iter().map(async |target| {
             let answer = tokio::time::timeout(LIMIT, self.ask(target, token_file)).await;
