@@ -4,6 +4,7 @@ mod container;
 mod environment;
 mod exposition;
 mod held;
+mod hosts;
 mod image;
 mod names;
 mod network;

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext};
 use kube::ResourceExt;
 
 use super::environment::{self, Addresses};
+use super::hosts::Hosts;
 use super::image::Images;
 use crate::pki::text;
 use crate::process::Program;
@@ -21,7 +22,7 @@ pub(super) struct Shared<'a> {
     pub(super) pod: &'a Pod,
     pub(super) folder: &'a Path,
     pub(super) volumes: &'a BTreeMap<String, PathBuf>,
-    pub(super) hosts: &'a Path,
+    pub(super) hosts: &'a Hosts,
     /// A process in the pod's network namespace.
     pub(super) network: u32,
     pub(super) addresses: &'a Addresses,
@@ -42,7 +43,8 @@ pub(super) fn program(
     let root = folder.join("root");
     std::fs::create_dir_all(&root).doing(preparing())?;
     let mut mounts = content.files;
-    mounts.push((shared.hosts.to_owned(), "/etc/hosts".to_owned()));
+    // The folder and not the file: what is mounted as a file could not be replaced by another.
+    mounts.push((shared.hosts.folder().to_owned(), "/etc/names".to_owned()));
     for (name, text) in NAME_SERVICES {
         let file = folder.join(name);
         std::fs::write(&file, text).doing(preparing())?;

@@ -32,4 +32,5 @@ while IFS='	' read -r source target; do
   fi
   mount --bind "$source" "$root$target"
 done < "$mounts"
+ln -s names/hosts "$root/etc/hosts"
 exec chroot --userspec="$user:$group" --groups="$group" "$root" "$@"

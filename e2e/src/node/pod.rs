@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::container::{self, Shared};
 use super::environment::Addresses;
 use super::exposition::Exposition;
 use super::held::{End, Held};
+use super::hosts::Hosts;
 use super::image::Images;
 use super::names::{Names, has_sidecar};
 use super::network::{Network, PodNetwork};
@@ -185,7 +186,7 @@ struct Life {
     init: Vec<Held>,
     main: Vec<Held>,
     network: PodNetwork,
-    hosts: PathBuf,
+    hosts: Hosts,
     names: watch::Receiver<Names>,
     is_job: bool,
 }
@@ -196,7 +197,7 @@ impl Life {
         std::fs::create_dir_all(&folder).doing("making the pod's folder")?;
         let volumes = volume::make(&ground.client, pod, &folder.join("volumes")).await?;
         let network = ground.network.connect(&folder).await?;
-        let hosts = folder.join("hosts");
+        let hosts = Hosts::create(&folder)?;
         let mut names = ground.names.clone();
         let now = names.borrow_and_update().clone();
         teach(&now, ground, pod, &network, &hosts).await?;
@@ -284,11 +285,9 @@ async fn teach(
     ground: &Ground,
     pod: &Pod,
     network: &PodNetwork,
-    hosts: &Path,
+    hosts: &Hosts,
 ) -> Result<(), Error> {
-    let text = names.hosts(pod, network.address(), ground.network.gateway());
-    // In place: the containers have this very file mounted.
-    std::fs::write(hosts, text).doing("writing the pod's hosts")?;
+    hosts.write(&names.hosts(pod, network.address(), ground.network.gateway()))?;
     match names.rules(pod) {
         Some(rules) => network.rules(&rules).await,
         None => Ok(()),
