@@ -7,11 +7,13 @@ use std::process::ExitCode;
 mod cluster;
 mod crd;
 mod explain;
+mod objects;
 mod operator;
 mod preflight;
 mod request;
 mod rollback;
 mod status;
+mod tls_check;
 
 /// Exit codes, as `preflight` documents them.
 pub mod exit {
@@ -44,6 +46,8 @@ enum Command {
     Operator(operator::Args),
     /// Say what STRICT would break, on the live cluster or from files. Writes nothing.
     Preflight(preflight::Args),
+    /// Say who speaks what to whom, today and under STRICT. Writes nothing.
+    TlsCheck(tls_check::Args),
     /// Say where rollouts and their namespaces stand.
     Status(status::Args),
     /// Say why a rollout does not move, and what to do next.
@@ -75,6 +79,7 @@ pub fn run() -> ExitCode {
         Command::Crd(args) => crd::run(&args),
         Command::Operator(args) => asynchronous(operator::run(args)),
         Command::Preflight(args) => asynchronous(preflight::run(args)),
+        Command::TlsCheck(args) => asynchronous(tls_check::run(args)),
         Command::Status(args) => asynchronous(ended(status::run(args))),
         Command::Explain(args) => asynchronous(ended(explain::run(args))),
         Command::Pause(args) => asynchronous(ended(request::run(Verb::Pause, args))),

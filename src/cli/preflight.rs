@@ -1,13 +1,13 @@
 //! `meshrollout preflight`: the core's own gates, without permission to write. On the live cluster,
 //! or on files.
 
-use super::cluster::{Cluster, Error};
+use super::cluster::Error;
+use super::objects::From;
 use super::{exit, fail, table};
 use crate::api::parse;
 use crate::config::Config;
 use crate::files::Input;
 use crate::observe::evidence::{self, Question};
-use crate::observe::objects::Objects;
 use crate::observe::prometheus::Prometheus;
 use jiff::{SignedDuration, Timestamp};
 use meshrollout_core::finding::{Finding, Level};
@@ -21,15 +21,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Say what STRICT would break, namespace by namespace. Writes nothing.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// A file or folder of manifests, or of `kubectl get -o yaml|json` output; `-` is standard
-    /// input. May be given more than once. Without one, the live cluster is looked at.
-    #[arg(short = 'f', long = "filename", value_name = "PATH")]
-    filename: Vec<PathBuf>,
     /// Only these namespaces.
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Vec<String>,
@@ -40,14 +35,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME", requires = "config")]
     metrics_source: Option<String>,
     #[command(flatten)]
-    cluster: Cluster,
+    from: From,
 }
 
 /// The gates that objects alone can answer. The others ask what was measured.
 const STATIC: [Gate; 3] = [Gate::Injection, Gate::DestinationRules, Gate::Policies];
-
-/// The first lists of a large cluster take their time.
-const FIRST_LISTS: Duration = Duration::from_secs(60);
 
 /// What is looked at.
 struct Scene {
@@ -64,19 +56,18 @@ struct Scene {
 }
 
 pub(super) async fn run(args: Args) -> ExitCode {
-    let scene = if args.filename.is_empty() { live(&args).await } else { from_files(&args) };
+    let scene = match args.from.files() {
+        Some(input) => input.map(|input| from_files(&input)),
+        None => live(&args).await,
+    };
     match scene {
         Ok(scene) => tell(&scene, &args.namespace),
         Err(code) => code,
     }
 }
 
-fn from_files(args: &Args) -> Result<Scene, ExitCode> {
-    let input = Input::read(&args.filename).map_err(|error| fail(exit::BAD_INPUT, &error))?;
-    for broken in &input.broken {
-        eprintln!("warning: {broken}");
-    }
-    Ok(Scene {
+fn from_files(input: &Input) -> Scene {
+    Scene {
         snapshot: input.snapshot(Timestamp::now()),
         plan: plan(&Config::default()),
         gates: &STATIC,
@@ -89,11 +80,10 @@ fn from_files(args: &Args) -> Result<Scene, ExitCode> {
             input.broken.len()
         ),
         broken: !input.broken.is_empty(),
-    })
+    }
 }
 
 async fn live(args: &Args) -> Result<Scene, ExitCode> {
-    let unreachable = |error: Error| fail(exit::UNREACHABLE, &error);
     let config = match &args.config {
         Some(path) => Config::load(path).map_err(|error| fail(exit::BAD_INPUT, &error))?,
         None => Config::default(),
@@ -106,14 +96,7 @@ async fn live(args: &Args) -> Result<Scene, ExitCode> {
             fail(exit::BAD_INPUT, &Error::Nothing(problem))
         })?),
     };
-    let client = args.cluster.client().await.map_err(unreachable)?;
-    let objects = Objects::watch(client, config.stale_watch);
-    if let Err(missing) = objects.ready(FIRST_LISTS).await {
-        for cause in &missing {
-            eprintln!("error: {cause}");
-        }
-        return Err(ExitCode::from(exit::UNREACHABLE));
-    }
+    let objects = args.from.live(config.stale_watch).await?;
     let now = Timestamp::now();
     let telemetry = match &source {
         Some(source) => {

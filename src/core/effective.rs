@@ -7,7 +7,7 @@ use crate::ident::{Labels, Namespace, Port};
 use crate::mode::{Declared, Mode};
 use crate::policy::Policy;
 use crate::reading::{Cause, Reading};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -152,6 +152,34 @@ impl Policies {
         let wide =
             (*namespace != self.root).then(|| self.namespace_wide(namespace, revision)).flatten();
         inherit([mesh.map(DecidedBy::MeshWide), wide.map(DecidedBy::NamespaceWide)])
+    }
+
+    /// The policy with entries for ports that is in force for such pods, if there is one.
+    pub fn port_level(
+        &self,
+        namespace: &Namespace,
+        labels: &Labels,
+        revision: Option<&str>,
+    ) -> Option<&Policy> {
+        let in_force = |policy: &&Policy| *namespace != self.root && !policy.ports.is_empty();
+        self.specific(namespace, labels, revision).filter(in_force)
+    }
+
+    /// The same cluster with STRICT in force on the whole of `namespace`, for proxies of each of
+    /// `revisions`: its namespace-wide policy in force says so, or `added` stands beside the others.
+    pub fn with_strict(
+        &self,
+        namespace: &Namespace,
+        revisions: &BTreeSet<Option<&str>>,
+        added: &Policy,
+    ) -> Self {
+        let mut after = self.clone();
+        for revision in revisions {
+            let wide = after.namespace_wide(namespace, *revision).cloned();
+            let policy = wide.unwrap_or_else(|| added.clone());
+            after = after.with(Policy { mode: Declared::Mode(Mode::Strict), ..policy });
+        }
+        after
     }
 
     /// The one workload policy in force: the oldest that selects. Two are never merged, not even

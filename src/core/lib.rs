@@ -36,6 +36,7 @@
 //! | *clearance* | the key to STRICT |
 
 pub mod action;
+pub mod call;
 pub mod clearance;
 pub mod client_tls;
 pub mod condition;
@@ -61,5 +62,6 @@ pub mod standing;
 pub mod terms;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod tls_check;
 pub mod traffic;
 pub mod workload;

@@ -84,6 +84,24 @@ impl Ours {
 }
 
 impl Policy {
+    /// One that says `mode` for all of `namespace`, and has not been written yet.
+    pub fn for_all_of(namespace: &Namespace, name: &str, mode: Mode) -> Self {
+        Self {
+            namespace: namespace.clone(),
+            name: name.into(),
+            uid: Uid::new(""),
+            resource_version: String::new(),
+            created: None,
+            selector: Labels::default(),
+            mode: Declared::Mode(mode),
+            ports: BTreeMap::new(),
+            revision: None,
+            managers: vec![],
+            owner: None,
+            ours: None,
+        }
+    }
+
     /// Why it cannot be taken over, if it cannot: what is taken over must say exactly what our own
     /// pin would say, and have no other master.
     pub fn not_adoptable(&self) -> Option<String> {

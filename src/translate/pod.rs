@@ -3,7 +3,7 @@
 use super::process::{Process, process};
 use super::{labels, namespace};
 use crate::kubernetes;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use meshrollout_core::ident::{Port, WorkloadRef};
 use meshrollout_core::injection::Template;
 use meshrollout_core::workload::{Phase, Pod, Proxy};
@@ -107,19 +107,26 @@ fn proxy(object: &kubernetes::Pod) -> Proxy {
     }
 }
 
+/// The controllers of Kubernetes itself.
+const LIKE_PODS: [&str; 5] =
+    ["ReplicaSet", "StatefulSet", "DaemonSet", "Job", "ReplicationController"];
+
 /// The workload a pod belongs to, by the very rule that names it in metrics
 /// (`pkg/kube/util.go:GetWorkloadMetaFromPod`): from the pod's labels and its controller's name,
 /// so that neither ReplicaSets nor Jobs have to be read.
 pub fn owner(meta: &ObjectMeta) -> WorkloadRef {
     let label = |name: &str| meta.labels.as_ref()?.get(name).map(String::as_str);
     let own = meta.name.as_deref().unwrap_or_default();
-    // A controller that gives each pod a name of its own stands for no set of like pods.
+    // A controller that gives each pod a name of its own stands for no set of like pods. Those of
+    // Kubernetes itself never do; a file may leave out how it came to its name.
     let is_generated = meta.generate_name.as_deref().is_some_and(|name| !name.is_empty());
+    let makes_like_pods =
+        |owner: &OwnerReference| is_generated || LIKE_PODS.contains(&owner.kind.as_str());
     let controller = meta
         .owner_references
         .iter()
         .flatten()
-        .find(|owner| is_generated && owner.controller == Some(true));
+        .find(|owner| owner.controller == Some(true) && makes_like_pods(owner));
     let (kind, name) = match controller {
         None => ("Pod", own),
         Some(owner) => match owner.kind.as_str() {

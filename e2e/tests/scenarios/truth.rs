@@ -21,12 +21,13 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, ResourceExt};
 use meshrollout::observe::objects::Objects;
-use meshrollout_core::client_tls::Wire;
-use meshrollout_core::ident::{Host, Labels, Namespace, Port};
+use meshrollout_core::call::{Bytes, Call};
+use meshrollout_core::ident::{Labels, Namespace, Port};
 use meshrollout_core::mode::Mode;
 use meshrollout_core::reading::Cause;
 use meshrollout_core::snapshot::Snapshot;
 use meshrollout_core::traffic::Telemetry;
+use meshrollout_core::workload;
 use meshrollout_e2e::scenario::Injection;
 use meshrollout_e2e::{Cluster, Options, until};
 use sent::Sent;
@@ -54,7 +55,7 @@ struct World {
 #[derive(Default)]
 struct Tally {
     modes: BTreeMap<Mode, usize>,
-    wires: BTreeMap<String, usize>,
+    wires: BTreeMap<&'static str, usize>,
 }
 
 fn kinds() -> [ApiResource; 2] {
@@ -217,74 +218,71 @@ impl World {
         tally: &mut Tally,
         all: &mut Vec<String>,
     ) {
-        let Proxy { namespace: client, labels } = proxy;
+        let client = &proxy.namespace;
+        let facts = snapshot.namespace(server).expect("each group is there");
         let clusters = sent.clusters();
-        for (service, headless, ..) in mesh::SERVICES {
-            let host = Host::new(format!("{service}.{server}.svc.cluster.local"));
-            for port in mesh::SERVICE_PORTS {
-                for tls in snapshot.rules.client_tls(client, labels, server, &host, Port(port)) {
-                    let name = format!("outbound|{port}|{}|{host}", tls.subset.unwrap_or_default());
+        for service in &facts.services {
+            // Of each group's two workloads one has sidecars.
+            let behind: BTreeMap<bool, &workload::Pod> = facts
+                .endpoints(service)
+                .map(|(workload, pod)| (workload.id.name == "app", pod))
+                .collect();
+            for port in &service.ports {
+                let call = Call {
+                    snapshot,
+                    policies: &snapshot.policies,
+                    client,
+                    pod: pod(snapshot, client),
+                    facts,
+                    service,
+                    port,
+                };
+                for tls in call.rules() {
+                    let subset = tls.subset.unwrap_or_default();
+                    let name = format!("outbound|{}|{subset}|{}", port.port, service.host);
                     let Some(cluster) = clusters.get(name.as_str()) else {
                         all.push(format!("{client} has no cluster {name}"));
                         continue;
                     };
-                    let theirs = sent::wire(cluster);
-                    let mut compare = |to: &str, ours: Wire, theirs: Wire| {
-                        if ours == theirs {
-                            *tally.wires.entry(theirs.to_string()).or_default() += 1;
-                        } else {
-                            all.push(format!(
-                                "{client} to {name} at {to}: we say {ours}, istiod {theirs}; {tls:?}"
-                            ));
+                    let wire = sent::wire(cluster);
+                    // Where endpoints are not told, it is mutual TLS to all of them, or to none.
+                    let theirs: Vec<(&workload::Pod, Bytes)> = match service.headless
+                        || tls.passthrough
+                    {
+                        true => {
+                            behind.values().map(|pod| (*pod, sent::bytes(&wire, false))).collect()
+                        }
+                        false => {
+                            let told = sent.endpoints(&name).into_iter();
+                            let pod = |address| behind[&self.meshed[address]];
+                            told.map(|(address, announces)| {
+                                (pod(address), sent::bytes(&wire, announces))
+                            })
+                            .collect()
                         }
                     };
-                    let guess = snapshot.policies.service_guess(server, Some("default"));
-                    let off = guess.known().is_some_and(|one| one.mode == Mode::Disable);
-                    let mutual = |is_mutual| match is_mutual {
-                        true => Wire::IstioMutual,
-                        false => Wire::Plaintext,
-                    };
-                    if headless || tls.passthrough {
-                        // Its endpoints are not told: mutual TLS to all of them, or to none.
-                        let all_meshed = ["app", "pure"].contains(&service);
-                        let ours = match &tls.wire {
-                            Wire::Auto => mutual(all_meshed && !off),
-                            other => other.clone(),
-                        };
-                        compare("any address", ours, theirs);
-                        continue;
-                    }
-                    for (address, announces) in sent.endpoints(&name) {
-                        let ours = match &tls.wire {
-                            Wire::Auto => {
-                                let is_off = self.is_off(snapshot, server, port);
-                                let announces = match tls.told {
-                                    Some(told) => told,
-                                    None => !is_off,
-                                };
-                                let meshed = self.meshed.get(address) == Some(&true);
-                                mutual(meshed && announces && !off)
-                            }
-                            other => other.clone(),
-                        };
-                        let theirs = match &theirs {
-                            Wire::Auto => mutual(announces),
-                            other => other.clone(),
-                        };
-                        compare(address, ours, theirs);
+                    for (endpoint, theirs) in theirs {
+                        let ours = call.sent(&tls, endpoint);
+                        if ours.bytes == theirs {
+                            *tally.wires.entry(theirs.name()).or_default() += 1;
+                        } else {
+                            all.push(format!(
+                                "{client} to {name} at {}: we say {ours:?}, istiod {theirs:?}; {tls:?}",
+                                endpoint.name
+                            ));
+                        }
                     }
                 }
             }
         }
     }
+}
 
-    /// The server behind a Service port is at DISABLE.
-    fn is_off(&self, snapshot: &Snapshot, server: &Namespace, port: u16) -> bool {
-        let target = Port(if port == 80 { 8080 } else { 9000 });
-        let app = self.proxies.iter().find(|one| one.namespace == *server).expect("each has one");
-        let mode = snapshot.policies.effective(server, &app.labels, Some(target), Some("default"));
-        mode.known().is_some_and(|one| one.mode == Mode::Disable)
-    }
+/// The meshed pod of a group.
+fn pod<'a>(snapshot: &'a Snapshot, namespace: &Namespace) -> &'a workload::Pod {
+    let facts = snapshot.namespace(namespace).expect("each group is there");
+    let app = facts.workloads.values().find(|workload| workload.id.name == "app");
+    app.and_then(|app| app.running().next()).expect("each group has one")
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -11,7 +11,7 @@ use crate::policy::{OUR_NAME, Policy};
 use crate::reading::Reading;
 use crate::snapshot::Snapshot;
 use crate::workload::NamespaceFacts;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
@@ -99,20 +99,7 @@ pub fn ours(snapshot: &Snapshot, facts: &NamespaceFacts, mode: Mode) -> Policy {
         .find(|policy| policy.name == OUR_NAME && policy.is_namespace_wide());
     match standing {
         Some(policy) => Policy { mode: Declared::Mode(mode), ..policy.clone() },
-        None => Policy {
-            namespace: facts.name.clone(),
-            name: OUR_NAME.into(),
-            uid: crate::ident::Uid::new(""),
-            resource_version: String::new(),
-            created: None,
-            selector: Labels::default(),
-            mode: Declared::Mode(mode),
-            ports: BTreeMap::new(),
-            revision: None,
-            managers: vec![],
-            owner: None,
-            ours: None,
-        },
+        None => Policy::for_all_of(&facts.name, OUR_NAME, mode),
     }
 }
 

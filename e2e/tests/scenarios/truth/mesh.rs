@@ -9,7 +9,7 @@ pub(crate) fn namespace(group: usize) -> String {
 }
 
 /// Services of each group: the name, whether it is headless, and what it selects.
-pub(crate) const SERVICES: [(&str, bool, &str, &str); 4] = [
+const SERVICES: [(&str, bool, &str, &str); 4] = [
     ("app", false, "app", "app"),
     ("bare", false, "app", "bare"),
     ("mixed", true, "part", "all"),
@@ -18,9 +18,6 @@ pub(crate) const SERVICES: [(&str, bool, &str, &str); 4] = [
 
 /// Container ports that are asked about: two that Services lead to, and one that none does.
 pub(crate) const PORTS: [u16; 3] = [8080, 9000, 7777];
-
-/// The ports of every Service.
-pub(crate) const SERVICE_PORTS: [u16; 2] = [80, 90];
 
 const ROOT: &str = "istio-system";
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use meshrollout_core::call::Bytes;
 use meshrollout_core::client_tls::Wire;
 use meshrollout_core::mode::Mode;
 use serde_json::Value;
@@ -73,5 +74,16 @@ pub(crate) fn wire(cluster: &Value) -> Wire {
         Some("default") => Wire::IstioMutual,
         Some(_) => Wire::Foreign("MUTUAL"),
         None => Wire::Foreign("SIMPLE"),
+    }
+}
+
+/// What goes through such a cluster to an endpoint that does or does not announce mutual TLS.
+pub(crate) fn bytes(wire: &Wire, announces: bool) -> Bytes {
+    match wire {
+        Wire::Auto if announces => Bytes::IstioMutual,
+        Wire::Auto | Wire::Plaintext => Bytes::Plaintext,
+        Wire::IstioMutual => Bytes::IstioMutual,
+        Wire::Foreign(mode) => Bytes::Foreign(mode),
+        Wire::Unknown(why) => Bytes::Unknown(why.clone()),
     }
 }

@@ -1,0 +1,420 @@
+//! What becomes of a call: what a client puts on the wire towards an endpoint, and what the server
+//! makes of it.
+//!
+//! Source: Istio `pilot/pkg/networking/core/cluster_tls.go`, `xds/endpoints/mtls_checker.go` and
+//! `model/push_context.go:BestEffortInferServiceMTLSMode`; `istio-semantics.md` B2 and B5. Compared
+//! with what a real istiod sends in `e2e/tests/scenarios/truth.rs`.
+
+use crate::client_tls::{ClientTls, Rule, Wire};
+use crate::effective::{DecidedBy, Effective, Policies};
+use crate::ident::Namespace;
+use crate::mode::Mode;
+use crate::policy::Policy;
+use crate::reading::Reading;
+use crate::snapshot::Snapshot;
+use crate::workload::{NamespaceFacts, Pod, Proxy, Service, ServicePort};
+use std::fmt;
+
+/// One client and one port of a Service, under policies that need not be today's.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// The mesh's configuration, and the rules.
+    pub snapshot: &'a Snapshot,
+    /// The policies in force.
+    pub policies: &'a Policies,
+    /// Where the client runs.
+    pub client: &'a Namespace,
+    /// The client: its proxy, its labels, its revision.
+    pub pod: &'a Pod,
+    /// Where the Service is.
+    pub facts: &'a NamespaceFacts,
+    /// The Service.
+    pub service: &'a Service,
+    /// The port that the client dials.
+    pub port: &'a ServicePort,
+}
+
+/// What a client puts on the wire, and who decided it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Sent<'a> {
+    /// What it is.
+    pub bytes: Bytes,
+    /// The object, or the lack of one, that makes it so.
+    pub by: Because<'a>,
+}
+
+/// What goes on the wire.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Bytes {
+    /// No TLS of a proxy's. The application may have put TLS of its own into it.
+    Plaintext,
+    /// Mutual TLS of the mesh.
+    IstioMutual,
+    /// TLS that a rule makes the proxy speak, and that is not the mesh's: `SIMPLE` or `MUTUAL`.
+    Foreign(&'static str),
+    /// Why it cannot be told.
+    Unknown(String),
+}
+
+/// Why a client sends what it sends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Because<'a> {
+    /// The client has no proxy, or none whose choice we know.
+    Client,
+    /// Automatic mutual TLS: the endpoint announces it, or it does not.
+    Automatic,
+    /// Automatic mutual TLS is off in the mesh's configuration.
+    MeshConfig,
+    /// This rule.
+    Rule(&'a Rule),
+    /// This policy says DISABLE, and clients go by it.
+    Policy(&'a Policy),
+    /// Clients take one decision for all endpoints of this Service, and one of them has no sidecar.
+    Mixed,
+}
+
+/// What a server takes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Accepts<'a> {
+    /// It has no proxy: what its application takes.
+    NoProxy,
+    /// What its sidecar takes.
+    Mode(Effective<'a>),
+    /// Why it cannot be told.
+    Unknown(String),
+}
+
+/// How a call ends.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Fate {
+    /// It works, over mutual TLS of the mesh.
+    MutualTls,
+    /// It works, without.
+    Plaintext,
+    /// It does not work.
+    Fails,
+    /// It depends on what objects do not show.
+    Unknown,
+}
+
+impl<'a> Call<'a> {
+    /// What the rules make of it: of the whole host first, then of each subset that has a policy.
+    pub fn rules(&self) -> Vec<ClientTls<'a>> {
+        let Self { snapshot, client, pod, facts, service, port, .. } = *self;
+        snapshot.rules.client_tls(client, &pod.labels, &facts.name, &service.host, port.port)
+    }
+
+    /// What the client sends to `endpoint` where the rules come to `tls`.
+    pub fn sent(&self, tls: &ClientTls<'a>, endpoint: &Pod) -> Sent<'a> {
+        let client = |bytes| Sent { bytes, by: Because::Client };
+        match self.pod.proxy {
+            Proxy::Sidecar { .. } | Proxy::Gateway => {}
+            Proxy::None => return client(Bytes::Plaintext),
+            Proxy::Ambient | Proxy::Proxyless => {
+                return client(Bytes::Unknown(format!("its client is {}", self.pod.proxy)));
+            }
+        }
+        if endpoint.proxy == Proxy::Ambient {
+            return client(Bytes::Unknown("its server is ambient".into()));
+        }
+        let by = tls.decided_by.map_or(Because::Automatic, Because::Rule);
+        let bytes = match &tls.wire {
+            Wire::Auto => return self.automatic(tls, endpoint),
+            Wire::Plaintext => Bytes::Plaintext,
+            Wire::IstioMutual => Bytes::IstioMutual,
+            Wire::Foreign(mode) => Bytes::Foreign(mode),
+            Wire::Unknown(why) => Bytes::Unknown(why.clone()),
+        };
+        Sent { bytes, by }
+    }
+
+    /// No rule names a TLS mode for the port (B2, from the third rule on).
+    fn automatic(&self, tls: &ClientTls<'a>, endpoint: &Pod) -> Sent<'a> {
+        let sends = |bytes, by| Sent { bytes, by };
+        let (plain, mutual) = (Bytes::Plaintext, Bytes::IstioMutual);
+        match &self.snapshot.mesh {
+            Reading::Known(mesh) if mesh.auto_mtls => {}
+            Reading::Known(_) => return sends(plain, Because::MeshConfig),
+            Reading::Unknown(cause) => {
+                return sends(Bytes::Unknown(cause.to_string()), Because::MeshConfig);
+            }
+        }
+        // What clients believe is what their own control plane tells them.
+        let revision = self.pod.revision();
+        match self.policies.service_guess(&self.facts.name, revision) {
+            Reading::Known(Effective { mode: Mode::Disable, decided_by }) => {
+                return sends(plain, decided_by.into());
+            }
+            Reading::Known(_) => {}
+            Reading::Unknown(cause) => {
+                return sends(Bytes::Unknown(cause.to_string()), Because::Automatic);
+            }
+        }
+        if self.service.headless || tls.passthrough {
+            if self.facts.endpoints(self.service).any(|(_, pod)| !announces(pod)) {
+                return sends(plain, Because::Mixed);
+            }
+            // A gateway knows the endpoints of a headless Service one by one.
+            if self.pod.proxy != Proxy::Gateway {
+                return sends(mutual, Because::Automatic);
+            }
+        }
+        match (announces(endpoint), tls.told) {
+            (true, Some(true)) => return sends(mutual, Because::Automatic),
+            (true, None) => {}
+            (true, Some(false)) => {
+                let by = tls.decided_by.map_or(Because::Automatic, Because::Rule);
+                return sends(plain, by);
+            }
+            (false, _) => return sends(plain, Because::Automatic),
+        }
+        match self.mode(endpoint, revision) {
+            Reading::Known(Effective { mode: Mode::Disable, decided_by }) => {
+                sends(plain, decided_by.into())
+            }
+            Reading::Known(_) => sends(mutual, Because::Automatic),
+            Reading::Unknown(cause) => sends(Bytes::Unknown(cause.to_string()), Because::Automatic),
+        }
+    }
+
+    /// What `endpoint` takes on the port.
+    pub fn accepts(&self, endpoint: &Pod) -> Accepts<'a> {
+        match &endpoint.proxy {
+            Proxy::None => Accepts::NoProxy,
+            Proxy::Sidecar { revision, .. } => match self.mode(endpoint, revision.as_deref()) {
+                Reading::Known(effective) => Accepts::Mode(effective),
+                Reading::Unknown(cause) => Accepts::Unknown(cause.to_string()),
+            },
+            Proxy::Gateway => {
+                Accepts::Unknown("a gateway's listeners are what its Gateway objects say".into())
+            }
+            Proxy::Ambient | Proxy::Proxyless => {
+                Accepts::Unknown(format!("its server is {}", endpoint.proxy))
+            }
+        }
+    }
+
+    /// The mode of `endpoint`, as the control plane of `revision` sees it.
+    fn mode(&self, endpoint: &Pod, revision: Option<&str>) -> Reading<Effective<'a>> {
+        let Self { policies, facts, port, .. } = *self;
+        if port.target.is_none()
+            && let Some(policy) = policies.port_level(&facts.name, &endpoint.labels, revision)
+        {
+            return Reading::Unknown(crate::reading::Cause::NotRead(format!(
+                "the container port behind {}, of which {}/{} speaks,",
+                port.name, policy.namespace, policy.name
+            )));
+        }
+        policies.effective(&facts.name, &endpoint.labels, port.target, revision)
+    }
+}
+
+/// Clients take the endpoint for one that ends mutual TLS: they see the label, not the proxy (B1).
+fn announces(pod: &Pod) -> bool {
+    pod.takes_mutual_tls() || pod.labels.value("security.istio.io/tlsMode") == Some("istio")
+}
+
+impl Fate {
+    /// How a call with these bytes ends at such a server (B5).
+    pub fn of(bytes: &Bytes, accepts: &Accepts<'_>) -> Self {
+        let mode = match accepts {
+            Accepts::NoProxy => None,
+            Accepts::Mode(effective) => Some(effective.mode),
+            Accepts::Unknown(_) => return Self::Unknown,
+        };
+        match (bytes, mode) {
+            (Bytes::Unknown(_), _) => Self::Unknown,
+            (Bytes::Plaintext, Some(Mode::Strict)) => Self::Fails,
+            (Bytes::Plaintext, _) => Self::Plaintext,
+            (Bytes::IstioMutual, None | Some(Mode::Disable)) => Self::Fails,
+            (Bytes::IstioMutual, Some(_)) => Self::MutualTls,
+            (Bytes::Foreign(_), Some(Mode::Strict)) => Self::Fails,
+            // It works where the application itself ends that TLS.
+            (Bytes::Foreign(_), _) => Self::Unknown,
+        }
+    }
+
+    /// `mTLS`, `Plaintext`, `Fails`, `Unknown`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MutualTls => "mTLS",
+            Self::Plaintext => "Plaintext",
+            Self::Fails => "Fails",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+impl Bytes {
+    /// `Plaintext`, `ISTIO_MUTUAL`, `SIMPLE`, `MUTUAL`, `Unknown`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Plaintext => "Plaintext",
+            Self::IstioMutual => "ISTIO_MUTUAL",
+            Self::Foreign(mode) => mode,
+            Self::Unknown(_) => "Unknown",
+        }
+    }
+}
+
+impl<'a> From<DecidedBy<'a>> for Because<'a> {
+    fn from(decided_by: DecidedBy<'a>) -> Self {
+        decided_by.policy().map_or(Self::Automatic, Self::Policy)
+    }
+}
+
+impl fmt::Display for Because<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client => f.write_str("the client itself"),
+            Self::Automatic => f.write_str("automatic mutual TLS"),
+            Self::MeshConfig => f.write_str("meshConfig.enableAutoMtls"),
+            Self::Rule(rule) => write!(f, "DestinationRule {}/{}", rule.namespace, rule.name),
+            Self::Policy(policy) => {
+                write!(f, "PeerAuthentication {}/{}", policy.namespace, policy.name)
+            }
+            Self::Mixed => f.write_str("an endpoint outside the mesh"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Fate::{Fails, MutualTls, Plaintext, Unknown};
+    use super::*;
+    use crate::client_tls::TlsMode;
+    use crate::testing::World;
+    use std::sync::Arc;
+
+    const HOST: &str = "catalog.catalog.svc.cluster.local";
+
+    /// How `front` fares with the first pod of `catalog`, and who decided what it sends.
+    fn call(world: &World) -> (Fate, String) {
+        let snapshot = &world.snapshot;
+        let of = |name: &str| snapshot.namespaces[&Namespace::from(name)].as_ref();
+        let (front, catalog) = (of("front"), of("catalog"));
+        let service = &catalog.services[0];
+        let call = Call {
+            snapshot,
+            policies: &snapshot.policies,
+            client: &front.name,
+            pod: &front.workloads.values().next().unwrap().pods[0],
+            facts: catalog,
+            service,
+            port: &service.ports[0],
+        };
+        let endpoint = &catalog.workloads.values().next().unwrap().pods[0];
+        let sent = call.sent(&call.rules()[0], endpoint);
+        (Fate::of(&sent.bytes, &call.accepts(endpoint)), sent.by.to_string())
+    }
+
+    /// At a server that is PERMISSIVE, STRICT, DISABLE, and without a proxy.
+    fn at_each_server(prepare: impl Fn(&mut World)) -> [Fate; 4] {
+        [Some(Mode::Permissive), Some(Mode::Strict), Some(Mode::Disable), None].map(|mode| {
+            let mut world = World::shop();
+            match mode {
+                Some(mode) => world.set_policy("catalog", "wide", mode, None),
+                None => world.edit_pods("catalog", |pod| pod.proxy = Proxy::None),
+            }
+            prepare(&mut world);
+            call(&world).0
+        })
+    }
+
+    /// The matrix of `istio-semantics.md` B5, row by row.
+    #[test]
+    fn the_matrix_of_clients_and_servers_holds() {
+        let plain = [Plaintext, Fails, Plaintext, Plaintext];
+        let foreign = [Unknown, Fails, Unknown, Unknown];
+        let rule = |tls: TlsMode| move |world: &mut World| world.rule("front", HOST, tls.clone());
+        let is = |proxy: Proxy| {
+            move |world: &mut World| world.edit_pods("front", |pod| pod.proxy = proxy.clone())
+        };
+        let auto = [MutualTls, MutualTls, Plaintext, Plaintext];
+        assert_eq!(at_each_server(|_| ()), auto);
+        assert_eq!(at_each_server(is(Proxy::Gateway)), auto);
+        assert_eq!(at_each_server(is(Proxy::None)), plain);
+        assert_eq!(at_each_server(is(Proxy::Ambient)), [Unknown; 4]);
+        assert_eq!(at_each_server(rule(TlsMode::Disable)), plain);
+        assert_eq!(
+            at_each_server(rule(TlsMode::IstioMutual)),
+            [MutualTls, MutualTls, Fails, Fails]
+        );
+        assert_eq!(at_each_server(rule(TlsMode::Simple)), foreign);
+        assert_eq!(at_each_server(rule(TlsMode::Mutual)), foreign);
+        assert_eq!(at_each_server(rule(TlsMode::Unknown("X".into()))), [Unknown; 4]);
+        assert_eq!(at_each_server(auto_off), plain);
+        assert_eq!(at_each_server(headless_and_mixed), plain);
+    }
+
+    fn auto_off(world: &mut World) {
+        let Reading::Known(mesh) = &mut world.snapshot.mesh else { unreachable!() };
+        mesh.auto_mtls = false;
+    }
+
+    fn headless_and_mixed(world: &mut World) {
+        world.edit("catalog", |facts| {
+            facts.services[0].headless = true;
+            facts.workloads.values_mut().next().unwrap().pods[1].proxy = Proxy::None;
+        });
+    }
+
+    #[test]
+    fn whoever_decides_is_named() {
+        let mut world = World::shop();
+        assert_eq!(call(&world), (MutualTls, "automatic mutual TLS".into()));
+        headless_and_mixed(&mut world);
+        assert_eq!(call(&world), (Plaintext, "an endpoint outside the mesh".into()));
+        world.set_policy("catalog", "off", Mode::Disable, None);
+        assert_eq!(call(&world), (Plaintext, "PeerAuthentication catalog/off".into()));
+        world.rule("front", HOST, TlsMode::IstioMutual);
+        assert_eq!(call(&world), (Fails, "DestinationRule front/rule".into()));
+    }
+
+    #[test]
+    fn disable_on_a_namespace_makes_clients_fail_at_its_strict_workloads() {
+        let mut world = World::shop();
+        world.set_policy("catalog", "off", Mode::Disable, None);
+        world.set_workload_policy("catalog", "port", 8080, Mode::Strict);
+        assert_eq!(call(&world), (Fails, "PeerAuthentication catalog/off".into()));
+    }
+
+    /// B2.5 and B2.6.
+    #[test]
+    fn clients_go_by_a_port_at_disable_but_not_behind_a_headless_service() {
+        let mut world = World::shop();
+        world.set_workload_policy("catalog", "port", 8080, Mode::Disable);
+        assert_eq!(call(&world), (Plaintext, "PeerAuthentication catalog/port".into()));
+        world.edit("catalog", |facts| facts.services[0].headless = true);
+        assert_eq!(call(&world), (Fails, "automatic mutual TLS".into()));
+        world.edit_pods("front", |pod| pod.proxy = Proxy::Gateway);
+        assert_eq!(call(&world), (Plaintext, "PeerAuthentication catalog/port".into()));
+    }
+
+    #[test]
+    fn a_port_of_which_a_policy_speaks_has_to_be_known() {
+        let mut world = World::shop();
+        world.edit("catalog", |facts| facts.services[0].ports[0].target = None);
+        assert_eq!(call(&world).0, MutualTls);
+        world.set_workload_policy("catalog", "port", 8080, Mode::Disable);
+        assert_eq!(call(&world).0, Unknown);
+    }
+
+    /// B1.
+    #[test]
+    fn the_label_counts_and_not_the_proxy() {
+        let mut world = World::shop();
+        world.edit_pods("catalog", |pod| {
+            pod.proxy = Proxy::None;
+            let own = [("app", "catalog"), ("security.istio.io/tlsMode", "istio")];
+            pod.labels = Arc::new(own.into_iter().collect());
+        });
+        assert_eq!(call(&world).0, Fails);
+        world.edit_pods("catalog", |pod| {
+            pod.proxy = Proxy::Sidecar { revision: Some("default".into()), announces_tls: false };
+            pod.labels = Arc::new([("app", "catalog")].into_iter().collect());
+        });
+        world.set_policy("catalog", "wide", Mode::Strict, None);
+        assert_eq!(call(&world).0, Fails);
+    }
+}
