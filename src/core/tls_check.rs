@@ -276,6 +276,7 @@ mod tests {
     use super::*;
     use crate::client_tls::TlsMode;
     use crate::testing::World;
+    use std::sync::Arc;
 
     const CATALOG: &str = "catalog.catalog.svc.cluster.local";
 
@@ -299,6 +300,13 @@ mod tests {
     fn like_endpoints_are_one_row_and_unlike_ones_two() {
         use Fate::{MutualTls, Plaintext};
         let mut world = World::shop();
+        assert_eq!(rows(&world, &["catalog"]), [row(2, MutualTls, MutualTls)]);
+        // As the pods of a StatefulSet are.
+        world.edit("catalog", |facts| {
+            let pod = &mut facts.workloads.values_mut().next().unwrap().pods[1];
+            let own = [("app", "catalog"), ("apps.kubernetes.io/pod-index", "1")];
+            pod.labels = Arc::new(own.into_iter().collect());
+        });
         assert_eq!(rows(&world, &["catalog"]), [row(2, MutualTls, MutualTls)]);
         world.edit("catalog", |facts| {
             facts.workloads.values_mut().next().unwrap().pods[1].proxy = Proxy::None;
