@@ -221,12 +221,15 @@ async fn a_deposed_leader_writes_nothing() {
     };
     let (swaps, clusters) = (number("SWAPS", 12), number("CLUSTERS", 2));
     let runs = (0..clusters).map(|index| run(swaps.div_ceil(clusters), 2 + index % 2, true));
-    let mut wrong = vec![];
+    let (mut wrong, mut refused) = (vec![], false);
     for told in join_all(runs).await {
         println!("{told:?}");
-        assert!(told.accepted > 0 && told.late.contains_key(&403), "{told:?}");
+        assert!(told.accepted > 0, "{told:?}");
+        refused |= told.late.contains_key(&403);
         wrong.extend(told.deposed);
     }
+    // Which late writes meet the fence, and which an object that has changed, is chance.
+    assert!(refused, "no late write of any cluster met the fence");
     assert_eq!(wrong, Vec::<String>::new());
 }
 
