@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{Client, Cluster, Edge, OperatorOptions, Options, Rollout, Server, until};
+use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(150);
 
@@ -35,6 +36,18 @@ async fn preflight_and_explain_tell_what_stands_in_the_way() {
     for word in ["Blocked", "MR0101", "bad/app", "do:"] {
         assert!(said(&bad).contains(word), "{word}: {}", said(&bad));
     }
+
+    // What files say in the fixtures, on a live cluster.
+    let speaks = ["tls-check", "--client", "front/web", "--host", "app", "-o", "json"];
+    let speaks = cluster.meshrollout(&speaks).await.unwrap();
+    assert_eq!(speaks.status.code(), Some(0), "{}", said(&speaks));
+    let speaks: Value = serde_json::from_slice(&speaks.stdout).unwrap();
+    let rows = speaks["rows"].as_array().unwrap().iter().map(|row| {
+        ["serverMode", "wire", "today", "afterStrict"].map(|name| row[name].as_str().unwrap())
+    });
+    let bad = ["None", "Plaintext", "Plaintext", "Plaintext"];
+    let good = ["PERMISSIVE", "ISTIO_MUTUAL", "mTLS", "mTLS"];
+    assert_eq!(rows.collect::<Vec<_>>(), [bad, good], "{speaks:#}");
 
     // With a metrics source, and once the look-back is covered. A day is the default: too long.
     let config = cluster.folder().join("preflight.yaml");
