@@ -1,5 +1,6 @@
 //! A cluster from files: manifests or `kubectl get … -o yaml|json` dumps become a snapshot.
 
+use crate::observe::evidence::not_asked;
 use crate::translate::facts::{Header, NamedService, Parts, header, named_service};
 use crate::translate::mesh::{MeshConfig, config, mesh};
 use crate::translate::pod::{OwnedPod, Owner, daemon_set, deployment, owned_pod, stateful_set};
@@ -11,9 +12,8 @@ use meshrollout_core::effective::Policies;
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::injection::{self, Injection, Injector, chart_injectors};
 use meshrollout_core::policy::Policy;
-use meshrollout_core::reading::{Cause, Reading};
+use meshrollout_core::reading::Reading;
 use meshrollout_core::snapshot::{Mesh, Snapshot, Source, TelemetryOverride};
-use meshrollout_core::traffic::Telemetry;
 use meshrollout_core::workload::{NamespaceFacts, Phase, Pod, Proxy};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -24,10 +24,6 @@ use std::sync::Arc;
 
 /// The root namespace where no file says which: Istio's default.
 const ROOT: &str = "istio-system";
-
-/// What a metrics source would be asked for. Nobody asks one here, so nothing depends on them.
-const LOOKBACK: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
-const SCRAPE_INTERVAL: jiff::SignedDuration = jiff::SignedDuration::from_secs(15);
 
 /// What was read, and what could not be.
 #[derive(Debug, Default)]
@@ -204,7 +200,6 @@ impl Input {
         let mesh = self.mesh();
         let root = mesh.known().and_then(|mesh| mesh.roots.first().cloned());
         let root = root.unwrap_or_else(|| Namespace::new(ROOT));
-        let unmeasured = Cause::NotRead("a metrics source".into());
         Snapshot {
             at,
             source: Source::Files,
@@ -214,7 +209,7 @@ impl Input {
             rules: Rules::new(Some(root), self.rules.iter().cloned()),
             injectors: Reading::Known(injectors),
             overrides: self.overrides.clone(),
-            telemetry: Arc::new(Telemetry::unknown(at, LOOKBACK, SCRAPE_INTERVAL, &unmeasured)),
+            telemetry: Arc::new(not_asked(at)),
             stale: vec![],
         }
     }

@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use crate::apply::{Applier, documents};
 use crate::pki::text;
 use crate::process::{Process, Program};
+use crate::replace::replace;
 use crate::tools::{Tools, cache_folder};
 use crate::{Doing, Error, http_probe, until};
 
@@ -65,9 +66,7 @@ pub(crate) fn manifest(
             let json = serde_json::to_string(&objects).doing(making)?;
             let fresh = cached.with_extension(std::process::id().to_string());
             std::fs::create_dir_all(cache_folder()).doing(making)?;
-            std::fs::write(&fresh, &json)
-                .and_then(|()| std::fs::rename(&fresh, &cached))
-                .doing(making)?;
+            replace(&cached, &fresh, &json).doing(making)?;
             json
         }
     };

@@ -40,6 +40,7 @@ mod ports;
 mod process;
 mod prometheus;
 mod reigns;
+mod replace;
 mod rollout;
 mod run_folder;
 pub mod scenario;

@@ -9,14 +9,12 @@ use crate::config::Config;
 use crate::files::Input;
 use crate::observe::evidence::{self, Question};
 use crate::observe::prometheus::Prometheus;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use meshrollout_core::finding::{Finding, Level};
 use meshrollout_core::gate::{Evaluation, Gate};
 use meshrollout_core::ident::{Namespace, Uid};
 use meshrollout_core::plan::{Asked, Existing, Mission, Plan, Trigger};
-use meshrollout_core::reading::Cause;
 use meshrollout_core::snapshot::Snapshot;
-use meshrollout_core::traffic::Telemetry;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -104,10 +102,7 @@ async fn live(args: &Args) -> Result<Scene, ExitCode> {
             let question = Question { lookback: plan.gates.lookback, harm_window, since: None };
             evidence::gather(&Prometheus::new(source.clone()), &question, now).await
         }
-        None => {
-            let cause = Cause::NotRead("a metrics source".into());
-            Telemetry::unknown(now, plan.gates.lookback, SignedDuration::from_secs(15), &cause)
-        }
+        None => evidence::not_asked(now),
     };
     Ok(Scene {
         snapshot: objects.snapshot(Timestamp::now(), Arc::new(telemetry)),

@@ -1,15 +1,15 @@
 //! `meshrollout tls-check`: who speaks what to whom, today and once STRICT is in force.
 
+use super::cluster::Error;
 use super::objects::From;
-use super::{exit, table};
-use crate::api::parse;
+use super::{exit, fail, table};
 use crate::config::Config;
-use jiff::{SignedDuration, Timestamp};
+use crate::observe::evidence::not_asked;
+use jiff::Timestamp;
 use meshrollout_core::ident::{Host, Namespace, Port, WorkloadRef};
-use meshrollout_core::reading::{Cause, Reading};
+use meshrollout_core::reading::Reading;
 use meshrollout_core::snapshot::Snapshot;
 use meshrollout_core::tls_check::{Row, TlsCheck};
-use meshrollout_core::traffic::Telemetry;
 use serde::{Serialize, Serializer};
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -72,47 +72,41 @@ pub(super) async fn run(args: Args) -> ExitCode {
     };
     let strict = match strict(&args.namespace, &snapshot) {
         Ok(strict) => strict,
-        Err(problem) => {
-            eprintln!("error: {problem}");
-            return ExitCode::from(exit::BAD_INPUT);
-        }
+        Err(problem) => return refuse(problem),
     };
     let check = TlsCheck::new(&snapshot, &strict);
-    let told = Cell::new(0_usize);
-    let rows = check
+    let mut rows = check
         .rows(
             |client| args.client.as_ref().is_none_or(|asked| asked.is(client)),
             |host, port| args.host.as_ref().is_none_or(|asked| asked.is(host, port)),
         )
-        .inspect(|_| told.set(told.get() + 1));
+        .peekable();
+    let is_empty = rows.peek().is_none();
     let mut out = BufWriter::new(io::stdout().lock());
     let written = match args.output {
         Output::Json => json(rows, &mut out),
         Output::Table => people(rows, &mut out),
     };
     match written.and_then(|()| out.flush()) {
-        Ok(()) if told.get() == 0 && (args.client.is_some() || args.host.is_some()) => {
-            eprintln!("error: no call matches --client and --host");
-            ExitCode::from(exit::BAD_INPUT)
+        Ok(()) if is_empty && (args.client.is_some() || args.host.is_some()) => {
+            refuse("no call matches --client and --host".into())
         }
         Ok(()) if is_broken => ExitCode::from(exit::BAD_INPUT),
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read has had enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: standard output cannot be written: {error}");
-            ExitCode::from(exit::BAD_INPUT)
-        }
+        Err(error) => refuse(format!("standard output cannot be written: {error}")),
     }
+}
+
+fn refuse(problem: String) -> ExitCode {
+    fail(exit::BAD_INPUT, &Error::Nothing(problem))
 }
 
 async fn live(from: &From) -> Result<Snapshot, ExitCode> {
     let objects = from.live(Config::default().stale_watch).await?;
     let now = Timestamp::now();
-    let cause = Cause::NotRead("a metrics source".into());
-    let lookback = parse::default_settings().lookback;
-    let telemetry = Telemetry::unknown(now, lookback, SignedDuration::from_secs(15), &cause);
-    Ok(objects.snapshot(now, Arc::new(telemetry)))
+    Ok(objects.snapshot(now, Arc::new(not_asked(now))))
 }
 
 /// The namespaces that would become STRICT.

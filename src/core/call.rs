@@ -117,7 +117,6 @@ impl<'a> Call<'a> {
         if endpoint.proxy == Proxy::Ambient {
             return client(Bytes::Unknown("its server is ambient".into()));
         }
-        let by = tls.decided_by.map_or(Because::Automatic, Because::Rule);
         let bytes = match &tls.wire {
             Wire::Auto => return self.automatic(tls, endpoint),
             Wire::Plaintext => Bytes::Plaintext,
@@ -125,7 +124,7 @@ impl<'a> Call<'a> {
             Wire::Foreign(mode) => Bytes::Foreign(mode),
             Wire::Unknown(why) => Bytes::Unknown(why.clone()),
         };
-        Sent { bytes, by }
+        Sent { bytes, by: by_rule(tls) }
     }
 
     /// No rule names a TLS mode for the port (B2, from the third rule on).
@@ -141,14 +140,8 @@ impl<'a> Call<'a> {
         }
         // What clients believe is what their own control plane tells them.
         let revision = self.pod.revision();
-        match self.policies.service_guess(&self.facts.name, revision) {
-            Reading::Known(Effective { mode: Mode::Disable, decided_by }) => {
-                return sends(plain, decided_by.into());
-            }
-            Reading::Known(_) => {}
-            Reading::Unknown(cause) => {
-                return sends(Bytes::Unknown(cause.to_string()), Because::Automatic);
-            }
+        if let Some(sent) = unless_mutual(self.policies.service_guess(&self.facts.name, revision)) {
+            return sent;
         }
         if self.service.headless || tls.passthrough {
             if self.facts.endpoints(self.service).any(|(_, pod)| !announces(pod)) {
@@ -162,19 +155,11 @@ impl<'a> Call<'a> {
         match (announces(endpoint), tls.told) {
             (true, Some(true)) => return sends(mutual, Because::Automatic),
             (true, None) => {}
-            (true, Some(false)) => {
-                let by = tls.decided_by.map_or(Because::Automatic, Because::Rule);
-                return sends(plain, by);
-            }
+            (true, Some(false)) => return sends(plain, by_rule(tls)),
             (false, _) => return sends(plain, Because::Automatic),
         }
-        match self.mode(endpoint, revision) {
-            Reading::Known(Effective { mode: Mode::Disable, decided_by }) => {
-                sends(plain, decided_by.into())
-            }
-            Reading::Known(_) => sends(mutual, Because::Automatic),
-            Reading::Unknown(cause) => sends(Bytes::Unknown(cause.to_string()), Because::Automatic),
-        }
+        unless_mutual(self.mode(endpoint, revision))
+            .unwrap_or_else(|| sends(mutual, Because::Automatic))
     }
 
     /// What `endpoint` takes on the port.
@@ -206,6 +191,23 @@ impl<'a> Call<'a> {
             )));
         }
         policies.effective(&facts.name, &endpoint.labels, port.target, revision)
+    }
+}
+
+fn by_rule<'a>(tls: &ClientTls<'a>) -> Because<'a> {
+    tls.decided_by.map_or(Because::Automatic, Because::Rule)
+}
+
+/// What clients send where this mode of the server keeps them from automatic mutual TLS.
+fn unless_mutual(mode: Reading<Effective<'_>>) -> Option<Sent<'_>> {
+    match mode {
+        Reading::Known(Effective { mode: Mode::Disable, decided_by }) => {
+            Some(Sent { bytes: Bytes::Plaintext, by: decided_by.into() })
+        }
+        Reading::Known(_) => None,
+        Reading::Unknown(cause) => {
+            Some(Sent { bytes: Bytes::Unknown(cause.to_string()), by: Because::Automatic })
+        }
     }
 }
 

@@ -73,12 +73,16 @@ impl Policies {
     /// of a write.
     pub fn with(&self, policy: Policy) -> Self {
         let mut after = self.clone();
-        let policies = after.by_namespace.entry(policy.namespace.clone()).or_default();
+        after.put(policy);
+        after
+    }
+
+    fn put(&mut self, policy: Policy) {
+        let policies = self.by_namespace.entry(policy.namespace.clone()).or_default();
         let policies = Arc::make_mut(policies);
         policies.retain(|one| one.name != policy.name);
         policies.push(policy);
         policies.sort_by(|a, b| istio_order(a).cmp(&istio_order(b)));
-        after
     }
 
     /// The same cluster without this policy: the after-image of a deletion.
@@ -165,21 +169,19 @@ impl Policies {
         self.specific(namespace, labels, revision).filter(in_force)
     }
 
-    /// The same cluster with STRICT in force on the whole of `namespace`, for proxies of each of
-    /// `revisions`: its namespace-wide policy in force says so, or `added` stands beside the others.
-    pub fn with_strict(
-        &self,
+    /// Puts STRICT in force on the whole of `namespace`, for proxies of each of `revisions`: its
+    /// namespace-wide policy in force says so, or `added` stands beside the others.
+    pub fn make_strict(
+        &mut self,
         namespace: &Namespace,
         revisions: &BTreeSet<Option<&str>>,
         added: &Policy,
-    ) -> Self {
-        let mut after = self.clone();
+    ) {
         for revision in revisions {
-            let wide = after.namespace_wide(namespace, *revision).cloned();
+            let wide = self.namespace_wide(namespace, *revision).cloned();
             let policy = wide.unwrap_or_else(|| added.clone());
-            after = after.with(Policy { mode: Declared::Mode(Mode::Strict), ..policy });
+            self.put(Policy { mode: Declared::Mode(Mode::Strict), ..policy });
         }
-        after
     }
 
     /// The one workload policy in force: the oldest that selects. Two are never merged, not even

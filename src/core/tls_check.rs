@@ -169,11 +169,13 @@ fn after(snapshot: &Snapshot, strict: &BTreeSet<Namespace>) -> Policies {
         .flat_map(|facts| facts.workloads.values())
         .flat_map(|workload| workload.pods.iter());
     let revisions = pods.map(Pod::revision).chain([None]).collect();
-    strict.iter().fold(snapshot.policies.clone(), |policies, namespace| {
+    let mut after = snapshot.policies.clone();
+    for namespace in strict {
         // No object can be called so: it stands beside all others.
         let added = Policy::for_all_of(namespace, "STRICT for all", Mode::Strict);
-        policies.with_strict(namespace, &revisions, &added)
-    })
+        after.make_strict(namespace, &revisions, &added);
+    }
+    after
 }
 
 fn servers(snapshot: &Snapshot) -> Vec<Server<'_>> {
@@ -280,7 +282,7 @@ mod tests {
 
     const CATALOG: &str = "catalog.catalog.svc.cluster.local";
 
-    /// Client, host, pods, today, once STRICT.
+    /// Client, server, pods, today, once STRICT.
     fn rows(world: &World, strict: &[&str]) -> Vec<(String, String, usize, Fate, Fate)> {
         let strict = strict.iter().map(|name| Namespace::from(*name)).collect();
         let check = TlsCheck::new(&world.snapshot, &strict);

@@ -45,6 +45,13 @@ pub struct Question {
     pub since: Option<Timestamp>,
 }
 
+/// What is known of the traffic where no metrics source is asked: nothing, and why.
+pub fn not_asked(at: Timestamp) -> Telemetry {
+    // What a source would be asked for. Nobody asks one, so nothing depends on them.
+    let (lookback, scrape) = (SignedDuration::from_hours(24), SignedDuration::from_secs(15));
+    Telemetry::unknown(at, lookback, scrape, &Cause::NotRead("a metrics source".into()))
+}
+
 /// Asks `source` everything. `now` is our clock at this moment.
 ///
 /// Never fails: what is not known says why, and leaves the rest alone.

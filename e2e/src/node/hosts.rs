@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use crate::replace::replace;
 use crate::{Doing, Error};
 
 /// The `/etc/hosts` of one pod, in a folder that its containers have mounted.
@@ -22,9 +23,8 @@ impl Hosts {
     }
 
     pub(super) fn write(&self, text: &str) -> Result<(), Error> {
-        let next = self.folder.join("next");
-        std::fs::write(&next, text).doing("writing the pod's hosts")?;
-        std::fs::rename(next, self.folder.join("hosts")).doing("replacing the pod's hosts")
+        let (hosts, fresh) = (self.folder.join("hosts"), self.folder.join("fresh"));
+        replace(&hosts, &fresh, text).doing("writing the pod's hosts")
     }
 }
 

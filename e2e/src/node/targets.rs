@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 
+use crate::replace::replace;
 use crate::{Doing, Error};
 
 /// Where a sidecar's agent serves its own metrics and its proxy's.
@@ -51,9 +52,7 @@ impl Targets {
         };
         let list = json!(pods.iter().map(target).collect::<Vec<_>>()).to_string();
         let fresh = self.file.with_extension("fresh");
-        std::fs::write(&fresh, list)
-            .and_then(|()| std::fs::rename(&fresh, &self.file))
-            .doing("writing what Prometheus is to scrape")
+        replace(&self.file, &fresh, &list).doing("writing what Prometheus is to scrape")
     }
 }
 
