@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 mod cluster;
 mod crd;
+mod docs;
 mod explain;
 mod objects;
 mod operator;
@@ -62,6 +63,8 @@ enum Command {
     Retry(request::Args),
     /// Put back PERMISSIVE where a rollout wrote STRICT, now; works with the operator down.
     Rollback(rollback::Args),
+    /// Print a part of the manual that is made from the program itself.
+    Docs(docs::Args),
 }
 
 /// Parses the command line, runs it, and says how it ended.
@@ -87,6 +90,7 @@ pub fn run() -> ExitCode {
         Command::Abort(args) => asynchronous(ended(request::run(Verb::Abort, args))),
         Command::Retry(args) => asynchronous(ended(request::run(Verb::Retry, args))),
         Command::Rollback(args) => asynchronous(rollback::run(args)),
+        Command::Docs(args) => docs::run(&args),
     }
 }
 

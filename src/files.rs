@@ -1,22 +1,26 @@
 //! A cluster from files: manifests or `kubectl get … -o yaml|json` dumps become a snapshot.
 
+mod object;
+mod pieces;
+
 use crate::observe::evidence::not_asked;
-use crate::translate::facts::{Header, NamedService, Parts, header, named_service};
-use crate::translate::mesh::{MeshConfig, config, mesh};
-use crate::translate::pod::{OwnedPod, Owner, daemon_set, deployment, owned_pod, stateful_set};
-use crate::translate::{DOMAIN, namespace};
-use crate::{istio, kubernetes, translate};
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use crate::translate::entrance::{self, Routed};
+use crate::translate::facts::{Header, NamedService, Parts};
+use crate::translate::mesh::{MeshConfig, mesh};
+use crate::translate::pod::{OwnedPod, Owner};
+use crate::translate::DOMAIN;
 use meshrollout_core::client_tls::{Rule, Rules};
 use meshrollout_core::effective::Policies;
+use meshrollout_core::exposure::Entrance;
+use meshrollout_core::finding::Subject;
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::injection::{self, Injection, Injector, chart_injectors};
 use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::Reading;
 use meshrollout_core::snapshot::{Mesh, Snapshot, Source, TelemetryOverride};
 use meshrollout_core::workload::{NamespaceFacts, Phase, Pod, Proxy};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use object::{Fact, Object, Outcome};
+use pieces::{Piece, pieces};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -37,12 +41,27 @@ pub struct Input {
     rules: Vec<Rule>,
     overrides: Vec<TelemetryOverride>,
     injectors: Option<Vec<Injector>>,
+    entrances: Vec<Entrance>,
+    ingresses: Vec<Routed>,
+    ingress_classes: Vec<(String, String)>,
     control_planes: BTreeSet<Namespace>,
     mesh: Vec<MeshConfig>,
-    /// Objects of kinds that preflight does not look at.
+    places: BTreeMap<(String, Option<Namespace>, String), Place>,
+    /// Objects of kinds that are not looked at.
     pub skipped: usize,
+    /// Sources of templates, which are no objects before they are rendered.
+    pub templates: usize,
     /// Documents that could not be read, with file and line.
     pub broken: Vec<String>,
+}
+
+/// Where an object stands.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Place {
+    /// The file, as it was named.
+    pub file: Arc<str>,
+    /// The line where it begins, from one.
+    pub line: usize,
 }
 
 /// A file or folder that could not be read at all.
@@ -78,98 +97,82 @@ impl Input {
                 }
             }
         } else {
-            let text = std::fs::read_to_string(path).map_err(failed)?;
-            self.read_text(&path.display().to_string(), &text);
+            let text = std::fs::read(path).map_err(failed)?;
+            match String::from_utf8(text) {
+                Ok(text) => self.read_text(&path.display().to_string(), &text),
+                Err(error) => {
+                    let valid = error.utf8_error().valid_up_to();
+                    let before = error.as_bytes().iter().take(valid);
+                    let line = 1 + before.filter(|byte| **byte == b'\n').count();
+                    self.broken.push(format!("{}:{line}: it is not UTF-8", path.display()));
+                }
+            }
         }
         Ok(())
     }
 
     /// One broken document is named by file and line, and does not hide the others.
     pub fn read_text(&mut self, file: &str, text: &str) {
-        if text.trim_start().starts_with('{') {
-            match serde_json::from_str(text) {
-                Ok(object) => self.take(file, 1, object),
-                Err(error) => self.broken.push(format!("{file}:{}: {error}", error.line())),
+        let file: Arc<str> = file.into();
+        let (pieces, broken) = pieces(text);
+        self.broken.extend(broken.into_iter().map(|(line, why)| format!("{file}:{line}: {why}")));
+        for (line, outcome) in read_all(&pieces) {
+            match outcome {
+                Outcome::Read(object) => self.take(object, Place { file: file.clone(), line }),
+                Outcome::Skipped => self.skipped += 1,
+                Outcome::Template => self.templates += 1,
+                Outcome::Broken(line, why) => self.broken.push(format!("{file}:{line}: {why}")),
             }
-            return;
-        }
-        let (mut begin, mut document) = (1, String::new());
-        for (index, line) in text.lines().chain(["---"]).enumerate() {
-            if line.trim_end() != "---" {
-                document.push_str(line);
-                document.push('\n');
-                continue;
-            }
-            let says_nothing =
-                document.lines().all(|line| line.trim().is_empty() || line.starts_with('#'));
-            if !says_nothing {
-                match serde_saphyr::from_str::<Value>(&document) {
-                    Ok(object) => self.take(file, begin, object),
-                    Err(error) => {
-                        let within = error.location().map_or(0, |at| at.line() as usize);
-                        let line = begin + within.saturating_sub(1);
-                        self.broken.push(format!("{file}:{line}: {error}"));
-                    }
-                }
-            }
-            document.clear();
-            begin = index + 2;
         }
     }
 
-    fn take(&mut self, file: &str, line: usize, mut object: Value) {
-        let kind = object["kind"].as_str().unwrap_or_default().to_owned();
-        if kind.ends_with("List") && object["items"].is_array() {
-            let items = object["items"].take();
-            for item in items.as_array().cloned().unwrap_or_default() {
-                self.take(file, line, item);
+    fn take(&mut self, object: Object, place: Place) {
+        let Object { kind, namespace, name, fact } = object;
+        let of = || namespace.clone().unwrap_or_else(|| Namespace::new("default"));
+        let mut subject = (kind.to_owned(), namespace.clone(), name.clone());
+        match fact {
+            Fact::Namespace(header) => {
+                // What is said of a namespace is said of what is in it.
+                let itself = Namespace::new(name);
+                subject.1 = Some(itself.clone());
+                self.namespaces.insert(itself, header);
             }
-            return;
+            Fact::Pod(mut pod) => {
+                // Findings speak of its owner, which need not be in the files.
+                let owner = &pod.owner;
+                subject = (owner.kind.clone(), Some(owner.namespace.clone()), owner.name.clone());
+                if let Some(neighbour) = self.pods.last() {
+                    pod.share(neighbour);
+                }
+                self.pods.push(*pod);
+                self.places.entry(subject).or_insert(place);
+                return;
+            }
+            Fact::Owner(owner) => self.owners.push(*owner),
+            Fact::Service(service) => self.services.push((of(), service)),
+            Fact::WorkloadEntry => self.workload_entries.push((of(), name)),
+            Fact::Policy(policy) => self.policies.push(*policy),
+            Fact::Rule(rule) => self.rules.push(*rule),
+            Fact::Override(taken) => self.overrides.push(taken),
+            Fact::Webhooks { injectors, control_planes, entrances } => {
+                if !injectors.is_empty() {
+                    self.injectors.get_or_insert_default().extend(injectors);
+                }
+                self.control_planes.extend(control_planes);
+                self.entrances.extend(entrances);
+            }
+            Fact::Entrances(entrances) => self.entrances.extend(entrances),
+            Fact::Ingress(ingress) => self.ingresses.push(ingress),
+            Fact::IngressClass(class) => self.ingress_classes.push(class),
+            Fact::Mesh(config) => self.mesh.push(config),
         }
-        if let Err(error) = self.take_kind(&kind, object) {
-            self.broken.push(format!("{file}:{line}: this {kind} cannot be read: {error}"));
-        }
+        self.places.insert(subject, place);
     }
 
-    fn take_kind(&mut self, kind: &str, object: Value) -> Result<(), serde_json::Error> {
-        match kind {
-            "Namespace" => {
-                let object: kubernetes::Namespace = parse(object)?;
-                let name = object.metadata.name.clone().unwrap_or_default();
-                self.namespaces.insert(Namespace::new(name), header(&object));
-            }
-            "Pod" => self.pods.push(owned_pod(&parse(object)?)),
-            "Deployment" => self.owners.push(deployment(&parse(object)?)),
-            "StatefulSet" => self.owners.push(stateful_set(&parse(object)?)),
-            "DaemonSet" => self.owners.push(daemon_set(&parse(object)?)),
-            "Service" => {
-                let object: kubernetes::Service = parse(object)?;
-                let service = named_service(&object, DOMAIN);
-                self.services.push((namespace(&object.metadata), service));
-            }
-            "WorkloadEntry" => {
-                let object: istio::WorkloadEntry = parse(object)?;
-                let name = object.metadata.name.clone().unwrap_or_default();
-                self.workload_entries.push((namespace(&object.metadata), name));
-            }
-            "PeerAuthentication" => self.policies.push(translate::policy(&parse(object)?)),
-            "DestinationRule" => self.rules.push(translate::rule(&parse(object)?, DOMAIN)),
-            "Telemetry" => self.overrides.extend(translate::telemetry(&parse(object)?)),
-            "MutatingWebhookConfiguration" => {
-                let object: MutatingWebhookConfiguration = parse(object)?;
-                let found = translate::injectors(&object);
-                if !found.is_empty() {
-                    self.injectors.get_or_insert_default().extend(found);
-                }
-                self.control_planes.extend(translate::control_planes(&object));
-            }
-            "ConfigMap" => match config(&parse(object)?) {
-                Some(config) => self.mesh.push(config),
-                None => self.skipped += 1,
-            },
-            _ => self.skipped += 1,
-        }
-        Ok(())
+    /// Where the object that a finding is about stands, if it is in the files.
+    pub fn place(&self, subject: &Subject) -> Option<&Place> {
+        let Subject { kind, namespace, name, port: _ } = subject;
+        self.places.get(&(kind.clone(), namespace.clone(), name.clone()))
     }
 
     /// The snapshot that these files describe. What files cannot tell is Unknown.
@@ -200,6 +203,8 @@ impl Input {
         let mesh = self.mesh();
         let root = mesh.known().and_then(|mesh| mesh.roots.first().cloned());
         let root = root.unwrap_or_else(|| Namespace::new(ROOT));
+        let mut entrances = entrance::by_class(&self.ingresses, &self.ingress_classes);
+        entrances.extend(self.entrances.iter().cloned());
         Snapshot {
             at,
             source: Source::Files,
@@ -208,6 +213,7 @@ impl Input {
             policies: Policies::new(root.clone(), self.policies.iter().cloned()),
             rules: Rules::new(Some(root), self.rules.iter().cloned()),
             injectors: Reading::Known(injectors),
+            entrances: Reading::Known(Arc::new(entrances)),
             overrides: self.overrides.clone(),
             telemetry: Arc::new(not_asked(at)),
             stale: vec![],
@@ -225,6 +231,29 @@ impl Input {
             trust_domain: DOMAIN.into(),
         })
     }
+}
+
+/// Reads the pieces on all processors; what came of them is in their order.
+fn read_all(pieces: &[Piece<'_>]) -> Vec<(usize, Outcome)> {
+    /// With fewer a thread takes longer to begin than to read.
+    const WORTH_A_THREAD: usize = 64;
+    let read = |piece: &Piece<'_>| (piece.line, object::read(piece));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = pieces.len().div_ceil(threads).max(WORTH_A_THREAD);
+    if share >= pieces.len() {
+        return pieces.iter().map(read).collect();
+    }
+    std::thread::scope(|scope| {
+        let shares = pieces.chunks(share);
+        let readers: Vec<_> = shares
+            .map(|share| scope.spawn(move || share.iter().map(read).collect::<Vec<_>>()))
+            .collect();
+        let read = readers.into_iter().flat_map(|reader| match reader.join() {
+            Ok(read) => read,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        read.collect()
+    })
 }
 
 /// A workload known by its template only stands for the pod that would come of it.
@@ -248,10 +277,7 @@ fn expect_pods(facts: &mut NamespaceFacts, injectors: &[Injector]) {
             ready_since: None,
             host_network: template.host_network,
             restarts: 0,
+            inbound: template.inbound.clone(),
         });
     }
-}
-
-fn parse<T: DeserializeOwned>(object: Value) -> Result<T, serde_json::Error> {
-    serde_json::from_value(object)
 }

@@ -111,6 +111,189 @@ kind! {
     }
 }
 
+kind! {
+    /// A CustomResourceDefinition, of which only the conversion is read.
+    CustomResourceDefinition, ClusterResourceScope, "apiextensions.k8s.io",
+    "customresourcedefinitions", {
+        /// What it says.
+        spec: DefinitionSpec,
+    }
+}
+
+kind! {
+    /// An API that the apiserver leads to somebody else.
+    APIService, ClusterResourceScope, "apiregistration.k8s.io", "apiservices", {
+        /// What it says.
+        spec: ApiServiceSpec,
+    }
+}
+
+kind! {
+    /// Which Services an ingress controller sends requests to.
+    Ingress, NamespaceResourceScope, "networking.k8s.io", "ingresses", {
+        /// What it says.
+        spec: IngressSpec,
+    }
+}
+
+kind! {
+    /// Whose an Ingress is.
+    IngressClass, ClusterResourceScope, "networking.k8s.io", "ingressclasses", {
+        /// What it says.
+        spec: IngressClassSpec,
+    }
+}
+
+/// How a CustomResourceDefinition's objects are converted.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct DefinitionSpec {
+    /// Between its versions.
+    pub conversion: Option<Conversion>,
+}
+
+/// How objects are converted.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Conversion {
+    /// Whom the apiserver asks.
+    pub webhook: Option<ConversionWebhook>,
+}
+
+/// Whom the apiserver asks to convert.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ConversionWebhook {
+    /// Where it is.
+    pub client_config: Option<ClientConfig>,
+}
+
+/// Where the apiserver calls.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct ClientConfig {
+    /// In the cluster; absent: at an address.
+    pub service: Option<ServiceReference>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct ServiceReference {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its port; absent: 443.
+    pub port: Option<i32>,
+}
+
+/// Where an API is served.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct ApiServiceSpec {
+    /// Absent: by the apiserver itself.
+    pub service: Option<ServiceReference>,
+}
+
+/// Which Services requests go to.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IngressSpec {
+    /// Whose it is.
+    pub ingress_class_name: Option<String>,
+    /// Where requests go that no rule takes.
+    pub default_backend: Option<IngressBackend>,
+    /// By host.
+    pub rules: Option<Vec<IngressRule>>,
+}
+
+/// Which Services the requests of one host go to.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct IngressRule {
+    /// By path.
+    pub http: Option<IngressPaths>,
+}
+
+/// Which Services the requests go to, by path.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct IngressPaths {
+    /// Each.
+    pub paths: Option<Vec<IngressPath>>,
+}
+
+/// Which Service the requests of one path go to.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct IngressPath {
+    /// Where.
+    pub backend: IngressBackend,
+}
+
+/// Where requests go.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct IngressBackend {
+    /// A Service of the Ingress's own namespace.
+    pub service: Option<IngressService>,
+}
+
+/// A port of a Service, by number or name.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct IngressService {
+    /// Its name.
+    pub name: String,
+    /// Its port.
+    pub port: IngressPort,
+}
+
+/// A port, by number or name.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct IngressPort {
+    /// By name.
+    pub name: Option<String>,
+    /// By number.
+    pub number: Option<i32>,
+}
+
+/// Whose an Ingress is.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct IngressClassSpec {
+    /// The controller.
+    pub controller: Option<String>,
+}
+
+kind! {
+    /// A Job: what its pods are made from, and whether it is over.
+    Job, NamespaceResourceScope, "batch", "jobs", {
+        /// What it says.
+        spec: JobSpec,
+        /// How it is doing.
+        status: JobStatus,
+    }
+}
+
+/// What a Job's pods are made from.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct JobSpec {
+    /// The pods to be made.
+    pub template: PodTemplate,
+}
+
+/// How a Job is doing.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct JobStatus {
+    /// Complete and Failed among them.
+    pub conditions: Option<Vec<PodCondition>>,
+}
+
 /// What runs in a pod.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
@@ -135,6 +318,46 @@ pub struct Container {
     pub restart_policy: Option<String>,
     /// What a named target port may mean.
     pub ports: Option<Vec<ContainerPort>>,
+    /// Does it have to be started again?
+    pub liveness_probe: Option<Handler>,
+    /// May it be called?
+    pub readiness_probe: Option<Handler>,
+    /// Has it started?
+    pub startup_probe: Option<Handler>,
+    /// What is done around its life.
+    pub lifecycle: Option<Lifecycle>,
+}
+
+/// What the kubelet calls for a probe or a hook; what it runs inside is left out.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Handler {
+    /// A request.
+    pub http_get: Option<Endpoint>,
+    /// A connection.
+    pub tcp_socket: Option<Endpoint>,
+    /// A health check of gRPC.
+    pub grpc: Option<Endpoint>,
+}
+
+/// What the kubelet does around a container's life.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Lifecycle {
+    /// After it has started.
+    pub post_start: Option<Handler>,
+    /// Before it is ended.
+    pub pre_stop: Option<Handler>,
+}
+
+/// Where the kubelet calls.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Endpoint {
+    /// Somewhere else than the pod, where it is set.
+    pub host: Option<String>,
+    /// The container's port, by number or name.
+    pub port: Option<IntOrString>,
 }
 
 /// One port of a container.
@@ -145,6 +368,8 @@ pub struct ContainerPort {
     pub name: Option<String>,
     /// Its number.
     pub container_port: i32,
+    /// The node's port that leads to it.
+    pub host_port: Option<i32>,
 }
 
 /// How a pod is doing.
@@ -219,6 +444,9 @@ pub struct ServiceSpec {
     /// ExternalName among others.
     #[serde(rename = "type")]
     pub type_: Option<String>,
+    /// Addresses outside the cluster that lead to it.
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Option<Vec<String>>,
 }
 
 /// One port of a Service.
@@ -231,6 +459,8 @@ pub struct ServicePort {
     pub port: i32,
     /// The container's port, by number or name; absent: the same number.
     pub target_port: Option<IntOrString>,
+    /// What it speaks.
+    pub app_protocol: Option<String>,
 }
 
 /// The entries of a ConfigMap that we read.

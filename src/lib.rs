@@ -6,7 +6,7 @@
 //! | ring | where | may use |
 //! | --- | --- | --- |
 //! | 0 core | the crate `meshrollout-core` | no kube, no tokio, no clock, no input or output |
-//! | 1 client-free | [`api`], [`istio`], [`kubernetes`], [`translate`], [`manifest`], [`status`] | ring 0, k8s-openapi, kube's metadata types, serde |
+//! | 1 client-free | [`api`], [`istio`], [`kubernetes`], [`translate`], [`manifest`], [`status`], [`preflight`], [`manual`] | ring 0, k8s-openapi, kube's metadata types, serde |
 //! | 2 I/O | everything else | anything; only one file writes policies |
 
 pub mod admin;
@@ -21,8 +21,10 @@ pub mod istio;
 pub mod kubernetes;
 pub mod lease;
 pub mod manifest;
+pub mod manual;
 pub mod metrics;
 pub mod observe;
+pub mod preflight;
 pub mod report;
 pub mod status;
 pub mod translate;

@@ -1,7 +1,9 @@
 //! Kubernetes and Istio objects into the core's words. Nothing is decided here.
 
 pub mod evidence;
+pub mod entrance;
 pub mod facts;
+mod inbound;
 pub mod mesh;
 pub mod ours;
 pub mod pod;
@@ -154,6 +156,12 @@ pub fn service(object: &kubernetes::Service, domain: &str) -> Service {
         }
         .map(Port),
         name: port.name.clone().unwrap_or_default(),
+        app_protocol: port.app_protocol.clone(),
+    };
+    let published = match spec.type_.as_deref() {
+        Some("NodePort") => Some("NodePort"),
+        Some("LoadBalancer") => Some("LoadBalancer"),
+        _ => spec.external_ips.iter().flatten().next().map(|_| "Service with external addresses"),
     };
     Service {
         host: Host::new(format!("{name}.{}.svc.{domain}", namespace(meta))),
@@ -162,6 +170,7 @@ pub fn service(object: &kubernetes::Service, domain: &str) -> Service {
         selector: spec.selector.iter().flatten().collect(),
         headless: spec.cluster_ip.as_deref() == Some("None"),
         external: spec.type_.as_deref() == Some("ExternalName"),
+        published,
     }
 }
 

@@ -71,13 +71,15 @@ fn nothing_is_forced_but_what_is_ours_alone() {
 
 #[test]
 fn the_rings_are_kept() {
-    let client_free = ["src/api", "src/istio", "src/translate", "src/status"];
+    let client_free = ["src/api", "src/istio", "src/translate", "src/status", "src/preflight"];
     let files = [
         "src/api.rs",
         "src/istio.rs",
         "src/translate.rs",
         "src/status.rs",
         "src/manifest.rs",
+        "src/manual.rs",
+        "src/preflight.rs",
         "src/kubernetes.rs",
     ];
     let of_ring_1 = |file: &str| {

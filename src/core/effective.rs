@@ -122,7 +122,7 @@ impl Policies {
             // A pod of the root namespace obeys the mesh-wide policy only; selectors there are dead.
             (None, None)
         } else {
-            (self.namespace_wide(namespace, revision), self.specific(namespace, labels, revision))
+            (self.namespace_wide(namespace, revision), self.workload(namespace, labels, revision))
         };
 
         let inherited = inherit([
@@ -166,7 +166,7 @@ impl Policies {
         revision: Option<&str>,
     ) -> Option<&Policy> {
         let in_force = |policy: &&Policy| *namespace != self.root && !policy.ports.is_empty();
-        self.specific(namespace, labels, revision).filter(in_force)
+        self.workload(namespace, labels, revision).filter(in_force)
     }
 
     /// Puts STRICT in force on the whole of `namespace`, for proxies of each of `revisions`: its
@@ -186,7 +186,7 @@ impl Policies {
 
     /// The one workload policy in force: the oldest that selects. Two are never merged, not even
     /// their ports (A2).
-    fn specific(
+    pub fn workload(
         &self,
         namespace: &Namespace,
         labels: &Labels,

@@ -133,6 +133,32 @@ codes! {
     RootExpiring = "MR0602", Block;
     /// What is left of a certificate is not known, because agent metrics (port 15020) are not scraped.
     CertificateUnknown = "MR0607", Hold;
+    /// kube-apiserver calls an admission webhook that is served in scope, and it is never in the mesh.
+    WebhookBackend = "MR0701", Block;
+    /// kube-apiserver leads an aggregated API to a server in scope.
+    ApiServiceBackend = "MR0702", Block;
+    /// kube-apiserver calls a conversion webhook that is served in scope.
+    ConversionBackend = "MR0703", Block;
+    /// A probe of the kubelet goes to the application's own port: the injector did not rewrite it.
+    ProbeNotRewritten = "MR0704", Block;
+    /// A lifecycle hook of the kubelet goes to the application's own port.
+    LifecycleHookNotRewritten = "MR0705", Block;
+    /// An ingress controller outside the mesh sends requests to a server in scope.
+    IngressWithoutProxy = "MR0706", Block;
+    /// A Service is reachable from outside the cluster without a gateway of the mesh.
+    NodePortOrLoadBalancer = "MR0707", Warn;
+    /// A port of the node leads to a server in scope.
+    HostPort = "MR0708", Warn;
+    /// A scraper outside the mesh is sent to an application's own port.
+    ScrapedAppPort = "MR0709", Block;
+    /// A pod that answers ACME challenges is called from outside the mesh.
+    AcmeSolver = "MR0710", Warn;
+    /// An application ends TLS of its own: PERMISSIVE lets a client outside the mesh through, STRICT does not.
+    AppOwnTls = "MR0711", Block;
+    /// A port of a protocol in which the server speaks first does not say so: the sidecar waits for the client.
+    ServerFirstProtocol = "MR0712", Warn;
+    /// Who calls in from outside the mesh cannot be judged, because the objects that say so are not known.
+    CallersUnknown = "MR0716", Hold;
     /// Sidecars have not taken their configuration, or refused it, or it cannot be seen whether they have.
     ProxyNotSynced = "MR0801", Hold;
     /// The control plane is down or cannot be seen: neither the switch nor a rollback would take effect.

@@ -2,6 +2,7 @@
 
 pub mod certificate;
 pub mod destination_rule;
+pub mod exposure;
 pub mod injection;
 pub mod plaintext;
 pub mod policy;
@@ -34,6 +35,8 @@ pub enum Gate {
     Certificates,
     /// Is the control plane healthy, so that the switch and a rollback take effect?
     Proxies,
+    /// Does anybody come in who can never speak mutual TLS?
+    Exposure,
     /// Would anything show us harm?
     RefusalSignal,
 }
@@ -69,7 +72,7 @@ pub struct Evaluation {
 impl Gate {
     /// Every gate. A gate that is not here is not evaluated: `tests/stories.rs` and the model
     /// would fail.
-    pub const ALL: [Gate; 8] = [
+    pub const ALL: [Gate; 9] = [
         Gate::Injection,
         Gate::Plaintext,
         Gate::Telemetry,
@@ -77,6 +80,7 @@ impl Gate {
         Gate::Policies,
         Gate::Certificates,
         Gate::Proxies,
+        Gate::Exposure,
         Gate::RefusalSignal,
     ];
 
@@ -89,6 +93,7 @@ impl Gate {
             Self::Policies => policy::examine(context),
             Self::Certificates => certificate::examine(context),
             Self::Proxies => proxy::examine(context),
+            Self::Exposure => exposure::examine(context),
             Self::RefusalSignal => refusal_signal::examine(context),
         }
     }
@@ -103,6 +108,7 @@ impl Gate {
             | Self::Policies
             | Self::Certificates
             | Self::Proxies
+            | Self::Exposure
             | Self::RefusalSignal => level,
         }
     }
@@ -185,6 +191,7 @@ impl fmt::Display for Gate {
             Self::Policies => "policies",
             Self::Certificates => "certificates",
             Self::Proxies => "proxies",
+            Self::Exposure => "exposure",
             Self::RefusalSignal => "refusalSignal",
         })
     }

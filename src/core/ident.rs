@@ -123,6 +123,11 @@ impl Labels {
         self.0.is_empty()
     }
 
+    /// Each label, by its key.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     /// The same labels with `key` set to `value`.
     pub fn with(mut self, key: &str, value: &str) -> Self {
         self.0.insert(key.into(), value.into());

@@ -4,7 +4,9 @@
 //! Source: Istio `pkg/kube/inject/inject.go:injectRequired` and the chart's
 //! `mutatingwebhook.yaml` (`istio-semantics.md` C1, C2).
 
+use crate::exposure::Inbound;
 use crate::ident::{Labels, Namespace, Selector};
+use std::sync::Arc;
 
 const INJECT: &str = "sidecar.istio.io/inject";
 
@@ -33,6 +35,8 @@ pub struct Template {
     pub inject_annotation: Option<String>,
     /// `spec.hostNetwork`.
     pub host_network: bool,
+    /// What a sidecar of it would capture, and who would come in past its Services.
+    pub inbound: Arc<Inbound>,
 }
 
 /// What becomes of a pod made now.

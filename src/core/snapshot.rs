@@ -2,6 +2,7 @@
 
 use crate::client_tls::Rules;
 use crate::effective::Policies;
+use crate::exposure::Entrance;
 use crate::ident::Namespace;
 use crate::injection::Injector;
 use crate::reading::{Cause, Reading};
@@ -28,6 +29,8 @@ pub struct Snapshot {
     pub rules: Rules,
     /// The injectors' webhooks.
     pub injectors: Reading<Vec<Injector>>,
+    /// Ways into the mesh for those who are not in it, that objects open to Services.
+    pub entrances: Reading<Arc<Vec<Entrance>>>,
     /// Telemetry objects that take away what the evidence stands on.
     pub overrides: Vec<TelemetryOverride>,
     /// What the metrics source said.

@@ -105,6 +105,7 @@ impl World {
             policies,
             rules: Rules::default(),
             injectors: Reading::Known(chart_injectors("default", true)),
+            entrances: Reading::Known(Arc::default()),
             overrides: vec![],
             telemetry: Arc::new(telemetry.clone()),
             stale: vec![],
@@ -321,6 +322,7 @@ fn namespace(name: &str) -> (Namespace, Arc<NamespaceFacts>) {
             ready_since: Some(at(-90_000)),
             host_network: false,
             restarts: 0,
+            inbound: Arc::default(),
         })
         .collect();
     let template = Template { labels: labels.clone(), ..Template::default() };
@@ -328,10 +330,16 @@ fn namespace(name: &str) -> (Namespace, Arc<NamespaceFacts>) {
     let service = Service {
         name: name.into(),
         host: format!("{name}.{name}.svc.cluster.local").as_str().into(),
-        ports: vec![ServicePort { port: Port(80), target: Some(Port(8080)), name: "http".into() }],
+        ports: vec![ServicePort {
+            port: Port(80),
+            target: Some(Port(8080)),
+            name: "http".into(),
+            app_protocol: None,
+        }],
         selector: labels,
         headless: false,
         external: false,
+        published: None,
     };
     let facts = NamespaceFacts {
         name: name.into(),

@@ -1,5 +1,6 @@
 //! What we know of a workload: its pods, whether each can speak mutual TLS, and its Services.
 
+use crate::exposure::Inbound;
 use crate::ident::{Host, Labels, Namespace, PodRef, Port, Uid, WorkloadRef};
 use crate::injection::Template;
 use jiff::Timestamp;
@@ -59,6 +60,8 @@ pub struct Pod {
     pub host_network: bool,
     /// Restarts of all its containers.
     pub restarts: u32,
+    /// What its sidecar captures, and who comes in past its Services.
+    pub inbound: Arc<Inbound>,
 }
 
 /// How a pod takes part in the mesh (`istio-semantics.md` C3, D1).
@@ -109,6 +112,8 @@ pub struct Service {
     pub headless: bool,
     /// `type: ExternalName`: no server here.
     pub external: bool,
+    /// How it is reached from outside the cluster, if it is: `NodePort`, `LoadBalancer`.
+    pub published: Option<&'static str>,
 }
 
 /// One port of a Service.
@@ -120,6 +125,29 @@ pub struct ServicePort {
     pub target: Option<Port>,
     /// Its name.
     pub name: String,
+    /// `appProtocol`, which beats what the name says.
+    pub app_protocol: Option<String>,
+}
+
+/// What a port's name may begin with to say what it speaks
+/// (`pkg/config/protocol/instance.go:Parse`).
+const PROTOCOLS: [&str; 13] = [
+    "tcp", "udp", "grpc", "grpc-web", "http", "http_proxy", "http2", "https", "tls", "mongo",
+    "mysql", "redis", "hbone",
+];
+
+impl ServicePort {
+    /// What it is declared to speak: by `appProtocol`, else by the word before the first dash of
+    /// its name. Without either sidecars look at what is sent.
+    pub fn protocol(&self) -> Option<&str> {
+        if let Some(protocol) = &self.app_protocol {
+            // Kubernetes' own names for what Istio calls http2 and so on.
+            return Some(protocol.strip_prefix("kubernetes.io/").unwrap_or(protocol));
+        }
+        let is_word = |name: &&str| PROTOCOLS.contains(name);
+        let word = self.name.split('-').next();
+        Some(self.name.as_str()).filter(is_word).or(word.filter(is_word))
+    }
 }
 
 impl Pod {

@@ -88,6 +88,11 @@ impl Objects {
         watches.begin(kind::RULES);
         watches.begin(kind::OVERRIDES);
         watches.begin(kind::INJECTORS);
+        watches.begin(kind::VALIDATORS);
+        watches.begin(kind::API_SERVICES);
+        watches.begin(kind::DEFINITIONS);
+        watches.begin(kind::INGRESSES);
+        watches.begin(kind::INGRESS_CLASSES);
         watches.begin(kind::NAMED_MESH);
         watches.begin(kind::LABELLED_MESH);
         Self {
@@ -143,7 +148,8 @@ impl Objects {
 
     /// The same with all that a write in `namespace` stands on just read from the apiserver: the
     /// namespace with its pods, workloads, Services and WorkloadEntries, all PeerAuthentications,
-    /// DestinationRules and Telemetries, the mesh configuration and the injectors.
+    /// DestinationRules and Telemetries, the mesh configuration, the injectors, and what leads
+    /// callers from outside the mesh into it.
     ///
     /// `now` is the time before the first read: nothing in the snapshot is older, save for what
     /// the watches say of other namespaces. Without any one answer there is no snapshot.

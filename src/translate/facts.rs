@@ -86,7 +86,8 @@ impl Parts<'_> {
         }
     }
 
-    /// The Service with those named targets that all its pods agree on.
+    /// The Service with those named targets that all its pods agree on; where there are none yet,
+    /// all that would be made.
     fn resolve(&self, NamedService { service, targets }: &NamedService) -> Service {
         let mut service = service.clone();
         if service.selector.is_empty() {
@@ -94,8 +95,13 @@ impl Parts<'_> {
         }
         for (place, name) in targets {
             let behind = self.pods.iter().filter(|pod| service.selector.select(&pod.pod.labels));
-            let numbers: BTreeSet<Port> =
+            let mut numbers: BTreeSet<Port> =
                 behind.filter_map(|pod| pod.ports.get(name).copied()).collect();
+            if numbers.is_empty() {
+                let owners = self.owners.iter();
+                let behind = owners.filter(|one| service.selector.select(&one.template.labels));
+                numbers.extend(behind.filter_map(|owner| owner.ports.get(name).copied()));
+            }
             let mut numbers = numbers.into_iter();
             if let (Some(number), None) = (numbers.next(), numbers.next())
                 && let Some(port) = service.ports.get_mut(*place)

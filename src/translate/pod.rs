@@ -1,5 +1,6 @@
 //! Pods: how each takes part in the mesh, how it is doing, and who owns it.
 
+use super::inbound::{self, inbound};
 use super::process::{Process, process};
 use super::{labels, namespace};
 use crate::kubernetes;
@@ -38,6 +39,7 @@ impl OwnedPod {
         share(&mut self.owner, &other.owner);
         share(&mut self.pod.labels, &other.pod.labels);
         share(&mut self.ports, &other.ports);
+        share(&mut self.pod.inbound, &other.pod.inbound);
     }
 }
 
@@ -78,6 +80,7 @@ pub fn pod(object: &kubernetes::Pod) -> Pod {
             .flatten()
             .map(|one| u32::try_from(one.restart_count).unwrap_or(0))
             .sum(),
+        inbound: Arc::new(inbound(meta, &object.spec, inbound::Of::Pod)),
     }
 }
 
@@ -162,7 +165,7 @@ fn scheduled(job: &str) -> Option<&str> {
     (is_time && !name.is_empty()).then_some(name)
 }
 
-fn named_ports(spec: &kubernetes::PodSpec) -> BTreeMap<String, Port> {
+pub(super) fn named_ports(spec: &kubernetes::PodSpec) -> BTreeMap<String, Port> {
     spec.containers
         .iter()
         .flatten()
@@ -183,6 +186,8 @@ pub struct Owner {
     pub desired: Option<u32>,
     /// What injection looks at in them.
     pub template: Template,
+    /// The named ports of their containers.
+    pub ports: BTreeMap<String, Port>,
 }
 
 /// A Deployment as the owner of its pods.
@@ -203,18 +208,31 @@ pub fn daemon_set(object: &kubernetes::DaemonSet) -> Owner {
     of_template("DaemonSet", &object.metadata, &object.spec.template, desired)
 }
 
+/// A Job as the owner of its pods, unless it is over or a CronJob's.
+pub fn job(object: &kubernetes::Job) -> Option<Owner> {
+    let ended = |one: &kubernetes::PodCondition| {
+        one.status == "True" && (one.type_ == "Complete" || one.type_ == "Failed")
+    };
+    let is_over = object.status.conditions.iter().flatten().any(ended);
+    let is_owned = object.metadata.owner_references.iter().flatten().next().is_some();
+    (!is_over && !is_owned)
+        .then(|| of_template("Job", &object.metadata, &object.spec.template, None))
+}
+
 fn of_template(
     kind: &str,
     meta: &ObjectMeta,
     template: &kubernetes::PodTemplate,
     desired: Option<i32>,
 ) -> Owner {
+    let ports = named_ports(&template.spec);
     let template = self::template(template);
     let name = template.labels.value(WORKLOAD_NAME).or(meta.name.as_deref()).unwrap_or_default();
     Owner {
         id: WorkloadRef::new(namespace(meta), kind, name),
         desired: desired.and_then(|desired| u32::try_from(desired).ok()),
         template,
+        ports,
     }
 }
 
@@ -228,6 +246,7 @@ pub fn template(object: &kubernetes::PodTemplate) -> Template {
             .and_then(|all| all.get("sidecar.istio.io/inject").cloned()),
         labels: labels(meta),
         host_network: object.spec.host_network == Some(true),
+        inbound: Arc::new(inbound(meta, &object.spec, inbound::Of::Template)),
     }
 }
 

@@ -1,14 +1,18 @@
 //! The kinds that are watched: what is read of each object and where it is filed.
 
 use super::store::{Place, Store, Table, Webhooks};
+use crate::translate::entrance::{self, Routed};
 use crate::translate::facts::{Header, NamedService, header, named_service};
 use crate::translate::mesh::{MeshConfig, config};
 use crate::translate::pod::{OwnedPod, Owner, daemon_set, deployment, owned_pod, stateful_set};
 use crate::translate::{self, DOMAIN};
 use crate::{istio, kubernetes};
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meshrollout_core::client_tls::Rule;
+use meshrollout_core::exposure::Entrance;
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::policy::Policy;
 use meshrollout_core::snapshot::TelemetryOverride;
@@ -124,9 +128,33 @@ pub(super) const INJECTORS: Kind<MutatingWebhookConfiguration, Webhooks> = Kind:
     |object| {
         let injectors = translate::injectors(object);
         let control_planes = translate::control_planes(object);
-        (!injectors.is_empty()).then_some(Webhooks { injectors, control_planes })
+        let entrances = entrance::mutating(object);
+        let says_nothing = injectors.is_empty() && entrances.is_empty();
+        (!says_nothing).then_some(Webhooks { injectors, control_planes, entrances })
     },
     |store| &mut store.injectors,
+);
+
+pub(super) const VALIDATORS: Kind<ValidatingWebhookConfiguration, Vec<Entrance>> = Kind::new(
+    "ValidatingWebhookConfiguration",
+    |object| Some(entrance::validating(object)),
+    |store| &mut store.validators,
+);
+
+pub(super) const API_SERVICES: Kind<kubernetes::APIService, Entrance> =
+    Kind::new("APIService", entrance::aggregated, |store| &mut store.api_services);
+
+/// Their schemas are large and never become values; what is kept is where objects are converted.
+pub(super) const DEFINITIONS: Kind<kubernetes::CustomResourceDefinition, Entrance> =
+    Kind::new("CustomResourceDefinition", entrance::conversion, |store| &mut store.definitions);
+
+pub(super) const INGRESSES: Kind<kubernetes::Ingress, Routed> =
+    Kind::new("Ingress", |object| Some(entrance::routed(object)), |store| &mut store.ingresses);
+
+pub(super) const INGRESS_CLASSES: Kind<kubernetes::IngressClass, (String, String)> = Kind::new(
+    "IngressClass",
+    |object| Some(entrance::controller(object)),
+    |store| &mut store.ingress_classes,
 );
 
 /// The default control plane's mesh configuration. A selector keeps the watch narrow: a cluster's

@@ -53,6 +53,11 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
         rules,
         overrides,
         injectors,
+        validators,
+        api_services,
+        definitions,
+        ingresses,
+        ingress_classes,
         named_mesh,
         labelled_mesh,
     ) = tokio::try_join!(
@@ -67,6 +72,11 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
         everywhere(client, kind::RULES),
         everywhere(client, kind::OVERRIDES),
         everywhere(client, kind::INJECTORS),
+        everywhere(client, kind::VALIDATORS),
+        everywhere(client, kind::API_SERVICES),
+        everywhere(client, kind::DEFINITIONS),
+        everywhere(client, kind::INGRESSES),
+        everywhere(client, kind::INGRESS_CLASSES),
         everywhere(client, kind::NAMED_MESH),
         everywhere(client, kind::LABELLED_MESH),
     )?;
@@ -82,17 +92,27 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
     file(&mut store, kind::RULES, rules);
     file(&mut store, kind::OVERRIDES, overrides);
     file(&mut store, kind::INJECTORS, injectors);
+    file(&mut store, kind::VALIDATORS, validators);
+    file(&mut store, kind::API_SERVICES, api_services);
+    file(&mut store, kind::DEFINITIONS, definitions);
+    file(&mut store, kind::INGRESSES, ingresses);
+    file(&mut store, kind::INGRESS_CLASSES, ingress_classes);
     file(&mut store, kind::NAMED_MESH, named_mesh);
     file(&mut store, kind::LABELLED_MESH, labelled_mesh);
     Ok(store)
 }
 
 /// The kinds of which [`read`] reads every object, so that their watches do not matter.
-pub(super) const WHOLE: [&str; 6] = [
+pub(super) const WHOLE: [&str; 11] = [
     kind::POLICIES.name,
     kind::RULES.name,
     kind::OVERRIDES.name,
     kind::INJECTORS.name,
+    kind::VALIDATORS.name,
+    kind::API_SERVICES.name,
+    kind::DEFINITIONS.name,
+    kind::INGRESSES.name,
+    kind::INGRESS_CLASSES.name,
     kind::NAMED_MESH.name,
     kind::LABELLED_MESH.name,
 ];

@@ -2,6 +2,7 @@
 
 use super::Target;
 use crate::observe::sidecars::Whose;
+use crate::translate::entrance::{self, Routed};
 use crate::translate::facts::{Header, NamedService, Parts};
 use crate::translate::mesh::{self, MeshConfig};
 use crate::translate::pod::{OwnedPod, Owner};
@@ -9,6 +10,7 @@ use crate::translate::process::Process;
 use jiff::Timestamp;
 use meshrollout_core::client_tls::{Rule, Rules};
 use meshrollout_core::effective::Policies;
+use meshrollout_core::exposure::Entrance;
 use meshrollout_core::ident::{Namespace, PodRef};
 use meshrollout_core::injection::Injector;
 use meshrollout_core::policy::Policy;
@@ -46,6 +48,11 @@ pub(super) struct Store {
     pub(super) rules: Table<Rule>,
     pub(super) overrides: Table<TelemetryOverride>,
     pub(super) injectors: Table<Webhooks>,
+    pub(super) validators: Table<Vec<Entrance>>,
+    pub(super) api_services: Table<Entrance>,
+    pub(super) definitions: Table<Entrance>,
+    pub(super) ingresses: Table<Routed>,
+    pub(super) ingress_classes: Table<(String, String)>,
     pub(super) named_mesh: Table<MeshConfig>,
     pub(super) labelled_mesh: Table<MeshConfig>,
     /// By namespace: what was read by itself after a write, and the watch may not have told yet.
@@ -62,14 +69,16 @@ struct MeshWide {
     policies: Policies,
     rules: Rules,
     injectors: Reading<Vec<Injector>>,
+    entrances: Reading<Arc<Vec<Entrance>>>,
     overrides: Vec<TelemetryOverride>,
 }
 
-/// The injector's part of a webhook configuration.
+/// What a webhook configuration says: the injector's part, and where the apiserver calls.
 #[derive(Debug, PartialEq)]
 pub(super) struct Webhooks {
     pub(super) injectors: Vec<Injector>,
     pub(super) control_planes: BTreeSet<Namespace>,
+    pub(super) entrances: Vec<Entrance>,
 }
 
 impl<T: PartialEq> Table<T> {
@@ -225,7 +234,7 @@ impl Store {
                 None => drop(self.facts.remove(&name)),
             }
         }
-        let MeshWide { mesh, policies, rules, injectors, overrides } = self.wide();
+        let MeshWide { mesh, policies, rules, injectors, entrances, overrides } = self.wide();
         Snapshot {
             at,
             source: Source::Watches,
@@ -234,6 +243,7 @@ impl Store {
             policies,
             rules,
             injectors,
+            entrances,
             overrides,
             telemetry,
             stale,
@@ -242,8 +252,8 @@ impl Store {
 
     /// `snapshot` with all that speaks for the whole mesh taken from here.
     pub(super) fn mesh_wide(&mut self, snapshot: Snapshot) -> Snapshot {
-        let MeshWide { mesh, policies, rules, injectors, overrides } = self.wide();
-        Snapshot { mesh, policies, rules, injectors, overrides, ..snapshot }
+        let MeshWide { mesh, policies, rules, injectors, entrances, overrides } = self.wide();
+        Snapshot { mesh, policies, rules, injectors, entrances, overrides, ..snapshot }
     }
 
     fn wide(&mut self) -> MeshWide {
@@ -267,11 +277,31 @@ impl Store {
                 ),
                 false => Reading::Unknown(Cause::NotRead("the injectors' webhooks".into())),
             },
+            entrances: self.entrances(),
             overrides: self.overrides.all().cloned().collect(),
             mesh,
         };
         self.wide = Some(wide.clone());
         wide
+    }
+
+    fn entrances(&self) -> Reading<Arc<Vec<Entrance>>> {
+        let known = [
+            ("webhook configurations", self.injectors.listed && self.validators.listed),
+            ("APIServices", self.api_services.listed),
+            ("CustomResourceDefinitions", self.definitions.listed),
+            ("Ingresses", self.ingresses.listed && self.ingress_classes.listed),
+        ];
+        if let Some((missing, _)) = known.iter().find(|(_, is_listed)| !is_listed) {
+            return Reading::Unknown(Cause::NotRead((*missing).into()));
+        }
+        let classes: Vec<_> = self.ingress_classes.all().cloned().collect();
+        let mut all = entrance::by_class(self.ingresses.all(), &classes);
+        all.extend(self.injectors.all().flat_map(|one| one.entrances.iter().cloned()));
+        all.extend(self.validators.all().flatten().cloned());
+        all.extend(self.api_services.all().cloned());
+        all.extend(self.definitions.all().cloned());
+        Reading::Known(Arc::new(all))
     }
 
     /// The facts of one namespace, if there is anything of it.

@@ -1,0 +1,375 @@
+//! Does anybody come in who can never speak the mesh's mutual TLS? Where STRICT would be in force
+//! they are refused, whether they were seen in the look-back or not: a webhook is called when
+//! somebody happens to write, a probe that was added today tomorrow.
+//!
+//! Source: `istio-semantics.md` F1–F6. Whether STRICT would be in force is asked of the after-image,
+//! port by port, so that an exception for exactly that port is all that it takes.
+
+use super::{Context, policy};
+use crate::effective::Policies;
+use crate::exposure::{Caller, Dialled, Entrance, Opener, Opening};
+use crate::finding::{Code, Finding, Level, Subject};
+use crate::ident::{Labels, Port};
+use crate::mode::Mode;
+use crate::reading::Reading;
+use crate::snapshot::Snapshot;
+use crate::workload::{NamespaceFacts, Pod, Proxy, Service, ServicePort, Workload};
+use std::collections::BTreeSet;
+
+/// Labels that tell pods of one workload apart, or that the injector adds.
+const OF_ONE_POD: [&str; 9] = [
+    "apps.kubernetes.io/pod-index",
+    "controller-revision-hash",
+    "pod-template-generation",
+    "pod-template-hash",
+    "security.istio.io/tlsMode",
+    "service.istio.io/canonical-name",
+    "service.istio.io/canonical-revision",
+    "statefulset.kubernetes.io/pod-name",
+    "topology.istio.io/network",
+];
+
+/// The label of the pods that answer an ACME HTTP-01 challenge for cert-manager.
+const SOLVER: &str = "acme.cert-manager.io/http01-solver";
+
+/// Ports of protocols in which the server speaks first, unless the Service says what they are.
+const SERVER_FIRST: [u16; 6] = [25, 110, 143, 587, 3306, 27017];
+
+pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
+    let Context { snapshot, facts, .. } = context;
+    let after = After {
+        policies: snapshot.policies.with(policy::ours(snapshot, facts, Mode::Strict)),
+        snapshot,
+        facts,
+    };
+    let mut findings: BTreeSet<Finding> = BTreeSet::new();
+    match &snapshot.entrances {
+        Reading::Unknown(cause) => {
+            findings.insert(
+                Finding::new(
+                    Code::CallersUnknown,
+                    Subject::namespace(&facts.name),
+                    format!("who calls into {} from outside the mesh is not known: {cause}", facts.name),
+                )
+                .remedy("give the operator the right to list webhook configurations, APIServices, CustomResourceDefinitions and Ingresses"),
+            );
+        }
+        Reading::Known(entrances) => {
+            let here = entrances.iter().filter(|entrance| entrance.namespace == facts.name);
+            findings.extend(here.flat_map(|entrance| after.entrance(entrance)));
+        }
+    }
+    // Whoever is known to come in says more of a port than its name does.
+    let known: BTreeSet<_> = findings.iter().map(|found| found.subject.clone()).collect();
+    for service in &facts.services {
+        findings.extend(after.published(service));
+        let speaks = service.ports.iter().flat_map(|port| after.speaks(service, port));
+        findings.extend(speaks.filter(|found| !known.contains(&found.subject)));
+    }
+    for workload in facts.servers() {
+        for pod in workload.running() {
+            let openings = pod.inbound.openings.iter();
+            findings.extend(openings.filter_map(|opening| after.opening(workload, pod, opening)));
+        }
+        findings.extend(after.solver(workload));
+    }
+    findings.into_iter().collect()
+}
+
+/// The namespace as it would be with STRICT in force.
+struct After<'a> {
+    policies: Policies,
+    snapshot: &'a Snapshot,
+    facts: &'a NamespaceFacts,
+}
+
+/// Where plaintext would be refused.
+struct Refusal<'a> {
+    workload: &'a Workload,
+    pod: &'a Pod,
+    /// The container port; `None` where the Service names it and the pods do not agree.
+    port: Option<Port>,
+}
+
+impl<'a> After<'a> {
+    /// Plaintext to `port` of `pod` would be refused.
+    fn refuses(&self, pod: &Pod, port: Option<Port>) -> bool {
+        let Proxy::Sidecar { revision, .. } = &pod.proxy else { return false };
+        if port.is_some_and(|port| !pod.inbound.captures(port)) {
+            return false;
+        }
+        let revision = revision.as_deref();
+        let effective = self.policies.effective(&self.facts.name, &pod.labels, port, revision);
+        // Where a policy cannot be understood the gate policies says so.
+        effective.known().is_some_and(|effective| effective.mode == Mode::Strict)
+    }
+
+    /// The first pod of each workload behind `port` of `service` that would refuse plaintext.
+    fn refusals(&self, service: &'a Service, port: &ServicePort) -> Vec<Refusal<'a>> {
+        let mut found: Vec<Refusal<'a>> = vec![];
+        for (workload, pod) in self.facts.endpoints(service) {
+            let is_known = found.iter().any(|one| one.workload.id == workload.id);
+            if !is_known && self.refuses(pod, port.target) {
+                found.push(Refusal { workload, pod, port: port.target });
+            }
+        }
+        found
+    }
+
+    fn entrance(&self, entrance: &Entrance) -> Vec<Finding> {
+        let Some(service) = self.facts.services.iter().find(|one| one.name == entrance.service)
+        else {
+            return vec![];
+        };
+        if let Caller::Ingress(words) = &entrance.caller
+            && is_meshed_controller(self.snapshot, words)
+        {
+            return vec![];
+        }
+        let ports = service.ports.iter().filter(|port| match &entrance.port {
+            Dialled::Number(number) => port.port == *number,
+            Dialled::Name(name) => port.name == *name,
+        });
+        ports
+            .flat_map(|port| self.refusals(service, port))
+            .map(|refusal| self.let_in(entrance, service, &refusal))
+            .collect()
+    }
+
+    fn let_in(&self, entrance: &Entrance, service: &Service, refusal: &Refusal<'_>) -> Finding {
+        let Entrance { declared_by, detail, .. } = entrance;
+        let (code, who) = match &entrance.caller {
+            Caller::Admission => (Code::WebhookBackend, "kube-apiserver calls the webhook".to_owned()),
+            Caller::Aggregation => (Code::ApiServiceBackend, "kube-apiserver serves the API".to_owned()),
+            Caller::Conversion => {
+                (Code::ConversionBackend, "kube-apiserver converts objects of".to_owned())
+            }
+            Caller::Ingress(words) => {
+                (Code::IngressWithoutProxy, format!("the ingress controller ({words}) sends requests of"))
+            }
+        };
+        let at = port_of(&refusal.workload.id, refusal.port);
+        let found = Finding::new(
+            code,
+            subject(refusal),
+            format!(
+                "{who} {declared_by} at {at}, and it is not in the mesh: refused after STRICT",
+            ),
+        )
+        .evidence(format!("through Service {}/{}:{}", self.facts.name, service.name, entrance.port))
+        .remedy(self.exception(&service.selector, refusal));
+        match detail.as_str() {
+            "" => found,
+            detail => found.evidence(detail),
+        }
+    }
+
+    /// NodePorts, load balancers and external addresses lead here.
+    fn published(&self, service: &'a Service) -> Vec<Finding> {
+        let Some(how) = service.published else { return vec![] };
+        let ports = service.ports.iter().filter(|port| !self.refusals(service, port).is_empty());
+        let ports: Vec<_> = ports.map(|port| port.port.to_string()).collect();
+        if ports.is_empty() {
+            return vec![];
+        }
+        vec![Finding::new(
+            Code::NodePortOrLoadBalancer,
+            Subject::new("Service", &self.facts.name, &service.name),
+            format!(
+                "Service {}/{} is a {how}: whoever reaches port {} from outside the mesh is refused after STRICT",
+                self.facts.name,
+                service.name,
+                ports.join(", ")
+            ),
+        )
+        .remedy("let an ingress gateway of the mesh stand before it, or make sure that nobody comes in there")]
+    }
+
+    /// What the Service says that its port speaks.
+    fn speaks(&self, service: &'a Service, port: &ServicePort) -> Vec<Finding> {
+        let protocol = port.protocol();
+        let is_tls = matches!(protocol, Some("https" | "tls"));
+        let undeclared = protocol.is_none() && SERVER_FIRST.contains(&port.port.0);
+        if !is_tls && !undeclared {
+            return vec![];
+        }
+        let refusals = self.refusals(service, port);
+        let of = |refusal: &Refusal<'_>| {
+            let at = port_of(&refusal.workload.id, refusal.port);
+            if undeclared {
+                return Finding::new(
+                    Code::ServerFirstProtocol,
+                    Subject::new("Service", &self.facts.name, &service.name).on(port.port),
+                    format!(
+                        "port {} of Service {}/{} is known for a protocol in which the server speaks first, and does not say what it speaks: sidecars wait for the client",
+                        port.port, self.facts.name, service.name
+                    ),
+                )
+                .remedy(format!("name the port tcp-…, or set its appProtocol: kubectl edit service {} -n {}", service.name, self.facts.name));
+            }
+            Finding::new(
+                Code::AppOwnTls,
+                subject(refusal),
+                format!(
+                    "{at} ends TLS of its own: a client outside the mesh that speaks it passes a PERMISSIVE sidecar, and is refused after STRICT"
+                ),
+            )
+            .at(self.app_tls())
+            .evidence(format!("Service {}/{}:{} says {}", self.facts.name, service.name, port.port, protocol.unwrap_or_default()))
+            .remedy(self.exception(&service.selector, refusal))
+        };
+        refusals.iter().map(of).collect()
+    }
+
+    /// TLS of a client outside the mesh is counted as plaintext is. Where every pod was heard over
+    /// the whole look-back the gate plaintext has named it, or there is none.
+    fn app_tls(&self) -> Level {
+        let telemetry = &self.snapshot.telemetry;
+        match (telemetry.callers.known(), telemetry.presence.known()) {
+            (Some(_), Some(_)) => Level::Warn,
+            _ => Level::Block,
+        }
+    }
+
+    fn opening(&self, workload: &'a Workload, pod: &'a Pod, opening: &Opening) -> Option<Finding> {
+        let Opening { by, container, port } = opening;
+        if !self.refuses(pod, Some(*port)) {
+            return None;
+        }
+        let refusal = Refusal { workload, pod, port: Some(*port) };
+        let at = port_of(&workload.id, Some(*port));
+        let restart = format!(
+            "kubectl rollout restart {}/{} -n {}",
+            workload.id.kind.to_lowercase(),
+            workload.id.name,
+            workload.id.namespace
+        );
+        let (code, level, message, remedy) = match by {
+            Opener::Probe(check) => (
+                Code::ProbeNotRewritten,
+                Level::Block,
+                format!("the kubelet's {check} probe of container {container} goes to {at} itself: refused after STRICT, and the pod counts as broken"),
+                format!("remove sidecar.istio.io/rewriteAppHTTPProbers: \"false\" from the pod template, then: {restart}"),
+            ),
+            Opener::Connect(check) => (
+                Code::ProbeNotRewritten,
+                Level::Warn,
+                format!("the kubelet's {check} probe of container {container} only connects to {at}: the sidecar answers it whether the application lives or not"),
+                format!("remove sidecar.istio.io/rewriteAppHTTPProbers: \"false\" from the pod template, then: {restart}"),
+            ),
+            Opener::Hook => (
+                Code::LifecycleHookNotRewritten,
+                Level::Block,
+                format!("the kubelet calls a lifecycle hook of container {container} at {at} itself: refused after STRICT"),
+                format!("remove sidecar.istio.io/rewriteAppHTTPProbers: \"false\" from the pod template, then: {restart}"),
+            ),
+            Opener::HostPort(host) => (
+                Code::HostPort,
+                Level::Warn,
+                format!("port {host} of the node leads to {at}: whoever comes in there from outside the mesh is refused after STRICT"),
+                "let a gateway of the mesh stand before it, or make sure that nobody comes in there".to_owned(),
+            ),
+            Opener::Scraper => (
+                Code::ScrapedAppPort,
+                Level::Block,
+                format!("the pod's annotations send a scraper to {at}, past the sidecar's own metrics: refused after STRICT"),
+                format!("remove prometheus.istio.io/merge-metrics: \"false\" from the pod template, then: {restart}; or let the scraper in: {}", self.exception(&self.selector(&refusal), &refusal)),
+            ),
+        };
+        Some(Finding::new(code, subject(&refusal), message).at(level).remedy(remedy))
+    }
+
+    fn solver(&self, workload: &'a Workload) -> Option<Finding> {
+        let pod = workload.running().find(|pod| {
+            pod.labels.value(SOLVER) == Some("true") && self.refuses(pod, None)
+        })?;
+        Some(
+            Finding::new(
+                Code::AcmeSolver,
+                &workload.id,
+                format!("{} answers ACME challenges (cert-manager, HTTP-01), and its caller is not in the mesh: refused after STRICT", workload.id),
+            )
+            .evidence(format!("pod {}", pod.name))
+            .remedy("let cert-manager make its solvers with the label sidecar.istio.io/inject: \"false\" (solvers.http01.ingress.podTemplate)"),
+        )
+    }
+
+    /// Labels that stand for the pods of a workload.
+    fn selector(&self, refusal: &Refusal<'_>) -> Labels {
+        let mut labels = refusal.pod.labels.as_ref().clone();
+        for label in OF_ONE_POD {
+            labels = labels.without(label);
+        }
+        labels
+    }
+
+    /// The exception for exactly this port, or where it has to be put: of two policies that select
+    /// a pod the older one counts alone.
+    fn exception(&self, selector: &Labels, refusal: &Refusal<'_>) -> String {
+        let Refusal { pod, port, .. } = refusal;
+        let namespace = &self.facts.name;
+        let Some(port) = port else {
+            return "name the port's number in the Service (targetPort), then look again".into();
+        };
+        let standing = self.snapshot.policies.workload(namespace, &pod.labels, pod.revision());
+        if let Some(policy) = standing {
+            return format!(
+                "kubectl patch peerauthentication {} -n {namespace} --type merge -p '{{\"spec\":{{\"portLevelMtls\":{{\"{port}\":{{\"mode\":\"PERMISSIVE\"}}}}}}}}'",
+                policy.name
+            );
+        }
+        let selector = match selector.is_empty() {
+            true => self.selector(refusal),
+            false => selector.clone(),
+        };
+        let labels: Vec<_> =
+            selector.iter().map(|(key, value)| format!("{key}: \"{value}\"")).collect();
+        let name = format!("{}-{port}", refusal.workload.id.name);
+        format!(
+            "kubectl apply -f - <<'END'\n\
+             apiVersion: security.istio.io/v1\n\
+             kind: PeerAuthentication\n\
+             metadata: {{name: {name}, namespace: {namespace}}}\n\
+             spec:\n  \
+             selector: {{matchLabels: {{{}}}}}\n  \
+             portLevelMtls: {{\"{port}\": {{mode: PERMISSIVE}}}}\n\
+             END",
+            labels.join(", ")
+        )
+    }
+}
+
+fn subject(refusal: &Refusal<'_>) -> Subject {
+    let subject = Subject::from(&refusal.workload.id);
+    match refusal.port {
+        Some(port) => subject.on(port),
+        None => subject,
+    }
+}
+
+fn port_of(workload: &crate::ident::WorkloadRef, port: Option<Port>) -> String {
+    match port {
+        Some(port) => format!("container port {port} of {workload}"),
+        None => format!("a port of {workload}"),
+    }
+}
+
+/// The pods of an ingress controller are known by their name's label, which its class repeats. A
+/// controller that nobody can find is taken for one outside the mesh.
+fn is_meshed_controller(snapshot: &Snapshot, words: &str) -> bool {
+    const NAMES: [&str; 3] = ["app.kubernetes.io/name", "app", "k8s-app"];
+    let is_it = |pod: &Pod| {
+        NAMES
+            .iter()
+            .filter_map(|label| pod.labels.value(label))
+            .any(|name| name.len() > 2 && words.contains(name))
+    };
+    let mut pods = snapshot
+        .namespaces
+        .values()
+        .flat_map(|facts| facts.workloads.values())
+        .flat_map(Workload::running)
+        .filter(|pod| is_it(pod))
+        .peekable();
+    pods.peek().is_some() && pods.all(Pod::is_meshed_client)
+}

@@ -1,0 +1,247 @@
+//! One object of a file, read as far as a snapshot looks at it.
+
+use super::pieces::{Piece, Text, top_level};
+use crate::translate::entrance::{self, Routed};
+use crate::translate::facts::{Header, NamedService, header, named_service};
+use crate::translate::mesh::{MeshConfig, config};
+use crate::translate::pod::{OwnedPod, Owner, daemon_set, deployment, job, owned_pod, stateful_set};
+use crate::translate::{self, DOMAIN, namespace};
+use crate::{istio, kubernetes};
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
+use kube::Resource;
+use kube::core::{ClusterResourceScope, NamespaceResourceScope};
+use meshrollout_core::client_tls::Rule;
+use meshrollout_core::exposure::Entrance;
+use meshrollout_core::ident::Namespace;
+use meshrollout_core::injection::Injector;
+use meshrollout_core::policy::Policy;
+use meshrollout_core::snapshot::TelemetryOverride;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
+
+/// What became of a piece of a file.
+pub(super) enum Outcome {
+    /// It is an object that says something to us.
+    Read(Object),
+    /// It is an object of a kind that is not looked at.
+    Skipped,
+    /// It is the source of a template: there is no object before it is rendered.
+    Template,
+    /// Line, and what is wrong there.
+    Broken(usize, String),
+}
+
+/// An object, and where it says that it stands.
+pub(super) struct Object {
+    pub(super) kind: &'static str,
+    /// `None` for a kind that is not in a namespace.
+    pub(super) namespace: Option<Namespace>,
+    pub(super) name: String,
+    pub(super) fact: Fact,
+}
+
+/// What an object says.
+pub(super) enum Fact {
+    Namespace(Header),
+    Pod(Box<OwnedPod>),
+    Owner(Box<Owner>),
+    Service(NamedService),
+    WorkloadEntry,
+    Policy(Box<Policy>),
+    Rule(Box<Rule>),
+    Override(TelemetryOverride),
+    Webhooks { injectors: Vec<Injector>, control_planes: BTreeSet<Namespace>, entrances: Vec<Entrance> },
+    Entrances(Vec<Entrance>),
+    Ingress(Routed),
+    IngressClass((String, String)),
+    Mesh(MeshConfig),
+}
+
+/// What is read of an object before it is known what it is.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Head {
+    api_version: Option<String>,
+    kind: Option<String>,
+}
+
+pub(super) fn read(piece: &Piece<'_>) -> Outcome {
+    let said = match &piece.text {
+        Text::Json(text) => read_json(text),
+        Text::Yaml(text) => read_yaml(text),
+    };
+    match said {
+        Ok(Some(object)) => Outcome::Read(object),
+        Ok(None) => Outcome::Skipped,
+        Err(_) if is_template(&piece.text) => Outcome::Template,
+        Err((within, why)) => Outcome::Broken(piece.line + within.saturating_sub(1), why),
+    }
+}
+
+fn is_template(text: &Text<'_>) -> bool {
+    let text: &str = match text {
+        Text::Json(text) => text,
+        Text::Yaml(text) => text,
+    };
+    text.contains("{{")
+}
+
+/// The line within the text, from one, and what is wrong there.
+type Wrong = (usize, String);
+
+fn read_json(text: &str) -> Result<Option<Object>, Wrong> {
+    let wrong = |error: serde_json::Error| (error.line(), error.to_string());
+    let head: Head = serde_json::from_str(text).map_err(wrong)?;
+    object(&head, &Json(text))
+}
+
+fn read_yaml(text: &str) -> Result<Option<Object>, Wrong> {
+    let (version, kind) = (top_level(text, "apiVersion"), top_level(text, "kind"));
+    let head = match (version, kind) {
+        (Some(version), Some(kind)) => {
+            Head { api_version: Some(version.to_owned()), kind: Some(kind.to_owned()) }
+        }
+        // Not written the way that people write: the parser finds it.
+        _ => Yaml(text).parse()?,
+    };
+    object(&head, &Yaml(text))
+}
+
+/// A text that can be read as something.
+trait Source {
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, Wrong>;
+}
+
+struct Json<'a>(&'a str);
+struct Yaml<'a>(&'a str);
+
+impl Source for Json<'_> {
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, Wrong> {
+        serde_json::from_str(self.0).map_err(|error| (error.line(), error.to_string()))
+    }
+}
+
+impl Source for Yaml<'_> {
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, Wrong> {
+        serde_saphyr::from_str(self.0).map_err(|error| {
+            let line = error.location().map_or(1, |at| at.line() as usize);
+            // Without the excerpt that it draws over several lines.
+            let words = error.to_string();
+            (line, words.lines().next().unwrap_or_default().to_owned())
+        })
+    }
+}
+
+fn object(head: &Head, source: &impl Source) -> Result<Option<Object>, Wrong> {
+    let (Some(version), Some(kind)) = (&head.api_version, &head.kind) else {
+        return match head.kind {
+            // A file of values, a chart's description: no object of Kubernetes.
+            None => Ok(None),
+            Some(_) => Err((1, "it has a kind but no apiVersion".into())),
+        };
+    };
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    read_kind(group, kind, source)
+        .map_err(|(line, why)| (line, format!("this {kind} cannot be read: {why}")))
+}
+
+fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Object>, Wrong> {
+    match (group, kind) {
+        ("", "Namespace") => of(source, "Namespace", |object: &kubernetes::Namespace| {
+            Some(Fact::Namespace(header(object)))
+        }),
+        ("", "Pod") => of(source, "Pod", |object| Some(Fact::Pod(Box::new(owned_pod(object))))),
+        ("apps", "Deployment") => {
+            of(source, "Deployment", |object| Some(Fact::Owner(Box::new(deployment(object)))))
+        }
+        ("apps", "StatefulSet") => {
+            of(source, "StatefulSet", |object| Some(Fact::Owner(Box::new(stateful_set(object)))))
+        }
+        ("apps", "DaemonSet") => {
+            of(source, "DaemonSet", |object| Some(Fact::Owner(Box::new(daemon_set(object)))))
+        }
+        ("batch", "Job") => of(source, "Job", |object| Some(Fact::Owner(Box::new(job(object)?)))),
+        ("", "Service") => of(source, "Service", |object| {
+            Some(Fact::Service(named_service(object, DOMAIN)))
+        }),
+        ("networking.istio.io", "WorkloadEntry") => {
+            of(source, "WorkloadEntry", |_: &istio::WorkloadEntry| Some(Fact::WorkloadEntry))
+        }
+        ("security.istio.io", "PeerAuthentication") => of(source, "PeerAuthentication", |object| {
+            Some(Fact::Policy(Box::new(translate::policy(object))))
+        }),
+        ("networking.istio.io", "DestinationRule") => of(source, "DestinationRule", |object| {
+            Some(Fact::Rule(Box::new(translate::rule(object, DOMAIN))))
+        }),
+        ("telemetry.istio.io", "Telemetry") => {
+            of(source, "Telemetry", |object| translate::telemetry(object).map(Fact::Override))
+        }
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration") => {
+            of(source, "MutatingWebhookConfiguration", |object: &MutatingWebhookConfiguration| {
+                Some(Fact::Webhooks {
+                    injectors: translate::injectors(object),
+                    control_planes: translate::control_planes(object),
+                    entrances: entrance::mutating(object),
+                })
+            })
+        }
+        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => of(
+            source,
+            "ValidatingWebhookConfiguration",
+            |object: &ValidatingWebhookConfiguration| {
+                Some(Fact::Entrances(entrance::validating(object)))
+            },
+        ),
+        ("apiregistration.k8s.io", "APIService") => of(source, "APIService", |object| {
+            Some(Fact::Entrances(entrance::aggregated(object).into_iter().collect()))
+        }),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+            of(source, "CustomResourceDefinition", |object| {
+                Some(Fact::Entrances(entrance::conversion(object).into_iter().collect()))
+            })
+        }
+        ("networking.k8s.io", "Ingress") => {
+            of(source, "Ingress", |object| Some(Fact::Ingress(entrance::routed(object))))
+        }
+        ("networking.k8s.io", "IngressClass") => of(source, "IngressClass", |object| {
+            Some(Fact::IngressClass(entrance::controller(object)))
+        }),
+        ("", "ConfigMap") => of(source, "ConfigMap", |object| config(object).map(Fact::Mesh)),
+        _ => Ok(None),
+    }
+}
+
+fn of<K>(
+    source: &impl Source,
+    kind: &'static str,
+    fact: impl FnOnce(&K) -> Option<Fact>,
+) -> Result<Option<Object>, Wrong>
+where
+    K: DeserializeOwned + Resource<DynamicType = (), Scope: Placed>,
+{
+    let object: K = source.parse()?;
+    let Some(fact) = fact(&object) else { return Ok(None) };
+    let meta = object.meta();
+    Ok(Some(Object {
+        kind,
+        namespace: K::Scope::IN_A_NAMESPACE.then(|| namespace(meta)),
+        name: meta.name.clone().unwrap_or_default(),
+        fact,
+    }))
+}
+
+/// Whether objects of a kind are in namespaces.
+trait Placed {
+    const IN_A_NAMESPACE: bool;
+}
+
+impl Placed for NamespaceResourceScope {
+    const IN_A_NAMESPACE: bool = true;
+}
+
+impl Placed for ClusterResourceScope {
+    const IN_A_NAMESPACE: bool = false;
+}

@@ -1,0 +1,226 @@
+//! Ways into the mesh that objects open to Services, for those who are not in it.
+
+use super::namespace;
+use crate::kubernetes::{self, APIService, CustomResourceDefinition, Ingress, ServiceReference};
+use k8s_openapi::api::admissionregistration::v1 as admission;
+use meshrollout_core::exposure::{Caller, Dialled, Entrance};
+use meshrollout_core::finding::Subject;
+use meshrollout_core::ident::{Namespace, Port};
+
+/// An Ingress, until its class is known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Routed {
+    /// The name of its class, by field or annotation.
+    pub class: Option<String>,
+    /// Where it leads, each with the class still to be said.
+    pub entrances: Vec<Entrance>,
+}
+
+/// Where the apiserver calls for admission by this configuration.
+pub fn mutating(object: &admission::MutatingWebhookConfiguration) -> Vec<Entrance> {
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let hooks = object.webhooks.iter().flatten();
+    hooks
+        .filter_map(|hook| {
+            let at = hook.client_config.service.as_ref()?;
+            Some(admits("MutatingWebhookConfiguration", name, &hook.name, hook.failure_policy.as_deref(), at))
+        })
+        .collect()
+}
+
+/// Where the apiserver calls for admission by this configuration.
+pub fn validating(object: &admission::ValidatingWebhookConfiguration) -> Vec<Entrance> {
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let hooks = object.webhooks.iter().flatten();
+    hooks
+        .filter_map(|hook| {
+            let at = hook.client_config.service.as_ref()?;
+            Some(admits("ValidatingWebhookConfiguration", name, &hook.name, hook.failure_policy.as_deref(), at))
+        })
+        .collect()
+}
+
+fn admits(
+    kind: &str,
+    name: &str,
+    hook: &str,
+    failure: Option<&str>,
+    at: &admission::ServiceReference,
+) -> Entrance {
+    let consequence = match failure {
+        Some("Ignore") => "objects would go by unseen (failurePolicy Ignore)",
+        _ => "the objects that it looks at could not be written (failurePolicy Fail)",
+    };
+    Entrance {
+        caller: Caller::Admission,
+        declared_by: Subject::cluster(kind, name),
+        detail: format!("webhook {hook}: {consequence}"),
+        namespace: Namespace::new(&at.namespace),
+        service: at.name.clone(),
+        port: dialled(at.port),
+    }
+}
+
+/// Where the apiserver leads an API, unless it serves it itself.
+pub fn aggregated(object: &APIService) -> Option<Entrance> {
+    let at = object.spec.service.as_ref()?;
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    Some(entrance(Caller::Aggregation, "APIService", name, at))
+}
+
+/// Where the apiserver has objects converted, if it does.
+pub fn conversion(object: &CustomResourceDefinition) -> Option<Entrance> {
+    let webhook = object.spec.conversion.as_ref()?.webhook.as_ref()?;
+    let at = webhook.client_config.as_ref()?.service.as_ref()?;
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    Some(entrance(Caller::Conversion, "CustomResourceDefinition", name, at))
+}
+
+fn entrance(caller: Caller, kind: &str, name: &str, at: &ServiceReference) -> Entrance {
+    Entrance {
+        caller,
+        declared_by: Subject::cluster(kind, name),
+        detail: String::new(),
+        namespace: Namespace::new(&at.namespace),
+        service: at.name.clone(),
+        port: dialled(at.port),
+    }
+}
+
+/// 443 where no port is named.
+fn dialled(port: Option<i32>) -> Dialled {
+    Dialled::Number(Port(port.and_then(|port| u16::try_from(port).ok()).unwrap_or(443)))
+}
+
+/// Where an Ingress leads.
+pub fn routed(object: &Ingress) -> Routed {
+    let meta = &object.metadata;
+    let own = namespace(meta);
+    let name = meta.name.as_deref().unwrap_or_default();
+    let annotated = meta.annotations.as_ref().and_then(|all| all.get("kubernetes.io/ingress.class"));
+    let paths = object.spec.rules.iter().flatten();
+    let paths = paths.flat_map(|rule| rule.http.iter().flat_map(|http| http.paths.iter().flatten()));
+    let backends = object.spec.default_backend.iter().chain(paths.map(|path| &path.backend));
+    let mut entrances: Vec<_> = backends
+        .filter_map(|backend| backend.service.as_ref())
+        .map(|service| Entrance {
+            caller: Caller::Ingress(String::new()),
+            declared_by: Subject::new("Ingress", &own, name),
+            detail: String::new(),
+            namespace: own.clone(),
+            service: service.name.clone(),
+            port: match (&service.port.name, service.port.number) {
+                (Some(name), _) if !name.is_empty() => Dialled::Name(name.clone()),
+                (_, number) => {
+                    Dialled::Number(Port(number.and_then(|one| u16::try_from(one).ok()).unwrap_or(0)))
+                }
+            },
+        })
+        .collect();
+    entrances.sort();
+    entrances.dedup();
+    Routed { class: object.spec.ingress_class_name.clone().or_else(|| annotated.cloned()), entrances }
+}
+
+/// Whose Ingresses of a class are.
+pub fn controller(object: &kubernetes::IngressClass) -> (String, String) {
+    let name = object.metadata.name.clone().unwrap_or_default();
+    (name, object.spec.controller.clone().unwrap_or_default())
+}
+
+/// The entrances of Ingresses whose classes are `classes`, by name and controller. Those of Istio's
+/// own gateways come over mutual TLS.
+pub fn by_class<'a>(
+    routed: impl IntoIterator<Item = &'a Routed>,
+    classes: &[(String, String)],
+) -> Vec<Entrance> {
+    let mut entrances = vec![];
+    for Routed { class, entrances: leads } in routed {
+        let known = class.as_ref().and_then(|class| classes.iter().find(|(name, _)| name == class));
+        let words = match (class, known) {
+            (Some(class), Some((_, controller))) => format!("class {class}, {controller}"),
+            (Some(class), None) => format!("class {class}"),
+            (None, _) => "the default class".to_owned(),
+        };
+        let is_istio = class.as_deref() == Some("istio")
+            || known.is_some_and(|(_, controller)| controller == "istio.io/ingress-controller");
+        if !is_istio {
+            let caller = Caller::Ingress(words);
+            entrances.extend(leads.iter().map(|one| Entrance { caller: caller.clone(), ..one.clone() }));
+        }
+    }
+    entrances
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn leads(entrance: &Entrance) -> String {
+        let Entrance { declared_by, namespace, service, port, .. } = entrance;
+        format!("{declared_by} to {namespace}/{service}:{port}")
+    }
+
+    #[test]
+    fn webhooks_by_address_open_nothing_and_a_port_that_is_not_named_is_443() {
+        let object = json!({"metadata": {"name": "checks"}, "webhooks": [
+            {"name": "a.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+                "clientConfig": {"url": "https://example.com"}},
+            {"name": "b.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+                "failurePolicy": "Ignore",
+                "clientConfig": {"service": {"namespace": "core", "name": "admission"}}},
+        ]});
+        let found = validating(&serde_json::from_value(object.clone()).unwrap());
+        let [only] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!(leads(only), "ValidatingWebhookConfiguration checks to core/admission:443");
+        assert!(only.detail.contains("b.example.com") && only.detail.contains("unseen"));
+        assert_eq!(mutating(&serde_json::from_value(object).unwrap()).len(), 1);
+    }
+
+    #[test]
+    fn apis_and_conversions_that_the_apiserver_does_itself_open_nothing() {
+        let at = json!({"namespace": "core", "name": "metrics", "port": 8443});
+        let api = |spec: Value| {
+            let object = json!({"metadata": {"name": "v1.example.com"}, "spec": spec});
+            aggregated(&serde_json::from_value(object).unwrap()).map(|one| leads(&one))
+        };
+        assert_eq!(api(json!({"service": null})), None);
+        assert_eq!(api(json!({"service": at})).unwrap(), "APIService v1.example.com to core/metrics:8443");
+        let converted = |spec: Value| {
+            let object = json!({"metadata": {"name": "jobs.example.com"}, "spec": spec});
+            conversion(&serde_json::from_value(object).unwrap()).map(|one| leads(&one))
+        };
+        assert_eq!(converted(json!({"conversion": {"strategy": "None"}})), None);
+        assert_eq!(converted(json!({"versions": []})), None);
+        let webhook = json!({"conversion": {"strategy": "Webhook",
+            "webhook": {"clientConfig": {"service": at}}}});
+        assert_eq!(
+            converted(webhook).unwrap(),
+            "CustomResourceDefinition jobs.example.com to core/metrics:8443"
+        );
+    }
+
+    #[test]
+    fn an_ingress_leads_to_each_of_its_services_unless_a_gateway_of_istio_takes_it() {
+        let ingress = |class: &str| {
+            let object = json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": {
+                "ingressClassName": class,
+                "defaultBackend": {"service": {"name": "web", "port": {"name": "http"}}},
+                "rules": [{"http": {"paths": [
+                    {"backend": {"service": {"name": "cart", "port": {"number": 80}}}},
+                    {"backend": {"service": {"name": "cart", "port": {"number": 80}}}},
+                ]}}, {}],
+            }});
+            let classes = [("mesh".to_owned(), "istio.io/ingress-controller".to_owned())];
+            let all = by_class([&routed(&serde_json::from_value(object).unwrap())], &classes);
+            all.iter().map(leads).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            ingress("nginx"),
+            ["Ingress shop/web to shop/cart:80", "Ingress shop/web to shop/web:http"]
+        );
+        assert!(ingress("istio").is_empty());
+        assert!(ingress("mesh").is_empty());
+    }
+}
