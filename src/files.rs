@@ -4,11 +4,11 @@ mod object;
 mod pieces;
 
 use crate::observe::evidence::not_asked;
+use crate::translate::DOMAIN;
 use crate::translate::entrance::{self, Routed};
 use crate::translate::facts::{Header, NamedService, Parts};
 use crate::translate::mesh::{MeshConfig, mesh};
 use crate::translate::pod::{OwnedPod, Owner};
-use crate::translate::DOMAIN;
 use meshrollout_core::client_tls::{Rule, Rules};
 use meshrollout_core::effective::Policies;
 use meshrollout_core::exposure::Entrance;

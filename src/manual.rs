@@ -8,13 +8,29 @@ const FINDINGS: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/src/man
 
 /// The hundreds of the codes: what they are about, and the gate that asks.
 const GROUPS: [(&str, &str, &str); 9] = [
-    ("MR01", "injection", "Whether servers in scope can speak mutual TLS, now and after a restart."),
+    (
+        "MR01",
+        "injection",
+        "Whether servers in scope can speak mutual TLS, now and after a restart.",
+    ),
     ("MR02", "plaintext", "Who sent plaintext to a server in scope in the look-back."),
-    ("MR03", "evidence", "Whether what was measured is complete. Not knowing is never taken for safety."),
-    ("MR04", "client TLS", "What clients put on the wire towards a server in scope, and the object that decides it."),
+    (
+        "MR03",
+        "evidence",
+        "Whether what was measured is complete. Not knowing is never taken for safety.",
+    ),
+    (
+        "MR04",
+        "client TLS",
+        "What clients put on the wire towards a server in scope, and the object that decides it.",
+    ),
     ("MR05", "policy", "Whether our policy would be the effective one, and change nothing else."),
     ("MR06", "certificates", "Whether certificates would still be valid, and are renewed."),
-    ("MR07", "exposure", "Callers from outside the mesh that can never speak its mutual TLS. For the port that they call an exception keeps PERMISSIVE; the finding prints it."),
+    (
+        "MR07",
+        "exposure",
+        "Callers from outside the mesh that can never speak its mutual TLS. For the port that they call an exception keeps PERMISSIVE; the finding prints it.",
+    ),
     ("MR08", "proxies", "Whether the switch, and the way back, would take effect."),
     ("MR09", "rollout", "What happens to a rollout under way."),
 ];

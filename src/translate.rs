@@ -1,7 +1,7 @@
 //! Kubernetes and Istio objects into the core's words. Nothing is decided here.
 
-pub mod evidence;
 pub mod entrance;
+pub mod evidence;
 pub mod facts;
 mod inbound;
 pub mod mesh;

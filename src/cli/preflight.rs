@@ -110,7 +110,9 @@ pub(super) async fn run(args: Args) -> ExitCode {
     match print(&report, args.output, args.fail_on) {
         Ok(()) => scene.ends(&preflight, args.fail_on),
         // Whoever read has had enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => scene.ends(&preflight, args.fail_on),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            scene.ends(&preflight, args.fail_on)
+        }
         Err(error) => fail(exit::BAD_INPUT, &error),
     }
 }
@@ -250,15 +252,24 @@ fn people(report: &PreflightReport, out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "    at:   {file}:{line}")?;
         }
         for (index, line) in found.remedy.lines().enumerate() {
-            // A text to be pasted keeps its own margin.
-            writeln!(out, "    {}{line}", if index == 0 { "do:   " } else { "" })?;
+            // A text to be pasted begins where the shell wants its end to stand.
+            writeln!(out, "{}{line}", if index == 0 { "    do:   " } else { "" })?;
         }
     }
     let summary = &report.summary;
-    write!(out, "\n{} namespaces with workloads, {} findings", summary.namespaces, report.findings.len())?;
+    write!(
+        out,
+        "\n{} namespaces with workloads, {} findings",
+        summary.namespaces,
+        report.findings.len()
+    )?;
     if summary.input.source == "files" {
         let InputSummary { skipped, templates, broken, .. } = &summary.input;
-        write!(out, ", {skipped} objects of other kinds skipped, {} documents not readable", broken.len())?;
+        write!(
+            out,
+            ", {skipped} objects of other kinds skipped, {} documents not readable",
+            broken.len()
+        )?;
         if *templates > 0 {
             write!(out, ", {templates} templates left out (render them first: helm template)")?;
         }

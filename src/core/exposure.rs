@@ -136,7 +136,10 @@ mod tests {
     fn a_list_of_ports_to_capture_beats_the_excluded_ones() {
         let ports = |all: &[u16]| all.iter().copied().map(Port).collect::<BTreeSet<_>>();
         let captured = |inbound: &Inbound| {
-            [80, 8080, 15020, 15090].into_iter().filter(|port| inbound.captures(Port(*port))).collect::<Vec<_>>()
+            [80, 8080, 15020, 15090]
+                .into_iter()
+                .filter(|port| inbound.captures(Port(*port)))
+                .collect::<Vec<_>>()
         };
         let mut inbound = Inbound::default();
         assert_eq!(captured(&inbound), [80, 8080]);

@@ -86,7 +86,8 @@ impl Preflight {
             };
             namespaces.push(Forecast { name: name.clone(), outlook, why: why.to_owned() });
         }
-        let mut findings: Vec<_> = found.into_iter().map(|(finding, gate)| (gate, finding)).collect();
+        let mut findings: Vec<_> =
+            found.into_iter().map(|(finding, gate)| (gate, finding)).collect();
         findings.sort_by(|(_, a), (_, b)| b.level.cmp(&a.level).then_with(|| a.cmp(b)));
         Self { namespaces, findings }
     }
@@ -117,6 +118,7 @@ impl Outlook {
 mod tests {
     use super::*;
     use crate::client_tls::TlsMode;
+    use crate::reading::Reading;
     use crate::testing::World;
 
     fn outlooks(world: &World, gates: &[Gate], unseen: Option<&str>) -> Vec<(String, Outlook)> {
@@ -137,8 +139,10 @@ mod tests {
         world.rule("front", "catalog.catalog.svc.cluster.local", TlsMode::Disable);
         let unseen = Some("traffic");
         assert_eq!(outlooks(&world, &STATIC, unseen), all([Blocked, Undecided, Undecided]));
-        // Nobody calls front, and that is not known to be safe.
-        assert_eq!(outlooks(&world, &Gate::ALL, None), all([Blocked, Undecided, Ready]));
+        assert_eq!(outlooks(&world, &Gate::ALL, None), all([Blocked, Ready, Ready]));
+        // Not heard of is not the same as silent.
+        world.telemetry.mutual = Reading::Known(BTreeMap::new());
+        assert_eq!(outlooks(&world, &Gate::ALL, None), all([Blocked, Undecided, Undecided]));
     }
 
     #[test]

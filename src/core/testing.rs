@@ -4,6 +4,8 @@ use crate::action::Action;
 use crate::client_tls::{Rule, Rules, TlsMode, TrafficPolicy};
 use crate::decide::{Decision, decide};
 use crate::effective::Policies;
+use crate::exposure::{Caller, Dialled, Entrance};
+use crate::finding::Subject;
 use crate::ident::{Labels, Namespace, PodRef, Port, Uid, WorkloadRef};
 use crate::injection::{Template, chart_injectors};
 use crate::mode::{Declared, Mode};
@@ -15,7 +17,7 @@ use crate::progress::Progress;
 use crate::reading::{Cause, Reading};
 use crate::snapshot::{Mesh, Snapshot, Source};
 use crate::traffic::{
-    Caller, Certificate, ControlPlane, Edge, Name, Observed, Presence, Telemetry, Timeline,
+    self, Certificate, ControlPlane, Edge, Name, Observed, Presence, Telemetry, Timeline,
 };
 use crate::workload::{NamespaceFacts, Phase, Pod, Proxy, Service, ServicePort, Workload};
 use jiff::{SignedDuration, Timestamp};
@@ -248,7 +250,7 @@ impl World {
 
     /// Somebody sends plaintext into `namespace`.
     pub fn plaintext(&mut self, from: Option<(&str, &str)>, namespace: &str) {
-        let caller = Caller {
+        let caller = traffic::Caller {
             source: from.map(|(namespace, workload)| Name {
                 namespace: namespace.into(),
                 workload: workload.into(),
@@ -277,6 +279,21 @@ impl World {
             malformed: None,
         };
         self.snapshot.rules = Rules::new(Some("istio-system".into()), [rule]);
+    }
+
+    /// An object leads `caller` to the Service of `namespace`.
+    pub fn entrance(&mut self, caller: Caller, namespace: &str) {
+        let entrance = Entrance {
+            caller,
+            declared_by: Subject::cluster("ValidatingWebhookConfiguration", namespace),
+            detail: String::new(),
+            namespace: namespace.into(),
+            service: namespace.into(),
+            port: Dialled::Number(Port(80)),
+        };
+        let known = self.snapshot.entrances.known().cloned().unwrap_or_default();
+        let all = known.iter().cloned().chain([entrance]).collect();
+        self.snapshot.entrances = Reading::Known(Arc::new(all));
     }
 
     /// The client of `namespace` has had this many failed connections in the current window.

@@ -132,8 +132,19 @@ pub struct ServicePort {
 /// What a port's name may begin with to say what it speaks
 /// (`pkg/config/protocol/instance.go:Parse`).
 const PROTOCOLS: [&str; 13] = [
-    "tcp", "udp", "grpc", "grpc-web", "http", "http_proxy", "http2", "https", "tls", "mongo",
-    "mysql", "redis", "hbone",
+    "tcp",
+    "udp",
+    "grpc",
+    "grpc-web",
+    "http",
+    "http_proxy",
+    "http2",
+    "https",
+    "tls",
+    "mongo",
+    "mysql",
+    "redis",
+    "hbone",
 ];
 
 impl ServicePort {

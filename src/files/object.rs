@@ -4,7 +4,9 @@ use super::pieces::{Piece, Text, top_level};
 use crate::translate::entrance::{self, Routed};
 use crate::translate::facts::{Header, NamedService, header, named_service};
 use crate::translate::mesh::{MeshConfig, config};
-use crate::translate::pod::{OwnedPod, Owner, daemon_set, deployment, job, owned_pod, stateful_set};
+use crate::translate::pod::{
+    OwnedPod, Owner, daemon_set, deployment, job, owned_pod, stateful_set,
+};
 use crate::translate::{self, DOMAIN, namespace};
 use crate::{istio, kubernetes};
 use k8s_openapi::api::admissionregistration::v1::{
@@ -53,7 +55,11 @@ pub(super) enum Fact {
     Policy(Box<Policy>),
     Rule(Box<Rule>),
     Override(TelemetryOverride),
-    Webhooks { injectors: Vec<Injector>, control_planes: BTreeSet<Namespace>, entrances: Vec<Entrance> },
+    Webhooks {
+        injectors: Vec<Injector>,
+        control_planes: BTreeSet<Namespace>,
+        entrances: Vec<Entrance>,
+    },
     Entrances(Vec<Entrance>),
     Ingress(Routed),
     IngressClass((String, String)),
@@ -128,9 +134,11 @@ impl Source for Yaml<'_> {
     fn parse<T: DeserializeOwned>(&self) -> Result<T, Wrong> {
         serde_saphyr::from_str(self.0).map_err(|error| {
             let line = error.location().map_or(1, |at| at.line() as usize);
-            // Without the excerpt that it draws over several lines.
+            // Without the place, which is told by the file's own lines, and without the excerpt.
             let words = error.to_string();
-            (line, words.lines().next().unwrap_or_default().to_owned())
+            let words = words.lines().next().unwrap_or_default();
+            let words = words.split_once("column").and_then(|(_, rest)| rest.split_once(": "));
+            (line, words.map_or_else(|| error.to_string(), |(_, words)| words.to_owned()))
         })
     }
 }
@@ -164,9 +172,9 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
             of(source, "DaemonSet", |object| Some(Fact::Owner(Box::new(daemon_set(object)))))
         }
         ("batch", "Job") => of(source, "Job", |object| Some(Fact::Owner(Box::new(job(object)?)))),
-        ("", "Service") => of(source, "Service", |object| {
-            Some(Fact::Service(named_service(object, DOMAIN)))
-        }),
+        ("", "Service") => {
+            of(source, "Service", |object| Some(Fact::Service(named_service(object, DOMAIN))))
+        }
         ("networking.istio.io", "WorkloadEntry") => {
             of(source, "WorkloadEntry", |_: &istio::WorkloadEntry| Some(Fact::WorkloadEntry))
         }

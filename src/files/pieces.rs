@@ -85,7 +85,8 @@ impl<'a> Cut<'a> {
                     return;
                 }
             };
-            let begin = begin + text.get(begin..).map_or(0, |rest| rest.len() - rest.trim_start().len());
+            let begin =
+                begin + text.get(begin..).map_or(0, |rest| rest.len() - rest.trim_start().len());
             self.value(raw, begin, &mut lines);
         }
     }
@@ -215,7 +216,7 @@ impl<'a> Items<'_, 'a> {
             // The dash becomes a blank: what follows it is a mapping by itself.
             let item = text.get(from..to).unwrap_or_default();
             let (before, after) = item.split_at_checked(dash + 1).unwrap_or((item, ""));
-            let text = Cow::Owned(before.replace('-', " ") + after);
+            let text = Cow::Owned(" ".repeat(before.len()) + after);
             self.cut.pieces.push(Piece { line, text: Text::Yaml(text) });
         }
         true
@@ -268,7 +269,10 @@ mod tests {
 
     #[test]
     fn documents_of_yaml_begin_where_they_stand() {
-        assert_eq!(lines("kind: A\n---\n# nothing\n---\nkind: B\n--- # next\nkind: C\n"), [1, 5, 7]);
+        assert_eq!(
+            lines("kind: A\n---\n# nothing\n---\nkind: B\n--- # next\nkind: C\n"),
+            [1, 5, 7]
+        );
         assert_eq!(lines("---\nkind: A\n...\n---\nkind: B"), [2, 5]);
         assert_eq!(lines("\n# empty\n"), [0_usize; 0]);
         // Three dashes within a text are no end.
@@ -296,7 +300,8 @@ mod tests {
     fn lists_of_json_are_cut_into_their_items_also_within_each_other() {
         let text = "\n{\"kind\": \"List\",\n \"items\": [\n  {\"kind\": \"A\"},\n  {\"kind\": \"PodList\", \"items\": [\n   {\"kind\": \"B\"}]}]}\n{\"kind\": \"C\"}";
         let found = cut(text);
-        let expected = [(4, "{\"kind\": \"A\"}"), (6, "{\"kind\": \"B\"}"), (7, "{\"kind\": \"C\"}")];
+        let expected =
+            [(4, "{\"kind\": \"A\"}"), (6, "{\"kind\": \"B\"}"), (7, "{\"kind\": \"C\"}")];
         assert_eq!(found, expected.map(|(line, text)| (line, text.to_owned())));
         let (found, broken) = pieces("{\"kind\": \"A\"}\n{\"kind\": ");
         assert_eq!((found.len(), broken[0].0), (1, 2));

@@ -26,7 +26,8 @@ pub fn junit(
     }
     let mut findings = TestSuite::new("findings");
     for finding in &report.findings {
-        let mut text = finding.evidence.iter().map(|fact| format!("seen: {fact}\n")).collect::<String>();
+        let mut text =
+            finding.evidence.iter().map(|fact| format!("seen: {fact}\n")).collect::<String>();
         if !finding.remedy.is_empty() {
             text.push_str(&format!("do: {}\n", finding.remedy));
         }

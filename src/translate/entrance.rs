@@ -23,7 +23,13 @@ pub fn mutating(object: &admission::MutatingWebhookConfiguration) -> Vec<Entranc
     hooks
         .filter_map(|hook| {
             let at = hook.client_config.service.as_ref()?;
-            Some(admits("MutatingWebhookConfiguration", name, &hook.name, hook.failure_policy.as_deref(), at))
+            Some(admits(
+                "MutatingWebhookConfiguration",
+                name,
+                &hook.name,
+                hook.failure_policy.as_deref(),
+                at,
+            ))
         })
         .collect()
 }
@@ -35,7 +41,13 @@ pub fn validating(object: &admission::ValidatingWebhookConfiguration) -> Vec<Ent
     hooks
         .filter_map(|hook| {
             let at = hook.client_config.service.as_ref()?;
-            Some(admits("ValidatingWebhookConfiguration", name, &hook.name, hook.failure_policy.as_deref(), at))
+            Some(admits(
+                "ValidatingWebhookConfiguration",
+                name,
+                &hook.name,
+                hook.failure_policy.as_deref(),
+                at,
+            ))
         })
         .collect()
 }
@@ -97,9 +109,11 @@ pub fn routed(object: &Ingress) -> Routed {
     let meta = &object.metadata;
     let own = namespace(meta);
     let name = meta.name.as_deref().unwrap_or_default();
-    let annotated = meta.annotations.as_ref().and_then(|all| all.get("kubernetes.io/ingress.class"));
+    let annotated =
+        meta.annotations.as_ref().and_then(|all| all.get("kubernetes.io/ingress.class"));
     let paths = object.spec.rules.iter().flatten();
-    let paths = paths.flat_map(|rule| rule.http.iter().flat_map(|http| http.paths.iter().flatten()));
+    let paths =
+        paths.flat_map(|rule| rule.http.iter().flat_map(|http| http.paths.iter().flatten()));
     let backends = object.spec.default_backend.iter().chain(paths.map(|path| &path.backend));
     let mut entrances: Vec<_> = backends
         .filter_map(|backend| backend.service.as_ref())
@@ -111,15 +125,18 @@ pub fn routed(object: &Ingress) -> Routed {
             service: service.name.clone(),
             port: match (&service.port.name, service.port.number) {
                 (Some(name), _) if !name.is_empty() => Dialled::Name(name.clone()),
-                (_, number) => {
-                    Dialled::Number(Port(number.and_then(|one| u16::try_from(one).ok()).unwrap_or(0)))
-                }
+                (_, number) => Dialled::Number(Port(
+                    number.and_then(|one| u16::try_from(one).ok()).unwrap_or(0),
+                )),
             },
         })
         .collect();
     entrances.sort();
     entrances.dedup();
-    Routed { class: object.spec.ingress_class_name.clone().or_else(|| annotated.cloned()), entrances }
+    Routed {
+        class: object.spec.ingress_class_name.clone().or_else(|| annotated.cloned()),
+        entrances,
+    }
 }
 
 /// Whose Ingresses of a class are.
@@ -146,7 +163,8 @@ pub fn by_class<'a>(
             || known.is_some_and(|(_, controller)| controller == "istio.io/ingress-controller");
         if !is_istio {
             let caller = Caller::Ingress(words);
-            entrances.extend(leads.iter().map(|one| Entrance { caller: caller.clone(), ..one.clone() }));
+            entrances
+                .extend(leads.iter().map(|one| Entrance { caller: caller.clone(), ..one.clone() }));
         }
     }
     entrances
@@ -186,7 +204,10 @@ mod tests {
             aggregated(&serde_json::from_value(object).unwrap()).map(|one| leads(&one))
         };
         assert_eq!(api(json!({"service": null})), None);
-        assert_eq!(api(json!({"service": at})).unwrap(), "APIService v1.example.com to core/metrics:8443");
+        assert_eq!(
+            api(json!({"service": at})).unwrap(),
+            "APIService v1.example.com to core/metrics:8443"
+        );
         let converted = |spec: Value| {
             let object = json!({"metadata": {"name": "jobs.example.com"}, "spec": spec});
             conversion(&serde_json::from_value(object).unwrap()).map(|one| leads(&one))

@@ -53,7 +53,14 @@ pub(super) fn inbound(meta: &ObjectMeta, spec: &PodSpec, of: Of) -> Inbound {
         if !rewrites("sidecar.istio.io/rewriteAppHTTPProbers") {
             for (check, probe) in probes(container) {
                 for (by, port) in called(probe, &names) {
-                    open(if by == Called::Connects { Opener::Connect(check) } else { Opener::Probe(check) }, port);
+                    open(
+                        if by == Called::Connects {
+                            Opener::Connect(check)
+                        } else {
+                            Opener::Probe(check)
+                        },
+                        port,
+                    );
                 }
             }
             let hooks = container.lifecycle.iter();
@@ -188,10 +195,15 @@ mod tests {
         let captured = |annotations: Value| {
             let meta = serde_json::from_value(json!({"annotations": annotations})).unwrap();
             let inbound = inbound(&meta, &PodSpec::default(), Of::Pod);
-            [80, 8080, 9090].into_iter().filter(|port| inbound.captures(Port(*port))).collect::<Vec<_>>()
+            [80, 8080, 9090]
+                .into_iter()
+                .filter(|port| inbound.captures(Port(*port)))
+                .collect::<Vec<_>>()
         };
-        let (only, but) =
-            ("traffic.sidecar.istio.io/includeInboundPorts", "traffic.sidecar.istio.io/excludeInboundPorts");
+        let (only, but) = (
+            "traffic.sidecar.istio.io/includeInboundPorts",
+            "traffic.sidecar.istio.io/excludeInboundPorts",
+        );
         assert_eq!(captured(json!({})), [80, 8080, 9090]);
         assert_eq!(captured(json!({only: "*", but: "80, 9090"})), [8080]);
         assert_eq!(captured(json!({only: "80"})), [80]);

@@ -4,6 +4,7 @@
 //!
 //! One cluster and one operator for all tests here; each has namespaces and a rollout of its own.
 
+mod exposure;
 mod injection;
 pub(crate) mod mesh;
 mod plaintext;

@@ -226,6 +226,13 @@ const BUGS: [Bug; 28] = [
         found_by: Test("whatever_cannot_be_seen", "to be told as MR0802"),
     },
     Bug {
+        name: "has no gate Exposure",
+        file: "src/core/gate.rs",
+        find: "Self::Exposure => exposure::examine(context),",
+        replace: "Self::Exposure => { let _ = exposure::examine; vec![] }",
+        found_by: Test("a_webhook_that_is_served_in_scope", "for MR0701 in admitting"),
+    },
+    Bug {
         name: "has no gate RefusalSignal",
         file: "src/core/gate.rs",
         find: "Self::RefusalSignal => refusal_signal::examine(context),",

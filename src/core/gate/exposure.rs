@@ -138,26 +138,41 @@ impl<'a> After<'a> {
 
     fn let_in(&self, entrance: &Entrance, service: &Service, refusal: &Refusal<'_>) -> Finding {
         let Entrance { declared_by, detail, .. } = entrance;
-        let (code, who) = match &entrance.caller {
-            Caller::Admission => (Code::WebhookBackend, "kube-apiserver calls the webhook".to_owned()),
-            Caller::Aggregation => (Code::ApiServiceBackend, "kube-apiserver serves the API".to_owned()),
-            Caller::Conversion => {
-                (Code::ConversionBackend, "kube-apiserver converts objects of".to_owned())
-            }
-            Caller::Ingress(words) => {
-                (Code::IngressWithoutProxy, format!("the ingress controller ({words}) sends requests of"))
-            }
-        };
         let at = port_of(&refusal.workload.id, refusal.port);
-        let found = Finding::new(
-            code,
-            subject(refusal),
-            format!(
-                "{who} {declared_by} at {at}, and it is not in the mesh: refused after STRICT",
+        let (code, led) = match &entrance.caller {
+            Caller::Admission => (
+                Code::WebhookBackend,
+                format!("kube-apiserver calls {at} by {declared_by}, and it is never in the mesh"),
             ),
-        )
-        .evidence(format!("through Service {}/{}:{}", self.facts.name, service.name, entrance.port))
-        .remedy(self.exception(&service.selector, refusal));
+            Caller::Aggregation => (
+                Code::ApiServiceBackend,
+                format!("kube-apiserver leads {declared_by} to {at}, and it is never in the mesh"),
+            ),
+            Caller::Conversion => (
+                Code::ConversionBackend,
+                format!(
+                    "kube-apiserver has objects of {declared_by} converted at {at}, and it is never in the mesh"
+                ),
+            ),
+            Caller::Ingress(words) => (
+                Code::IngressWithoutProxy,
+                format!(
+                    "{declared_by} leads to {at}, and no sidecar is seen at its controller ({words})"
+                ),
+            ),
+        };
+        let let_in = self.exception(&service.selector, refusal);
+        let found = Finding::new(code, subject(refusal), format!("{led}: refused after STRICT"))
+            .evidence(format!(
+                "through Service {}/{}:{}",
+                self.facts.name, service.name, entrance.port
+            ))
+            .remedy(match &entrance.caller {
+                Caller::Admission | Caller::Aggregation | Caller::Conversion => let_in,
+                Caller::Ingress(_) => {
+                    format!("give the controller a sidecar; or let it in: {let_in}")
+                }
+            });
         match detail.as_str() {
             "" => found,
             detail => found.evidence(detail),
@@ -280,9 +295,9 @@ impl<'a> After<'a> {
     }
 
     fn solver(&self, workload: &'a Workload) -> Option<Finding> {
-        let pod = workload.running().find(|pod| {
-            pod.labels.value(SOLVER) == Some("true") && self.refuses(pod, None)
-        })?;
+        let pod = workload
+            .running()
+            .find(|pod| pod.labels.value(SOLVER) == Some("true") && self.refuses(pod, None))?;
         Some(
             Finding::new(
                 Code::AcmeSolver,

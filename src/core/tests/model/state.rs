@@ -144,6 +144,7 @@ pub(crate) enum Trouble {
     OlderPolicy,
     CertificateEnds,
     ControlPlaneDown,
+    WebhookServed,
     NothingWouldShowHarm,
 }
 

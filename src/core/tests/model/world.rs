@@ -4,6 +4,7 @@ use crate::event::How;
 use crate::state::{Harm, Held, INTERVAL, Layout, State, Trouble};
 use jiff::SignedDuration;
 use meshrollout_core::client_tls::TlsMode;
+use meshrollout_core::exposure::Caller;
 use meshrollout_core::ident::{Namespace, PodRef};
 use meshrollout_core::mode::Mode;
 use meshrollout_core::plan::{Existing, Mission, Stage, Targets};
@@ -138,6 +139,7 @@ impl Trouble {
         Self::OlderPolicy,
         Self::CertificateEnds,
         Self::ControlPlaneDown,
+        Self::WebhookServed,
         Self::NothingWouldShowHarm,
     ];
 
@@ -179,6 +181,7 @@ impl Trouble {
                     plane.instances = 0;
                 }
             }
+            Self::WebhookServed => world.entrance(Caller::Admission, name),
             Self::NothingWouldShowHarm => {
                 if let Reading::Known(refusals) = &mut telemetry.refusals {
                     refusals.retain(|pod, _| pod.namespace != namespace);

@@ -1,0 +1,71 @@
+//! Callers from outside the mesh that can never speak its mutual TLS.
+
+use meshrollout_core::finding::Code;
+use meshrollout_e2e::scenario::Workload;
+
+use super::mesh::mesh;
+
+#[tokio::test]
+async fn a_webhook_that_is_served_in_scope_holds_until_its_port_is_excepted() {
+    let mesh = mesh().await;
+    mesh.serve("admitting").await;
+    // It is asked about nothing, and would let everything through.
+    let webhook = "
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: order-rules}
+webhooks:
+- name: orders.shop.example
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  failurePolicy: Ignore
+  rules: [{apiGroups: [shop.example], apiVersions: [v1], operations: [CREATE], resources: [orders]}]
+  clientConfig: {service: {namespace: admitting, name: app, port: 80}}
+";
+    mesh.apply_yaml(webhook).await.unwrap();
+    mesh.roll_out("admitting").await;
+
+    let held = mesh.held("admitting", "admitting", Code::WebhookBackend).await;
+    // The Service's port 80 leads there.
+    assert_eq!(held.text("subject"), "Deployment admitting/app:8080");
+    assert!(held.ready.message.contains("ValidatingWebhookConfiguration order-rules"), "{held:?}");
+
+    // The remedy is an object to be applied as it stands.
+    let remedy = held.text("remedy").to_owned();
+    let object = remedy.strip_prefix("kubectl apply -f - <<'END'\n").unwrap();
+    mesh.apply_yaml(object.strip_suffix("END").unwrap()).await.unwrap();
+    mesh.until_strict("admitting", "admitting").await;
+    mesh.delete("validatingwebhookconfiguration", "", "order-rules").await.unwrap();
+    mesh.end("admitting").await;
+}
+
+#[tokio::test]
+async fn an_ingress_whose_controller_is_not_in_the_mesh_holds_until_it_is() {
+    let mesh = mesh().await;
+    mesh.serve("routed").await;
+    let ingress = "
+apiVersion: networking.k8s.io/v1
+kind: IngressClass
+metadata: {name: front-door}
+spec: {controller: example.com/front-door}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: shop, namespace: routed}
+spec:
+  ingressClassName: front-door
+  defaultBackend: {service: {name: app, port: {number: 80}}}
+";
+    mesh.apply_yaml(ingress).await.unwrap();
+    mesh.roll_out("routed").await;
+
+    let held = mesh.held("routed", "routed", Code::IngressWithoutProxy).await;
+    assert_eq!(held.text("subject"), "Deployment routed/app:8080");
+    assert!(held.ready.message.contains("example.com/front-door"), "{held:?}");
+
+    // Its pods are known by their name, which the class repeats.
+    mesh.deploy(&Workload::new("front", "front-door")).await.unwrap();
+    mesh.until_strict("routed", "routed").await;
+    mesh.delete("ingressclass", "", "front-door").await.unwrap();
+    mesh.end("routed").await;
+}
