@@ -18,6 +18,7 @@ use meshrollout_core::injection::{self, Injection, Injector, chart_injectors};
 use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::Reading;
 use meshrollout_core::snapshot::{Mesh, Snapshot, Source, TelemetryOverride};
+use meshrollout_core::waiver::Waivers;
 use meshrollout_core::workload::{NamespaceFacts, Phase, Pod, Proxy};
 use object::{Fact, Object, Outcome};
 use pieces::{Piece, pieces};
@@ -46,6 +47,8 @@ pub struct Input {
     ingress_classes: Vec<(String, String)>,
     control_planes: BTreeSet<Namespace>,
     mesh: Vec<MeshConfig>,
+    /// What the authors of rollouts answer for.
+    pub waivers: Waivers,
     places: BTreeMap<(String, Option<Namespace>, String), Place>,
     /// Objects of kinds that are not looked at.
     pub skipped: usize,
@@ -165,6 +168,7 @@ impl Input {
             Fact::Ingress(ingress) => self.ingresses.push(ingress),
             Fact::IngressClass(class) => self.ingress_classes.push(class),
             Fact::Mesh(config) => self.mesh.push(config),
+            Fact::Waivers(waivers) => self.waivers.add(waivers),
         }
         self.places.insert(subject, place);
     }

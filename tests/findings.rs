@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 /// What objects do not show: measured, or seen in the apiserver alone. `src/core/tests` has a story
 /// for each of them.
-const NOT_IN_FILES: [Code; 28] = [
+const NOT_IN_FILES: [Code; 29] = [
     Code::InjectionUnknown,
     Code::PlaintextSeen,
     Code::PlaintextSourceUnknown,
@@ -23,6 +23,7 @@ const NOT_IN_FILES: [Code; 28] = [
     Code::WindowNotCovered,
     Code::NothingSeen,
     Code::NoRefusalSignal,
+    Code::PortUnknown,
     Code::ClockSkew,
     Code::StaleWatch,
     Code::StrictWithoutProof,
@@ -179,5 +180,59 @@ fn a_finding_says_in_which_line_of_which_file_its_subject_begins() {
             assert!(document.contains(name), "{found:#}\n{document}");
             assert!(line == 1 || lines[line - 2] == "---", "{found:#}");
         }
+    }
+}
+
+/// With the port excepted a webhook breaks nothing, as long as somebody answers for the port.
+#[test]
+fn what_somebody_answers_for_is_lowered_until_it_ends_and_nothing_else() {
+    let broken = "MR0701/broken.yaml";
+    let policy = "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: admission-9443, namespace: shop}
+spec:
+  selector: {matchLabels: {app: admission}}
+  portLevelMtls: {\"9443\": {mode: PERMISSIVE}}
+";
+    let rollout = |what: &str| {
+        format!(
+            "
+---
+apiVersion: meshrollout.dev/v1alpha1
+kind: MeshRollout
+metadata: {{name: shop}}
+spec:
+  stages: [{{name: all, namespaces: [shop]}}]
+  {what}
+"
+        )
+    };
+    let excepted = |port: u16, until: &str| {
+        rollout(&format!(
+            "exceptions: [{{namespace: shop, workload: {{kind: Deployment, name: admission}}, ports: [{port}], reason: called by kube-apiserver, owner: platform, expires: \"{until}\"}}]"
+        ))
+    };
+    let acknowledged = |port: u16, until: &str| {
+        rollout(&format!(
+            "acknowledgements: [{{code: MR0701, subject: {{kind: Deployment, namespace: shop, name: admission, port: {port}}}, reason: nobody writes orders, owner: platform, expires: \"{until}\"}}]"
+        ))
+    };
+    let (later, once) = ("2999-01-01T00:00:00Z", "2020-01-01T00:00:00Z");
+    for (added, expected) in [
+        (policy.to_owned(), "MR0503 warn"),
+        (policy.to_owned() + &excepted(9443, later), "MR0503 inform"),
+        (policy.to_owned() + &excepted(9443, once), "MR0510 block"),
+        (policy.to_owned() + &excepted(443, later), "MR0503 warn"),
+        (acknowledged(9443, later), "MR0701 warn"),
+        (acknowledged(9443, once), "MR0701 block"),
+        (acknowledged(443, later), "MR0701 block"),
+    ] {
+        let found = report(&["-f", broken, "-f", "-"], &added);
+        let [only] = found["findings"].as_array().unwrap().as_slice() else { panic!("{found:#}") };
+        let (code, level) = (only["code"].as_str().unwrap(), only["level"].as_str().unwrap());
+        assert_eq!(format!("{code} {level}"), expected, "{added}");
+        let is_lowered = expected.ends_with("inform") || expected == "MR0701 warn";
+        assert_eq!(only["evidence"].to_string().contains("platform until 2999"), is_lowered);
     }
 }

@@ -6,15 +6,18 @@
 use super::names::request;
 use super::{
     Action, Duration, ExistingPolicies, GateLevel, Gates, LabelExpression, LabelOperator,
-    MeshRollout, NamespaceSelector, OnIdle, RollbackTrigger, Stage,
+    MeshRollout, MeshRolloutSpec, NamespaceSelector, OnIdle, RollbackTrigger, Stage,
 };
 use crate::config::Config;
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
-use meshrollout_core::ident::{Namespace, Operator, Requirement, Selector, Uid};
+use meshrollout_core::finding::{Code, Subject};
+use meshrollout_core::ident::{Namespace, Operator, Port, Requirement, Selector, Uid, WorkloadRef};
 use meshrollout_core::plan::{
     self, Asked, Existing, Mission, Plan, Settings, Strictness, Targets, Timing, Trigger,
 };
+use meshrollout_core::waiver::{Acknowledgement, Answer, Exception, Waivers};
 use std::collections::BTreeMap;
 
 /// Why a rollout cannot be accepted.
@@ -86,6 +89,7 @@ fn of_spec(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
         paused: spec.paused,
         stages,
         gates: settings(&spec.gates)?,
+        waivers: waivers(spec)?,
         rollback: match spec.rollback.trigger {
             RollbackTrigger::Automatic => Trigger::Automatic,
             RollbackTrigger::Manual => Trigger::Manual,
@@ -215,6 +219,53 @@ fn requirement(given: &LabelExpression) -> Requirement {
             LabelOperator::DoesNotExist => Operator::DoesNotExist,
         },
     }
+}
+
+/// What the rollout's author answers for. Each is refused with its field where it says nothing that
+/// can be held against a finding.
+pub fn waivers(spec: &MeshRolloutSpec) -> Result<Waivers, Refusal> {
+    let known = |code: &str| Code::ALL.iter().any(|one| one.id() == code);
+    let acknowledgements = spec.acknowledgements.iter().enumerate().map(|(index, given)| {
+        if !known(&given.code) {
+            let field = format!("spec.acknowledgements[{index}].code");
+            return Err(refuse(&field, format!("no finding has the code {}", given.code)));
+        }
+        let port = |port: i32| u16::try_from(port).map(Port);
+        Ok(Acknowledgement {
+            code: given.code.clone(),
+            subject: Subject {
+                kind: given.subject.kind.clone(),
+                namespace: given.subject.namespace.as_ref().map(Namespace::new),
+                name: given.subject.name.clone(),
+                port: given.subject.port.map(port).transpose().map_err(|_| {
+                    refuse(&format!("spec.acknowledgements[{index}].subject.port"), "is no port")
+                })?,
+            },
+            answer: answer(&given.owner, &given.reason, &given.expires),
+        })
+    });
+    let exceptions = spec.exceptions.iter().enumerate().map(|(index, given)| {
+        let ports = given.ports.iter().map(|port| u16::try_from(*port).map(Port));
+        Ok(Exception {
+            workload: WorkloadRef::new(
+                given.namespace.as_str(),
+                &given.workload.kind,
+                &given.workload.name,
+            ),
+            ports: ports
+                .collect::<Result<_, _>>()
+                .map_err(|_| refuse(&format!("spec.exceptions[{index}].ports"), "has no port"))?,
+            answer: answer(&given.owner, &given.reason, &given.expires),
+        })
+    });
+    Ok(Waivers {
+        acknowledgements: acknowledgements.collect::<Result<_, _>>()?,
+        exceptions: exceptions.collect::<Result<_, _>>()?,
+    })
+}
+
+fn answer(owner: &str, reason: &str, expires: &Time) -> Answer {
+    Answer { owner: owner.into(), reason: reason.into(), expires: expires.0 }
 }
 
 fn strictness(level: GateLevel) -> Strictness {

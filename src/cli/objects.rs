@@ -2,9 +2,13 @@
 
 use super::cluster::{Cluster, Error};
 use super::{exit, fail};
+use crate::api::{MeshRollout, parse};
 use crate::files::Input;
 use crate::observe::objects::Objects;
 use jiff::SignedDuration;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use meshrollout_core::waiver::Waivers;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -35,6 +39,32 @@ impl From {
                 eprintln!("warning: {broken}");
             }
         }))
+    }
+
+    /// What the authors of the live cluster's rollouts answer for. Without rights to read them, or
+    /// without the kind, nobody does, and that is said.
+    pub(super) async fn waivers(&self) -> Result<Waivers, ExitCode> {
+        let unreachable = |error: Error| fail(exit::UNREACHABLE, &error);
+        let client = self.cluster.client().await.map_err(unreachable)?;
+        let mut waivers = Waivers::default();
+        match Api::<MeshRollout>::all(client).list(&ListParams::default()).await {
+            Ok(rollouts) => {
+                for rollout in &rollouts.items {
+                    match parse::waivers(&rollout.spec) {
+                        Ok(of_one) => waivers.add(of_one),
+                        Err(error) => {
+                            eprintln!("warning: MeshRollout {}: {error}", rollout.name_any())
+                        }
+                    }
+                }
+            }
+            // meshrollout need not be installed.
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => {
+                eprintln!("warning: acknowledgements and exceptions cannot be read: {error}");
+            }
+        }
+        Ok(waivers)
     }
 
     /// The live cluster's, once the first lists are here.

@@ -18,6 +18,7 @@ use meshrollout_core::ident::{Namespace, Uid};
 use meshrollout_core::plan::{Asked, Existing, Mission, Plan, Trigger};
 use meshrollout_core::preflight::{Outlook, Preflight, STATIC};
 use meshrollout_core::snapshot::Snapshot;
+use meshrollout_core::waiver::Waivers;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -120,7 +121,7 @@ pub(super) async fn run(args: Args) -> ExitCode {
 fn from_files(input: Input) -> Scene {
     Scene {
         snapshot: input.snapshot(Timestamp::now()),
-        plan: plan(&Config::default()),
+        plan: plan(&Config::default(), input.waivers.clone()),
         gates: &STATIC,
         unseen: Some(
             "the objects show no obstacle; traffic, certificates and the control plane cannot be seen in files",
@@ -134,7 +135,7 @@ async fn live(args: &Args) -> Result<Scene, ExitCode> {
         Some(path) => Config::load(path).map_err(|error| fail(exit::BAD_INPUT, &error))?,
         None => Config::default(),
     };
-    let plan = plan(&config);
+    let plan = plan(&config, args.from.waivers().await?);
     let source = match &args.metrics_source {
         None => None,
         Some(name) => Some(config.metrics_source(name).cloned().ok_or_else(|| {
@@ -277,8 +278,9 @@ fn people(report: &PreflightReport, out: &mut impl Write) -> io::Result<()> {
     writeln!(out)
 }
 
-/// The gates with their defaults; there are no stages to think of.
-fn plan(config: &Config) -> Plan {
+/// The gates with their defaults, and what rollouts that are there answer for; there are no stages
+/// to think of.
+fn plan(config: &Config, waivers: Waivers) -> Plan {
     Plan {
         name: "preflight".into(),
         uid: Uid::new(""),
@@ -290,6 +292,7 @@ fn plan(config: &Config) -> Plan {
         existing: Existing::Refuse,
         asked: Asked::default(),
         claimed: BTreeMap::new(),
+        waivers,
         operator_namespace: Namespace::new(&config.operator_namespace),
         timing: parse::timing(config),
     }

@@ -39,7 +39,8 @@ pub fn of(plan: &Plan, decision: &Decision, old: &[Condition], now: Timestamp) -
     let states = || decision.namespaces.values().map(|standing| standing.state);
     let message = crate::explain::headline(plan, decision);
     let name = worst.map_or("Soaking", |one| one.code.name());
-    let lowered = plan.gates.any_lowered();
+    let lowered = plan.gates.any_lowered()
+        || decision.namespaces.values().any(|one| one.evaluation.acknowledged() > 0);
     let passed = if worst.is_none() { True } else { False };
     let gates = |status| match status {
         True if lowered => (True, "GatesLowered"),

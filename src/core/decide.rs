@@ -554,6 +554,9 @@ impl Decision {
             && self.current_stage.is_none()
             && !self.namespaces.is_empty()
             && self.obstacles().is_empty()
-            && !self.namespaces.values().any(|one| one.evaluation.has(Code::LooserPolicyRemains))
+            && !self
+                .namespaces
+                .values()
+                .any(|one| one.evaluation.warns_of(Code::LooserPolicyRemains))
     }
 }

@@ -91,6 +91,8 @@ codes! {
     NothingSeen = "MR0307", Hold;
     /// Nothing would show us harm after the switch; as a warning, it names the kinds of harm that stay unseen.
     NoRefusalSignal = "MR0308", Block;
+    /// A workload has a port that is excepted, and what was not mutual TLS cannot be told to have come to that port.
+    PortUnknown = "MR0310", Hold;
     /// Our clock and the source's differ, or its newest sample is old.
     ClockSkew = "MR0311", Hold;
     /// A watch has had no event or bookmark within its limit.
@@ -121,6 +123,8 @@ codes! {
     StrictWithoutProof = "MR0508", Warn;
     /// Someone changed or deleted our policy. We do not fight.
     PolicyDrifted = "MR0509", Block;
+    /// What was excepted stays looser than STRICT after its exception has ended.
+    ExceptionExpired = "MR0510", Block;
     /// Namespace or mesh at DISABLE above a STRICT workload policy: clients never start mutual TLS, an outage today.
     DisabledAboveStrict = "MR0511", Block;
     /// A root or system namespace is in the plan. Nothing is ever written there.

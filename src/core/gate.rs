@@ -67,6 +67,7 @@ pub struct Context<'a> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
     findings: BTreeMap<Gate, Vec<Finding>>,
+    acknowledged: usize,
 }
 
 impl Gate {
@@ -118,6 +119,7 @@ impl Evaluation {
     /// Runs every gate for one namespace.
     pub fn run(plan: &Plan, snapshot: &Snapshot, facts: &NamespaceFacts) -> Self {
         let context = Context { plan, snapshot, facts };
+        let mut acknowledged = 0;
         let findings = Gate::ALL
             .into_iter()
             .map(|gate| {
@@ -127,13 +129,20 @@ impl Evaluation {
                         (Code::NothingSeen, OnIdle::Allow) => finding.level.min(Level::Warn),
                         _ => gate.lowered(finding.level, &plan.gates),
                     };
+                    let waived = plan.waivers.acknowledge(finding, snapshot.at);
+                    acknowledged += usize::from(waived);
                 }
                 findings.sort();
                 findings.dedup();
                 (gate, findings)
             })
             .collect();
-        Self { findings }
+        Self { findings, acknowledged }
+    }
+
+    /// So many findings would stop the namespace if nobody answered for them.
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged
     }
 
     /// What one gate says. A gate that was not evaluated holds.
@@ -163,6 +172,12 @@ impl Evaluation {
     /// The findings that stop this namespace.
     pub fn obstacles(&self) -> Vec<&Finding> {
         self.findings().into_iter().filter(|finding| finding.level >= Level::Hold).collect()
+    }
+
+    /// Some finding has this code, and is more than information.
+    pub fn warns_of(&self, code: Code) -> bool {
+        let mut all = self.findings.values().flatten();
+        all.any(|finding| finding.code == code && finding.level > Level::Inform)
     }
 
     /// Some finding has this code.

@@ -66,4 +66,5 @@ pub mod terms;
 pub mod testing;
 pub mod tls_check;
 pub mod traffic;
+pub mod waiver;
 pub mod workload;

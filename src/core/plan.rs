@@ -2,6 +2,7 @@
 
 use crate::finding::Level;
 use crate::ident::{Labels, Namespace, Selector, Uid};
+use crate::waiver::Waivers;
 use jiff::SignedDuration;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +27,8 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// The gates' settings.
     pub gates: Settings,
+    /// What somebody answers for.
+    pub waivers: Waivers,
     /// Whether harm is undone without asking.
     pub rollback: Trigger,
     /// What becomes of a policy that somebody else wrote in our place.

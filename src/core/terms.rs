@@ -12,14 +12,17 @@ use crate::plan::{OnIdle, Plan, Settings, Stage, Strictness, Targets};
 use jiff::SignedDuration;
 use std::fmt;
 
-/// What the soak of one namespace counts under: the gates, and the soak of its stage.
+/// What the soak of one namespace counts under: the gates, what is waived, and the soak of its
+/// stage.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Terms(u64);
 
 impl Terms {
     /// The terms of a namespace in `stage`.
     pub fn of(plan: &Plan, stage: &Stage) -> Self {
-        Self(fnv(&format!("{}{}", gates(&plan.gates), length("soak", stage.soak))))
+        let gates = gates(&plan.gates);
+        let waived = plan.waivers.canonical();
+        Self(fnv(&format!("{gates}{waived}{}", length("soak", stage.soak))))
     }
 
     /// Reads what [`Display`](fmt::Display) writes.
@@ -40,11 +43,11 @@ pub(crate) fn plan_hash(plan: &Plan) -> String {
     format!("{:016x}", fnv(&canonical(plan)))
 }
 
-/// Stages and gates, a line each. Equal plans have equal texts, in whatever order a selector or a
+/// Stages, gates and what somebody answers for, a line each. Equal plans have equal texts, in whatever order a selector or a
 /// list of names was written.
 pub fn canonical(plan: &Plan) -> String {
     let stages: String = plan.stages.iter().map(stage).collect();
-    stages + &gates(&plan.gates)
+    stages + &gates(&plan.gates) + &plan.waivers.canonical()
 }
 
 // Taken apart field by field, so that a new one cannot be forgotten.

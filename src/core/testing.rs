@@ -88,6 +88,7 @@ impl World {
             existing: Existing::Refuse,
             asked: Asked::default(),
             claimed: BTreeMap::new(),
+            waivers: Default::default(),
             operator_namespace: "meshrollout-system".into(),
             timing,
         };

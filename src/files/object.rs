@@ -1,6 +1,8 @@
 //! One object of a file, read as far as a snapshot looks at it.
 
 use super::pieces::{Piece, Text, top_level};
+use crate::api::MeshRollout;
+use crate::api::parse::waivers;
 use crate::translate::entrance::{self, Routed};
 use crate::translate::facts::{Header, NamedService, header, named_service};
 use crate::translate::mesh::{MeshConfig, config};
@@ -12,14 +14,15 @@ use crate::{istio, kubernetes};
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
-use kube::Resource;
 use kube::core::{ClusterResourceScope, NamespaceResourceScope};
+use kube::{Resource, ResourceExt};
 use meshrollout_core::client_tls::Rule;
 use meshrollout_core::exposure::Entrance;
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::injection::Injector;
 use meshrollout_core::policy::Policy;
 use meshrollout_core::snapshot::TelemetryOverride;
+use meshrollout_core::waiver::Waivers;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
@@ -64,6 +67,8 @@ pub(super) enum Fact {
     Ingress(Routed),
     IngressClass((String, String)),
     Mesh(MeshConfig),
+    /// What the author of a rollout answers for.
+    Waivers(Waivers),
 }
 
 /// What is read of an object before it is known what it is.
@@ -218,6 +223,16 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
             Some(Fact::IngressClass(entrance::controller(object)))
         }),
         ("", "ConfigMap") => of(source, "ConfigMap", |object| config(object).map(Fact::Mesh)),
+        ("meshrollout.dev", "MeshRollout") => {
+            let rollout: MeshRollout = source.parse()?;
+            let waivers = waivers(&rollout.spec).map_err(|refusal| (1, refusal.to_string()))?;
+            Ok(Some(Object {
+                kind: "MeshRollout",
+                namespace: None,
+                name: rollout.name_any(),
+                fact: Fact::Waivers(waivers),
+            }))
+        }
         _ => Ok(None),
     }
 }

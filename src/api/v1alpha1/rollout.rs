@@ -2,6 +2,7 @@
 
 use super::duration::{at_most, positive};
 use super::{Duration, MeshRolloutStatus, NamespaceSelector};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -84,6 +85,18 @@ pub struct MeshRolloutSpec {
     #[serde(default)]
     pub gates: Gates,
 
+    /// Findings that somebody has looked at and answers for; at most 200. Each lowers one code on
+    /// one subject to a warning, until it expires; GatesPassed then says GatesLowered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 200))]
+    pub acknowledgements: Vec<Acknowledgement>,
+
+    /// Ports or workloads that stay PERMISSIVE, each by a PeerAuthentication that you write; at
+    /// most 200. Without an exception such a policy keeps the rollout from being complete.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 200))]
+    pub exceptions: Vec<Exception>,
+
     /// What happens when harm is seen after a step.
     #[serde(default)]
     pub rollback: Rollback,
@@ -100,6 +113,81 @@ pub struct MeshRolloutSpec {
     /// STRICT; a finalizer keeps the object until then.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+}
+
+/// A finding that somebody has looked at and answers for.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Acknowledgement {
+    /// The finding's code.
+    #[schemars(length(min = 6, max = 6), regex(pattern = "^MR0[1-9][0-9]{2}$"))]
+    pub code: String,
+    /// Exactly what the finding is about, as it is reported.
+    pub subject: AcknowledgedSubject,
+    /// Why it breaks nothing.
+    #[schemars(length(min = 1, max = 1024))]
+    pub reason: String,
+    /// Who answers for it.
+    #[schemars(length(min = 1, max = 253))]
+    pub owner: String,
+    /// From then on it counts for nothing.
+    pub expires: Time,
+}
+
+/// What a finding is about.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AcknowledgedSubject {
+    /// Its kind.
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+    /// Its namespace; absent for what is in none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL))]
+    pub namespace: Option<String>,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The port, where the finding is about one; 1 to 65535.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<i32>,
+}
+
+/// Ports of a workload, or all of it, that stay PERMISSIVE.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exception {
+    /// The workload's namespace.
+    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL))]
+    pub namespace: String,
+    /// The workload.
+    pub workload: ExceptedWorkload,
+    /// Container ports, not Service ports; at most 50. None: the whole workload.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50), inner(range(min = 1, max = 65535)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub ports: Vec<i32>,
+    /// Who calls there and cannot speak mutual TLS.
+    #[schemars(length(min = 1, max = 1024))]
+    pub reason: String,
+    /// Who answers for it.
+    #[schemars(length(min = 1, max = 253))]
+    pub owner: String,
+    /// From then on it counts for nothing, and what is still PERMISSIVE blocks.
+    pub expires: Time,
+}
+
+/// A workload, by its owner.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExceptedWorkload {
+    /// The owner's kind.
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+    /// The owner's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
 }
 
 /// What becomes of a policy that somebody else wrote.

@@ -4,11 +4,11 @@
 use super::{Context, list, unknown_metrics};
 use crate::finding::{Code, Finding, Subject};
 use crate::reading::Reading;
-use crate::traffic::{Caller, Observed, rounded};
+use crate::traffic::{Caller, Name, Observed, rounded};
 use std::collections::BTreeMap;
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
-    let Context { snapshot, facts, .. } = context;
+    let Context { snapshot, facts, plan } = context;
     let callers = match &snapshot.telemetry.callers {
         Reading::Known(callers) => callers,
         Reading::Unknown(cause) => {
@@ -18,7 +18,13 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
 
     // One finding per caller and destination, however many series speak of it.
     let mut seen: BTreeMap<_, Vec<&Caller>> = BTreeMap::new();
-    let here = callers.iter().filter(|caller| caller.destination.namespace == facts.name);
+    let whole = |caller: &&Caller| {
+        let Caller { destination: Name { namespace, workload }, .. } = caller;
+        let mut excepted = plan.waivers.of(namespace, workload, snapshot.at);
+        !excepted.any(|one| one.ports.is_empty())
+    };
+    let here =
+        callers.iter().filter(|caller| caller.destination.namespace == facts.name).filter(whole);
     for caller in here {
         seen.entry((&caller.destination, &caller.source, caller.observed))
             .or_default()
@@ -47,6 +53,20 @@ fn finding(context: Context<'_>, callers: &[&Caller]) -> Finding {
     let evidence = format!("{counts} in the last {lookback:#}, not over mutual TLS");
     let window = format!("0 in {lookback:#}");
     let count: f64 = callers.iter().map(|caller| caller.count).sum();
+    let mut excepted = plan.waivers.of(&destination.namespace, &destination.workload, snapshot.at);
+    if first.observed == Observed::Plaintext
+        && let Some(exception) = excepted.next()
+    {
+        let ports = list(exception.ports.iter().map(ToString::to_string));
+        return Finding::new(
+            Code::PortUnknown,
+            subject,
+            format!("plaintext came to {to}, of which port {ports} is excepted, and it is not known to which port"),
+        )
+        .evidence(evidence)
+        .measured(rounded(count).to_string(), window)
+        .remedy(format!("acknowledge {} on this subject, or except the whole workload, once it is sure that nobody sends plaintext to its other ports", Code::PortUnknown));
+    }
 
     match (first.observed, &first.source) {
         (Observed::Undetermined | Observed::MutualTls, _) => Finding::new(

@@ -3,7 +3,7 @@
 
 use super::Context;
 use crate::effective::{DecidedBy, Effective, Policies};
-use crate::finding::{Code, Finding, Subject};
+use crate::finding::{Code, Finding, Level, Subject};
 use crate::ident::{Labels, Port};
 use crate::mode::{Declared, Mode};
 use crate::plan::Existing;
@@ -235,18 +235,30 @@ fn judge(context: Context<'_>, after: &Policies, target: &Target<'_>) -> Option<
             ),
             (Mode::Permissive | Mode::Strict, _) => None,
         },
-        (_, by @ (DecidedBy::Workload(policy) | DecidedBy::PortLevel(policy))) => Some(
-            Finding::new(
-                Code::LooserPolicyRemains,
-                at(subject(policy)),
-                format!("{workload}{on} would stay {} after STRICT by {by}", then.mode),
-            )
-            .measured(then.mode.as_str(), "STRICT")
-            .remedy(format!(
-                "kubectl delete peerauthentication {} -n {}",
-                policy.name, policy.namespace
-            )),
-        ),
+        (_, by @ (DecidedBy::Workload(policy) | DecidedBy::PortLevel(policy))) => {
+            let stays = format!("{workload}{on} would stay {} after STRICT by {by}", then.mode);
+            let about = at(subject(policy));
+            let delete =
+                format!("kubectl delete peerauthentication {} -n {}", policy.name, policy.namespace);
+            let found = match context.plan.waivers.exception(target).map(|one| &one.answer) {
+                Some(answer) if answer.holds(context.snapshot.at) => {
+                    Finding::new(Code::LooserPolicyRemains, about, stays)
+                        .at(Level::Inform)
+                        .evidence(format!("excepted by {}", answer.words()))
+                }
+                Some(answer) => Finding::new(
+                    Code::ExceptionExpired,
+                    about,
+                    format!("{stays}, and its exception ended at {:.0}", answer.expires),
+                )
+                .evidence(format!("it was excepted by {}", answer.words()))
+                .remedy(format!("{delete}; or extend the exception in the rollout's spec.exceptions")),
+                None => Finding::new(Code::LooserPolicyRemains, about, stays).remedy(format!(
+                    "{delete}; or declare it in the rollout's spec.exceptions"
+                )),
+            };
+            Some(found.measured(then.mode.as_str(), "STRICT"))
+        }
         (_, by @ (DecidedBy::Default | DecidedBy::MeshWide(_) | DecidedBy::NamespaceWide(_))) => {
             Some(
                 Finding::new(
