@@ -62,7 +62,7 @@ tools: need-all ## the programs of a control plane, built once and cached; honou
 
 check: need-rust ## formatting and lints, warnings are errors
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets --test scenarios -- -D warnings
 
 bless: need-rust ## rewrite CRDs and expected outputs; read the difference like code
 	SNAPSHOTS=overwrite cargo test --locked

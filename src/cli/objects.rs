@@ -53,7 +53,7 @@ impl From {
                     match parse::waivers(&rollout.spec) {
                         Ok(of_one) => waivers.add(of_one),
                         Err(error) => {
-                            eprintln!("warning: MeshRollout {}: {error}", rollout.name_any())
+                            eprintln!("warning: MeshRollout {}: {error}", rollout.name_any());
                         }
                     }
                 }

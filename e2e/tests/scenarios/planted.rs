@@ -35,7 +35,7 @@ enum FoundBy {
 
 use FoundBy::{Kills, Module, Seed, Test};
 
-const BUGS: [Bug; 28] = [
+const BUGS: [Bug; 29] = [
     Bug {
         name: "forces its fields over another's",
         file: "src/apply.rs",

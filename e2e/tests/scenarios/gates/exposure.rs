@@ -3,7 +3,7 @@
 use meshrollout_core::finding::Code;
 use meshrollout_e2e::scenario::Workload;
 
-use super::mesh::mesh;
+use super::mesh::{LIMIT, mesh};
 
 #[tokio::test]
 async fn a_webhook_that_is_served_in_scope_holds_until_its_port_is_excepted() {
@@ -35,6 +35,21 @@ webhooks:
     let object = remedy.strip_prefix("kubectl apply -f - <<'END'\n").unwrap();
     mesh.apply_yaml(object.strip_suffix("END").unwrap()).await.unwrap();
     mesh.until_strict("admitting", "admitting").await;
+
+    // A port that stays PERMISSIVE keeps it from being complete, until somebody answers for it.
+    mesh.until_state_is("admitting", "admitting", "Enforced", LIMIT).await.unwrap();
+    let remains = mesh.until_found("admitting", "admitting", Code::LooserPolicyRemains).await.0;
+    assert_eq!(remains["level"], "Warn", "{remains}");
+    assert_eq!(mesh.condition("admitting", "Ready").await.unwrap().status, "False");
+    let answered = serde_json::json!({"spec": {"exceptions": [{
+        "namespace": "admitting", "workload": {"kind": "Deployment", "name": "app"},
+        "ports": [8080], "reason": "called by kube-apiserver", "owner": "platform",
+        "expires": "2999-01-01T00:00:00Z",
+    }]}});
+    let patch = ["patch", "meshrollout", "admitting", "--type=merge", "-p", &answered.to_string()];
+    mesh.kubectl_text(&patch).await.unwrap();
+    let ready = mesh.until_ready_is("admitting", "Enforced", LIMIT).await.unwrap();
+    assert_eq!(ready.status, "True", "{ready:?}");
     mesh.delete("validatingwebhookconfiguration", "", "order-rules").await.unwrap();
     mesh.end("admitting").await;
 }
