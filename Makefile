@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-model test-faults test-planted soak e2e-control-plane e2e-data-plane tools check bless need-rust need-all
+.PHONY: help demo test test-core test-model test-faults test-planted soak bench e2e-control-plane e2e-data-plane tools check bless need-rust need-all
 
 # LANES and THREADS say how much of e2e runs at one time; see e2e/run.
 LOG = $(or $(CARGO_TARGET_DIR),target)/test.log
@@ -50,6 +50,10 @@ test-planted: need-all tools ## bugs planted in a copy of the program, each gate
 
 soak: need-all tools ## ten minutes at rest and ten under pod churn on 50 namespaces; prints requests, writes and memory
 	SOAK=1 cargo test --locked --workspace --test scenarios -- soak:: --nocapture
+
+bench: need-all tools ## preflight against istioctl analyze on the same files: time, peak memory, ratios; ten minutes with the first build
+	@cargo build --locked --quiet --release -p meshrollout
+	@e2e/bench $(or $(CARGO_TARGET_DIR),target)/release/meshrollout "$$(e2e/tools/build control-plane)/istioctl"
 
 e2e-control-plane: need-all tools ## the scenarios on real control planes
 	e2e/run

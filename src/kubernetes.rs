@@ -444,6 +444,8 @@ pub struct ServiceSpec {
     /// ExternalName among others.
     #[serde(rename = "type")]
     pub type_: Option<String>,
+    /// Of an ExternalName: the name that it stands for.
+    pub external_name: Option<String>,
     /// Addresses outside the cluster that lead to it.
     #[serde(rename = "externalIPs")]
     pub external_ips: Option<Vec<String>>,

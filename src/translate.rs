@@ -169,7 +169,8 @@ pub fn service(object: &kubernetes::Service, domain: &str) -> Service {
         ports: spec.ports.iter().flatten().map(port).collect(),
         selector: spec.selector.iter().flatten().collect(),
         headless: spec.cluster_ip.as_deref() == Some("None"),
-        external: spec.type_.as_deref() == Some("ExternalName"),
+        external: (spec.type_.as_deref() == Some("ExternalName"))
+            .then(|| Host::new(spec.external_name.as_deref().unwrap_or_default())),
         published,
     }
 }

@@ -76,7 +76,7 @@ pub enum Because<'a> {
 /// What a server takes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Accepts<'a> {
-    /// It has no proxy: what its application takes.
+    /// It has no proxy, or one that is passed by: what its application takes.
     NoProxy,
     /// What its sidecar takes.
     Mode(Effective<'a>),
@@ -166,6 +166,7 @@ impl<'a> Call<'a> {
     pub fn accepts(&self, endpoint: &Pod) -> Accepts<'a> {
         match &endpoint.proxy {
             Proxy::None => Accepts::NoProxy,
+            Proxy::Sidecar { .. } if self.passes_by(endpoint) => Accepts::NoProxy,
             Proxy::Sidecar { revision, .. } => match self.mode(endpoint, revision.as_deref()) {
                 Reading::Known(effective) => Accepts::Mode(effective),
                 Reading::Unknown(cause) => Accepts::Unknown(cause.to_string()),
@@ -177,6 +178,11 @@ impl<'a> Call<'a> {
                 Accepts::Unknown(format!("its server is {}", endpoint.proxy))
             }
         }
+    }
+
+    /// What comes to the port goes past the sidecar of `endpoint` (C6).
+    fn passes_by(&self, endpoint: &Pod) -> bool {
+        self.port.target.is_some_and(|port| !endpoint.inbound.captures(port))
     }
 
     /// The mode of `endpoint`, as the control plane of `revision` sees it.
@@ -359,6 +365,18 @@ mod tests {
             facts.services[0].headless = true;
             facts.workloads.values_mut().next().unwrap().pods[1].proxy = Proxy::None;
         });
+    }
+
+    #[test]
+    fn a_port_that_is_not_captured_is_sent_mutual_tls_that_nobody_ends() {
+        let mut world = World::shop();
+        world.edit_pods("catalog", |pod| {
+            let but = [crate::ident::Port(8080)].into();
+            pod.inbound = Arc::new(crate::exposure::Inbound { but, ..Default::default() });
+        });
+        assert_eq!(call(&world), (Fails, "automatic mutual TLS".into()));
+        world.rule("front", HOST, TlsMode::Disable);
+        assert_eq!(call(&world).0, Plaintext);
     }
 
     #[test]

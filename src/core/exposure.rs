@@ -54,6 +54,8 @@ pub struct Inbound {
     pub only: Option<BTreeSet<Port>>,
     /// All ports are captured but these.
     pub but: BTreeSet<Port>,
+    /// The ports that the application's containers declare.
+    pub declared: BTreeSet<Port>,
     /// Ports that somebody dials who is not in the mesh.
     pub openings: Vec<Opening>,
 }

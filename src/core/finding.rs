@@ -67,6 +67,10 @@ codes! {
     RevisionUnserved = "MR0106", Block;
     /// An injected pod lacks the label `security.istio.io/tlsMode: istio`: clients send it plaintext.
     TlsModeLabelMissing = "MR0108", Block;
+    /// A namespace asks for sidecars and for ambient at once; the sidecars win.
+    DataplaneContradiction = "MR0112", Warn;
+    /// A workload speaks proxyless gRPC: nothing is captured, and what PeerAuthentication means is up to its library.
+    ProxylessGrpc = "MR0113", Block;
     /// Injection cannot be judged because the injectors are not known.
     InjectionUnknown = "MR0114", Hold;
     /// An ambient pod, a WorkloadEntry or a proxyless workload: this version has no gate for it and refuses rather than guesses.
@@ -105,6 +109,12 @@ codes! {
     MutualToUnmeshed = "MR0403", Block;
     /// A headless or passthrough Service has an endpoint outside the mesh: clients send plaintext to all of them.
     HeadlessMixed = "MR0404", Block;
+    /// An ExternalName leads to a Service in scope under another name, for which clients may not know that it takes mutual TLS.
+    ExternalNameAlias = "MR0405", Warn;
+    /// A Service leads to a port that the sidecar does not capture: STRICT is not in force there, and clients send it mutual TLS that nobody ends.
+    PortExcluded = "MR0408", Warn;
+    /// Pods of a StatefulSet have a port that no Service declares: what peers send there passes their sidecars in plaintext.
+    UndeclaredPeerPort = "MR0412", Warn;
     /// A DestinationRule in force cannot be understood.
     ClientTlsUnknown = "MR0413", Block;
     /// Automatic mutual TLS is off and no rule turns it on: clients send plaintext.
@@ -115,6 +125,10 @@ codes! {
     PolicyOwnedByOther = "MR0502", Block;
     /// A workload or port policy stays looser than STRICT; it must go before the namespace counts as enforced.
     LooserPolicyRemains = "MR0503", Warn;
+    /// A policy has a mode for the Service's port, and the container's has another number: it says nothing.
+    PortRuleMissesPort = "MR0504", Block;
+    /// A policy selects no workload.
+    PolicySelectsNothing = "MR0505", Warn;
     /// A server is at DISABLE; it must become PERMISSIVE and prove mutual TLS first.
     StartsAtDisable = "MR0506", Block;
     /// A policy is read by one control plane only.

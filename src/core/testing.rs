@@ -356,7 +356,7 @@ fn namespace(name: &str) -> (Namespace, Arc<NamespaceFacts>) {
         }],
         selector: labels,
         headless: false,
-        external: false,
+        external: None,
         published: None,
     };
     let facts = NamespaceFacts {

@@ -110,8 +110,8 @@ pub struct Service {
     pub selector: Labels,
     /// `clusterIP: None`: clients choose mTLS for all endpoints or for none (B2 rule 6).
     pub headless: bool,
-    /// `type: ExternalName`: no server here.
-    pub external: bool,
+    /// `type: ExternalName`: no server here, but at this name.
+    pub external: Option<Host>,
     /// How it is reached from outside the cluster, if it is: `NodePort`, `LoadBalancer`.
     pub published: Option<&'static str>,
 }
@@ -234,7 +234,7 @@ impl NamespaceFacts {
         &'a self,
         service: &'a Service,
     ) -> impl Iterator<Item = (&'a Workload, &'a Pod)> {
-        let selects_pods = !service.external && !service.selector.is_empty();
+        let selects_pods = service.external.is_none() && !service.selector.is_empty();
         self.workloads
             .values()
             .flat_map(|workload| workload.running().map(move |pod| (workload, pod)))

@@ -37,6 +37,7 @@ pub(super) fn inbound(meta: &ObjectMeta, spec: &PodSpec, of: Of) -> Inbound {
             .filter_map(annotation)
             .flat_map(ports)
             .collect(),
+        declared: BTreeSet::new(),
         openings: vec![],
     };
     let names = named_ports(spec);
@@ -46,6 +47,9 @@ pub(super) fn inbound(meta: &ObjectMeta, spec: &PodSpec, of: Of) -> Inbound {
     });
     let own = spec.containers.iter().flatten().chain(native);
     let own: Vec<_> = own.filter(|container| container.name != "istio-proxy").collect();
+    let declared = own.iter().flat_map(|container| container.ports.iter().flatten());
+    inbound.declared =
+        declared.filter_map(|port| u16::try_from(port.container_port).ok()).map(Port).collect();
     for container in &own {
         let mut open = |by, port| {
             inbound.openings.push(Opening { by, container: container.name.clone(), port });
@@ -80,12 +84,8 @@ pub(super) fn inbound(meta: &ObjectMeta, spec: &PodSpec, of: Of) -> Inbound {
     if annotation("prometheus.io/scrape") == Some("true")
         && !rewrites("prometheus.istio.io/merge-metrics")
     {
-        let declared = || {
-            let all = own.iter().flat_map(|container| container.ports.iter().flatten());
-            all.filter_map(|port| u16::try_from(port.container_port).ok()).map(Port).collect()
-        };
-        let scraped: BTreeSet<_> =
-            annotation("prometheus.io/port").map_or_else(declared, |list| ports(list).collect());
+        let scraped: BTreeSet<_> = annotation("prometheus.io/port")
+            .map_or_else(|| inbound.declared.clone(), |list| ports(list).collect());
         inbound.openings.extend(scraped.into_iter().map(|port| Opening {
             by: Opener::Scraper,
             container: String::new(),

@@ -4,7 +4,7 @@
 use super::{Context, list};
 use crate::client_tls::{ClientTls, Wire};
 use crate::finding::{Code, Finding, Subject};
-use crate::ident::{Labels, Namespace};
+use crate::ident::{Host, Labels, Namespace};
 use crate::reading::Reading;
 use crate::workload::{NamespaceFacts, Pod, Service, ServicePort, Workload};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,7 +48,68 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         let clients = list(clients.into_iter().map(ToString::to_string));
         found.evidence(format!("in force for clients in namespace {clients}"))
     });
-    told.collect()
+    told.chain(aliases(context)).chain(uncaptured(context)).collect()
+}
+
+/// Names elsewhere that stand for a Service in scope.
+fn aliases(context: Context<'_>) -> impl Iterator<Item = Finding> {
+    let Context { snapshot, facts, .. } = context;
+    let names = snapshot.namespaces.values().flat_map(|from| {
+        let external =
+            |service: &'_ Service| Some((service.external.clone()?, service.name.clone()));
+        from.services.iter().filter_map(external).map(|(host, name)| (&from.name, name, host))
+    });
+    let is_meshed =
+        |service: &&Service| facts.endpoints(service).any(|(_, pod)| pod.takes_mutual_tls());
+    let leads_here = move |host: &Host| {
+        facts.services.iter().filter(is_meshed).find(|service| {
+            let whole = service.host.as_str();
+            let short = format!("{}.{}", service.name, facts.name);
+            let host = host.as_str().trim_end_matches('.');
+            host == whole || host == short || host == format!("{short}.svc")
+        })
+    };
+    names.filter_map(move |(namespace, name, host)| {
+        let service = leads_here(&host)?;
+        Some(
+            Finding::new(
+                Code::ExternalNameAlias,
+                Subject::new("Service", namespace, &name),
+                format!(
+                    "Service {namespace}/{name} is another name for {}: clients that call it so may send plaintext",
+                    service.host
+                ),
+            )
+            .remedy(format!("let clients call {} by its own name", service.host)),
+        )
+    })
+}
+
+/// Ports that Services lead to and sidecars do not capture.
+fn uncaptured(context: Context<'_>) -> Vec<Finding> {
+    let facts = context.facts;
+    let mut found = vec![];
+    for service in &facts.services {
+        for port in &service.ports {
+            let Some(target) = port.target else { continue };
+            let raw = facts
+                .endpoints(service)
+                .find(|(_, pod)| pod.takes_mutual_tls() && !pod.inbound.captures(target));
+            let Some((workload, _)) = raw else { continue };
+            found.push(
+                Finding::new(
+                    Code::PortExcluded,
+                    Subject::new("Service", &facts.name, &service.name).on(port.port),
+                    format!(
+                        "Service {}/{}:{} leads to port {target} of {}, which its sidecar does not capture: STRICT is not in force there, and meshed clients send it mutual TLS that nobody ends",
+                        facts.name, service.name, port.port, workload.id
+                    ),
+                )
+                .remedy("take the port out of traffic.sidecar.istio.io/excludeInboundPorts and except it by a PeerAuthentication, if plaintext must pass"),
+            );
+        }
+    }
+    found
 }
 
 struct Call<'a> {

@@ -72,6 +72,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
             findings.extend(openings.filter_map(|opening| after.opening(workload, pod, opening)));
         }
         findings.extend(after.solver(workload));
+        findings.extend(after.undeclared(workload));
     }
     findings.into_iter().collect()
 }
@@ -307,6 +308,31 @@ impl<'a> After<'a> {
             .evidence(format!("pod {}", pod.name))
             .remedy("let cert-manager make its solvers with the label sidecar.istio.io/inject: \"false\" (solvers.http01.ingress.podTemplate)"),
         )
+    }
+
+    /// Peers call each other by address; a port that no Service declares is nobody's that a sidecar
+    /// knows, and what is sent there goes out as it is.
+    fn undeclared(&self, workload: &'a Workload) -> Option<Finding> {
+        let pod = workload.running().next().filter(|_| workload.id.kind == "StatefulSet")?;
+        let known = self.facts.ports(workload);
+        let unknown = pod
+            .inbound
+            .declared
+            .iter()
+            .filter(|port| !known.contains(port) && self.refuses(pod, Some(**port)));
+        let unknown: Vec<_> = unknown.map(ToString::to_string).collect();
+        (!unknown.is_empty()).then(|| {
+            Finding::new(
+                Code::UndeclaredPeerPort,
+                &workload.id,
+                format!(
+                    "pods of {} have port {}, which no Service declares: what its peers send there is plaintext, and refused after STRICT",
+                    workload.id,
+                    unknown.join(", ")
+                ),
+            )
+            .remedy("declare the port in the headless Service of the StatefulSet")
+        })
     }
 
     /// Labels that stand for the pods of a workload.

@@ -49,6 +49,21 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
             .remedy(format!("kubectl label namespace {} istio.io/rev-", facts.name)),
         );
     }
+    let asks_for_sidecars = facts.labels.value("istio-injection") == Some("enabled")
+        || facts.labels.value("istio.io/rev").is_some();
+    if asks_for_sidecars && facts.labels.value("istio.io/dataplane-mode") == Some("ambient") {
+        findings.push(
+            Finding::new(
+                Code::DataplaneContradiction,
+                Subject::namespace(&facts.name),
+                format!(
+                    "namespace {} asks for sidecars and for ambient; pods get a sidecar",
+                    facts.name
+                ),
+            )
+            .remedy(format!("kubectl label namespace {} istio.io/dataplane-mode-", facts.name)),
+        );
+    }
     for entry in &facts.workload_entries {
         findings.push(not_covered(
             Subject::new("WorkloadEntry", &facts.name, entry),
@@ -112,14 +127,15 @@ fn live(workload: &Workload, findings: &mut Vec<Finding>) {
         );
     }
 
-    for (proxy, what) in [
-        (Proxy::Ambient, "is served by ztunnel (ambient)"),
-        (Proxy::Proxyless, "uses proxyless gRPC, which captures no traffic"),
-    ] {
-        if workload.running().any(|pod| pod.proxy == proxy) {
-            findings
-                .push(not_covered(Subject::from(&workload.id), format!("{} {what}", workload.id)));
-        }
+    let is = |proxy: Proxy| workload.running().any(|pod| pod.proxy == proxy);
+    if is(Proxy::Ambient) {
+        let what = format!("{} is served by ztunnel (ambient)", workload.id);
+        findings.push(not_covered(Subject::from(&workload.id), what));
+    }
+    if is(Proxy::Proxyless) {
+        let what = format!("{} uses proxyless gRPC, which captures no traffic", workload.id);
+        let found = not_covered(Subject::from(&workload.id), what);
+        findings.push(Finding { code: Code::ProxylessGrpc, ..found });
     }
 }
 

@@ -33,6 +33,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     findings.extend(targets.iter().filter_map(|target| judge(context, &after, target)));
     findings.extend(disabled_above_strict(snapshot, facts, &targets));
     for policy in snapshot.policies.of(&facts.name) {
+        findings.extend(misses(facts, policy));
         if let Some(revision) = &policy.revision {
             findings.push(
                 Finding::new(
@@ -51,6 +52,67 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// A policy for workloads that are not there, or for ports by their numbers in the Service.
+fn misses(facts: &NamespaceFacts, policy: &Policy) -> Vec<Finding> {
+    if policy.is_namespace_wide() {
+        return vec![];
+    }
+    let selected: Vec<_> = facts
+        .workloads
+        .values()
+        .filter(|workload| {
+            let mut pods = workload.pods.iter();
+            let template = workload.template.as_ref();
+            pods.any(|pod| policy.selector.select(&pod.labels))
+                || template.is_some_and(|template| policy.selector.select(&template.labels))
+        })
+        .collect();
+    let named = format!("PeerAuthentication {}/{}", policy.namespace, policy.name);
+    if selected.is_empty() {
+        return vec![
+            Finding::new(
+                Code::PolicySelectsNothing,
+                subject(policy),
+                format!("{named} selects no workload"),
+            )
+            .remedy(format!(
+                "correct its selector, or: kubectl delete peerauthentication {} -n {}",
+                policy.name, policy.namespace
+            )),
+        ];
+    }
+    let translated = |port: Port| {
+        let is_known = selected.iter().any(|workload| {
+            facts.ports(workload).contains(&port)
+                || workload.pods.iter().any(|pod| pod.inbound.declared.contains(&port))
+        });
+        let services = facts.services.iter().filter(|service| {
+            facts
+                .endpoints(service)
+                .any(|(behind, _)| selected.iter().any(|one| one.id == behind.id))
+        });
+        let mut targets = services
+            .flat_map(|service| &service.ports)
+            .filter(|of_service| of_service.port == port)
+            .filter_map(|of_service| of_service.target);
+        if is_known { None } else { targets.next() }
+    };
+    let wrong = policy.ports.keys().filter_map(|port| Some((*port, translated(*port)?)));
+    wrong
+        .map(|(port, target)| {
+            Finding::new(
+                Code::PortRuleMissesPort,
+                subject(policy).on(port),
+                format!("{named} has a mode for port {port}, which is the Service's; the container's is {target}, and the mode is in force nowhere"),
+            )
+            .remedy(format!(
+                "kubectl edit peerauthentication {} -n {}: portLevelMtls: {{\"{target}\": …}} instead of \"{port}\"",
+                policy.name, policy.namespace
+            ))
+        })
+        .collect()
 }
 
 /// Every server whose mode counts: a set of like pods, their revision, and a port or all ports.

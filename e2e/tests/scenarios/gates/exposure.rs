@@ -20,13 +20,12 @@ webhooks:
   sideEffects: None
   failurePolicy: Ignore
   rules: [{apiGroups: [shop.example], apiVersions: [v1], operations: [CREATE], resources: [orders]}]
-  clientConfig: {service: {namespace: admitting, name: app, port: 80}}
+  clientConfig: {service: {namespace: admitting, name: app, port: 8080}}
 ";
     mesh.apply_yaml(webhook).await.unwrap();
     mesh.roll_out("admitting").await;
 
     let held = mesh.held("admitting", "admitting", Code::WebhookBackend).await;
-    // The Service's port 80 leads there.
     assert_eq!(held.text("subject"), "Deployment admitting/app:8080");
     assert!(held.ready.message.contains("ValidatingWebhookConfiguration order-rules"), "{held:?}");
 
@@ -69,7 +68,7 @@ kind: Ingress
 metadata: {name: shop, namespace: routed}
 spec:
   ingressClassName: front-door
-  defaultBackend: {service: {name: app, port: {number: 80}}}
+  defaultBackend: {service: {name: app, port: {number: 8080}}}
 ";
     mesh.apply_yaml(ingress).await.unwrap();
     mesh.roll_out("routed").await;
