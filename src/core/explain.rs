@@ -96,11 +96,15 @@ pub fn where_it_stands(
         State::Pending => format!("{name} waits for the stages before {stage_name}"),
         State::Preparing => format!("{name} is about to be pinned to PERMISSIVE"),
         State::Proving | State::Enforcing => match (soak, stage) {
-            (Some(soak), Some(stage)) => format!(
-                "every gate passes in {name} since {}; STRICT after {} if nothing happens",
-                whole_second(soak.since),
-                whole_second(soak.since + stage.soak)
-            ),
+            (Some(soak), Some(stage)) => {
+                let due = soak.since + stage.soak;
+                let others = watched_beside(decision, name, standing);
+                let next = match others.filter(|_| due <= soak.last) {
+                    Some(other) => format!("it waits for the bake of {other}"),
+                    None => format!("STRICT after {} if nothing happens", whole_second(due)),
+                };
+                format!("every gate passes in {name} since {}; {next}", whole_second(soak.since))
+            }
             (Some(_) | None, _) => format!("{name} is being proven"),
         },
         State::Watching => match (bake, standing.bake) {
@@ -116,6 +120,18 @@ pub fn where_it_stands(
         State::Blocked => format!("{name} needs a person"),
         State::Exempt => format!("{name} is STRICT by a policy that is not ours"),
     }
+}
+
+/// Another namespace of the stage that has gone before and is watched still.
+fn watched_beside<'a>(
+    decision: &'a Decision,
+    name: &Namespace,
+    standing: &Standing,
+) -> Option<&'a Namespace> {
+    let mut beside = decision.namespaces.iter().filter(|(other, one)| {
+        *other != name && one.stage == standing.stage && one.state == State::Watching
+    });
+    beside.next().map(|(other, _)| other)
 }
 
 /// A length as people write it: `30m`, `1h30m`, `45s`.

@@ -92,3 +92,95 @@ async fn preflight_and_explain_tell_what_stands_in_the_way() {
         assert!(said(&status).contains(word), "{word}: {}", said(&status));
     }
 }
+
+/// The kinds that a dump must have for files to say what the cluster says.
+const KINDS: &str = "namespaces,pods,deployments.apps,statefulsets.apps,daemonsets.apps,services,\
+    configmaps,peerauthentications.security.istio.io,destinationrules.networking.istio.io,\
+    workloadentries.networking.istio.io,telemetries.telemetry.istio.io,\
+    mutatingwebhookconfigurations,validatingwebhookconfigurations,apiservices,\
+    customresourcedefinitions,ingresses.networking.k8s.io,ingressclasses.networking.k8s.io";
+
+#[tokio::test]
+async fn a_dump_of_the_cluster_says_what_the_cluster_says() {
+    let cluster = Cluster::start(Options::default()).await.unwrap();
+    for namespace in ["front", "shop", "bare"] {
+        cluster.namespace(namespace, Injection::Enabled, &[]).await.unwrap();
+    }
+    cluster.deploy(&Workload::new("front", "web")).await.unwrap();
+    cluster.deploy(&Workload::new("shop", "orders").port("tcp-admin", 9443)).await.unwrap();
+    cluster.deploy(&Workload::new("bare", "app").without_sidecar()).await.unwrap();
+    cluster
+        .destination_rule("front", "plain", "orders.shop.svc.cluster.local", "DISABLE")
+        .await
+        .unwrap();
+    cluster.peer_authentication("shop", "legacy", "PERMISSIVE").await.unwrap();
+    let more = "
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: order-rules}
+webhooks:
+- name: orders.shop.example
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  failurePolicy: Ignore
+  rules: [{apiGroups: [shop.example], apiVersions: [v1], operations: [CREATE], resources: [orders]}]
+  clientConfig: {service: {namespace: shop, name: orders, port: 9443}}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: orders, namespace: shop}
+spec:
+  ingressClassName: nginx
+  defaultBackend: {service: {name: orders, port: {name: http}}}
+";
+    cluster.apply_yaml(more).await.unwrap();
+
+    let live = cluster.meshrollout(&["preflight", "-o", "json"]).await.unwrap();
+    assert_eq!(live.status.code(), Some(1), "{}", said(&live));
+    let live = found(&live);
+    let codes: Vec<_> = live.iter().map(|one| one["code"].as_str().unwrap()).collect();
+    for code in ["MR0101", "MR0401", "MR0501", "MR0502", "MR0701", "MR0706"] {
+        assert!(codes.contains(&code), "{code} is not among {codes:?}");
+    }
+    for format in ["json", "yaml"] {
+        let dump = cluster.folder().join(format!("dump.{format}"));
+        let text = cluster.kubectl_text(&["get", KINDS, "-A", "-o", format]).await.unwrap();
+        std::fs::write(&dump, text).unwrap();
+        let dump = dump.display().to_string();
+        let files = cluster.meshrollout(&["preflight", "-o", "json", "-f", &dump]).await.unwrap();
+        assert_eq!(found(&files), live, "{format}");
+    }
+}
+
+/// What was found, without the places, which a cluster does not have.
+fn found(output: &Output) -> Vec<Value> {
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", said(output)));
+    assert_eq!(report["summary"]["input"]["broken"], Value::Array(vec![]));
+    let mut findings = report["findings"].as_array().unwrap().clone();
+    for one in &mut findings {
+        one.as_object_mut().unwrap().remove("source");
+    }
+    findings
+}
+
+/// The README's comparison.
+#[tokio::test]
+async fn strict_and_disable_together_are_an_outage_that_istioctl_does_not_name() {
+    let cluster = Cluster::start(Options::default()).await.unwrap();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/strict-and-disable");
+    let analyze = std::process::Command::new(cluster.program("istioctl"))
+        .args(["analyze", "--use-kube=false", "-A", folder])
+        .output()
+        .unwrap();
+    assert!(analyze.status.success(), "{}", said(&analyze));
+    assert!(said(&analyze).contains("No validation issues found"), "{}", said(&analyze));
+    let preflight = cluster.meshrollout(&["preflight", "-f", folder]).await.unwrap();
+    assert_eq!(preflight.status.code(), Some(1));
+    for word in [
+        "MR0401 ClientTlsDisabled [block] DestinationRule front/orders-plain:80",
+        "503 after STRICT",
+    ] {
+        assert!(said(&preflight).contains(word), "{}", said(&preflight));
+    }
+}

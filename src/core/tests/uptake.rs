@@ -1,8 +1,10 @@
 //! Stories of proxies that take what is written, late or never, and of nobody telling.
 
 use meshrollout_core::decide::{Decision, State};
+use meshrollout_core::explain;
 use meshrollout_core::finding::{Code, Level};
 use meshrollout_core::gate::{Gate, Verdict};
+use meshrollout_core::ident::Namespace;
 use meshrollout_core::mode::Mode;
 use meshrollout_core::plan::{Stage, Targets};
 use meshrollout_core::proxies::{Answer, Listeners};
@@ -167,4 +169,16 @@ fn a_rollback_that_was_not_taken_is_said() {
     );
     taken(&mut world);
     assert_eq!(said(&mut world), None);
+}
+
+#[test]
+fn who_waits_for_the_namespace_before_says_so_and_names_no_time_that_is_past() {
+    let mut world = one_stage(1);
+    taken(&mut world);
+    let decision = world.visits(6);
+    let waits = Namespace::from("orders");
+    let standing = &decision.namespaces[&waits];
+    assert_eq!(standing.state, State::Proving);
+    let said = explain::where_it_stands(&world.plan, &decision, &waits, standing);
+    assert!(said.ends_with("; it waits for the bake of catalog"), "{said}");
 }
