@@ -10,9 +10,11 @@ mod docs;
 mod explain;
 mod objects;
 mod operator;
+mod plan;
 mod preflight;
 mod request;
 mod rollback;
+mod scene;
 mod status;
 mod tls_check;
 
@@ -47,6 +49,8 @@ enum Command {
     Operator(operator::Args),
     /// Say what STRICT would break, on the live cluster or from files. Writes nothing.
     Preflight(preflight::Args),
+    /// Propose the stages of a rollout from who calls whom. Writes nothing.
+    Plan(plan::Args),
     /// Say who speaks what to whom, today and under STRICT. Writes nothing.
     TlsCheck(tls_check::Args),
     /// Say where rollouts and their namespaces stand.
@@ -82,6 +86,7 @@ pub fn run() -> ExitCode {
         Command::Crd(args) => crd::run(&args),
         Command::Operator(args) => asynchronous(operator::run(args)),
         Command::Preflight(args) => asynchronous(preflight::run(args)),
+        Command::Plan(args) => asynchronous(plan::run(args)),
         Command::TlsCheck(args) => asynchronous(tls_check::run(args)),
         Command::Status(args) => asynchronous(ended(status::run(args))),
         Command::Explain(args) => asynchronous(ended(explain::run(args))),

@@ -47,6 +47,16 @@ fn tls_check_says_what_is_wrong_with_what_was_asked() {
     }
 }
 
+#[test]
+fn plan_proposes_what_the_fixture_expects() {
+    let case = fixtures().join("strict-and-disable");
+    let said = said(&case, &["plan", "--last", "front"]);
+    snapbox::assert_data_eq!(said, snapbox::Data::read_from(&case.join("plan.txt"), None).raw());
+    let case = fixtures().join("half-of-the-mesh");
+    let said = self::said(&case, &["plan"]);
+    snapbox::assert_data_eq!(said, snapbox::Data::read_from(&case.join("plan.txt"), None).raw());
+}
+
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }

@@ -51,6 +51,7 @@ pub mod injection;
 pub mod invariant;
 mod members;
 pub mod mode;
+pub mod order;
 pub mod plan;
 pub mod policy;
 pub mod preflight;

@@ -150,6 +150,17 @@ spec:
         let files = cluster.meshrollout(&["preflight", "-o", "json", "-f", &dump]).await.unwrap();
         assert_eq!(found(&files), live, "{format}");
     }
+
+    // What is proposed is a rollout as it stands. The rule in front tells that it calls shop.
+    cluster.install().await.unwrap();
+    let plan = cluster.meshrollout(&["plan", "--name", "proposed"]).await.unwrap();
+    assert_eq!(plan.status.code(), Some(0), "{}", said(&plan));
+    cluster.apply_yaml(&String::from_utf8(plan.stdout).unwrap()).await.unwrap();
+    let rollout = cluster.rollout("proposed").await.unwrap();
+    assert_eq!(rollout["spec"]["action"], "Observe");
+    let stages = rollout["spec"]["stages"].as_array().unwrap().iter();
+    let stages: Vec<_> = stages.map(|stage| stage["namespaces"].to_string()).collect();
+    assert_eq!(stages, ["[\"bare\",\"front\"]", "[\"shop\"]"]);
 }
 
 /// What was found, without the places, which a cluster does not have.
