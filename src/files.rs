@@ -241,23 +241,39 @@ impl Input {
 fn read_all(pieces: &[Piece<'_>]) -> Vec<(usize, Outcome)> {
     /// With fewer a thread takes longer to begin than to read.
     const WORTH_A_THREAD: usize = 64;
-    let read = |piece: &Piece<'_>| (piece.line, object::read(piece));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let share = pieces.len().div_ceil(threads).max(WORTH_A_THREAD);
     if share >= pieces.len() {
-        return pieces.iter().map(read).collect();
+        return read_share(pieces);
     }
     std::thread::scope(|scope| {
         let shares = pieces.chunks(share);
-        let readers: Vec<_> = shares
-            .map(|share| scope.spawn(move || share.iter().map(read).collect::<Vec<_>>()))
-            .collect();
+        let readers: Vec<_> = shares.map(|share| scope.spawn(move || read_share(share))).collect();
         let read = readers.into_iter().flat_map(|reader| match reader.join() {
             Ok(read) => read,
             Err(panic) => std::panic::resume_unwind(panic),
         });
         read.collect()
     })
+}
+
+/// Neighbours are likely to be of the same workload: what pods have in common is held once, before
+/// the next one is read.
+fn read_share(pieces: &[Piece<'_>]) -> Vec<(usize, Outcome)> {
+    let mut read: Vec<(usize, Outcome)> = Vec::with_capacity(pieces.len());
+    let mut neighbour = None;
+    for (index, piece) in pieces.iter().enumerate() {
+        let mut outcome = object::read(piece);
+        if let Outcome::Read(Object { fact: Fact::Pod(pod), .. }) = &mut outcome {
+            let before = neighbour.and_then(|at: usize| read.get(at));
+            if let Some((_, Outcome::Read(Object { fact: Fact::Pod(before), .. }))) = before {
+                pod.share(before);
+            }
+            neighbour = Some(index);
+        }
+        read.push((piece.line, outcome));
+    }
+    read
 }
 
 /// A workload known by its template only stands for the pod that would come of it.
