@@ -113,7 +113,7 @@ async fn a_dump_of_the_cluster_says_what_the_cluster_says() {
         .destination_rule("front", "plain", "orders.shop.svc.cluster.local", "DISABLE")
         .await
         .unwrap();
-    cluster.peer_authentication("shop", "legacy", "PERMISSIVE").await.unwrap();
+    cluster.peer_authentication("front", "legacy", "PERMISSIVE").await.unwrap();
     let more = "
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingWebhookConfiguration
