@@ -144,7 +144,9 @@ spec:
     }
     for format in ["json", "yaml"] {
         let dump = cluster.folder().join(format!("dump.{format}"));
-        let text = cluster.kubectl_text(&["get", KINDS, "-A", "-o", format]).await.unwrap();
+        // Who wrote a policy is told by its managed fields, which kubectl hides.
+        let get = ["get", KINDS, "-A", "-o", format, "--show-managed-fields"];
+        let text = cluster.kubectl_text(&get).await.unwrap();
         std::fs::write(&dump, text).unwrap();
         let dump = dump.display().to_string();
         let files = cluster.meshrollout(&["preflight", "-o", "json", "-f", &dump]).await.unwrap();
