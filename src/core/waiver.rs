@@ -3,7 +3,7 @@
 
 use crate::finding::{Finding, Level, Subject};
 use crate::gate::policy::Target;
-use crate::ident::{Namespace, Port, WorkloadRef};
+use crate::ident::{Port, WorkloadRef};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 
@@ -78,21 +78,6 @@ impl Waivers {
                 && (whole || target.port.is_some_and(|port| one.ports.contains(&port)))
         };
         self.exceptions.iter().filter(covers).max_by_key(|one| one.answer.expires)
-    }
-
-    /// What is excepted of the workloads called `name` at `now`.
-    pub(crate) fn of(
-        &self,
-        namespace: &Namespace,
-        name: &str,
-        now: Timestamp,
-    ) -> impl Iterator<Item = &Exception> {
-        let is_of = move |one: &&Exception| {
-            one.workload.namespace == *namespace
-                && one.workload.name == name
-                && one.answer.holds(now)
-        };
-        self.exceptions.iter().filter(is_of)
     }
 
     /// Lines for the text that a plan is approved under.

@@ -1,14 +1,16 @@
 //! Did anybody send plaintext in the look-back? Clients send the same bytes before and after
 //! STRICT, so whoever did would be refused.
 
-use super::{Context, list, unknown_metrics};
+use super::{Context, list, policy, unknown_metrics};
 use crate::finding::{Code, Finding, Subject};
+use crate::mode::Mode;
 use crate::reading::Reading;
 use crate::traffic::{Caller, Name, Observed, rounded};
+use crate::waiver::Exception;
 use std::collections::BTreeMap;
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
-    let Context { snapshot, facts, plan } = context;
+    let Context { snapshot, facts, .. } = context;
     let callers = match &snapshot.telemetry.callers {
         Reading::Known(callers) => callers,
         Reading::Unknown(cause) => {
@@ -18,10 +20,10 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
 
     // One finding per caller and destination, however many series speak of it.
     let mut seen: BTreeMap<_, Vec<&Caller>> = BTreeMap::new();
+    let excepted = excepted(context);
     let whole = |caller: &&Caller| {
-        let Caller { destination: Name { namespace, workload }, .. } = caller;
-        let mut excepted = plan.waivers.of(namespace, workload, snapshot.at);
-        !excepted.any(|one| one.ports.is_empty())
+        let mut whole = excepted.iter().filter(|one| one.ports.is_empty());
+        caller.observed != Observed::Plaintext || !whole.any(|one| covers(one, &caller.destination))
     };
     let here =
         callers.iter().filter(|caller| caller.destination.namespace == facts.name).filter(whole);
@@ -30,10 +32,44 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
             .or_default()
             .push(caller);
     }
-    seen.into_values().map(|callers| finding(context, &callers)).collect()
+    seen.into_values().map(|callers| finding(context, &callers, &excepted)).collect()
 }
 
-fn finding(context: Context<'_>, callers: &[&Caller]) -> Finding {
+/// The exceptions that are in force: somebody answers for them, and a policy would keep plaintext
+/// passing once the namespace is STRICT. A declaration alone lets nobody in.
+fn excepted(context: Context<'_>) -> Vec<&Exception> {
+    let Context { snapshot, facts, plan } = context;
+    let holding = plan
+        .waivers
+        .exceptions
+        .iter()
+        .filter(|one| one.workload.namespace == facts.name && one.answer.holds(snapshot.at));
+    let holding: Vec<_> = holding.collect();
+    if holding.is_empty() {
+        return holding;
+    }
+    let after = snapshot.policies.with(policy::ours(snapshot, facts, Mode::Strict));
+    let targets = policy::targets(facts);
+    let passes = |one: &&Exception| {
+        let mut of_it = targets
+            .iter()
+            .filter(|target| *target.workload == one.workload)
+            .filter(|target| {
+                one.ports.is_empty() || target.port.is_some_and(|port| one.ports.contains(&port))
+            })
+            .map(|target| target.mode(&after).known().is_some_and(|mode| mode.mode != Mode::Strict))
+            .peekable();
+        of_it.peek().is_some() && of_it.all(|passes| passes)
+    };
+    holding.into_iter().filter(passes).collect()
+}
+
+/// Metrics name a workload without its kind.
+fn covers(exception: &Exception, called: &Name) -> bool {
+    exception.workload.namespace == called.namespace && exception.workload.name == called.workload
+}
+
+fn finding(context: Context<'_>, callers: &[&Caller], excepted: &[&Exception]) -> Finding {
     let Context { snapshot, facts, plan } = context;
     let [first, ..] = callers else {
         return Finding::new(Code::AmbiguousSeries, Subject::namespace(&facts.name), "no caller");
@@ -53,9 +89,8 @@ fn finding(context: Context<'_>, callers: &[&Caller]) -> Finding {
     let evidence = format!("{counts} in the last {lookback:#}, not over mutual TLS");
     let window = format!("0 in {lookback:#}");
     let count: f64 = callers.iter().map(|caller| caller.count).sum();
-    let mut excepted = plan.waivers.of(&destination.namespace, &destination.workload, snapshot.at);
     if first.observed == Observed::Plaintext
-        && let Some(exception) = excepted.next()
+        && let Some(exception) = excepted.iter().find(|one| covers(one, destination))
     {
         let ports = list(exception.ports.iter().map(ToString::to_string));
         return Finding::new(

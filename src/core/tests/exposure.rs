@@ -2,10 +2,11 @@
 
 use meshrollout_core::exposure::{Caller, Check, Inbound, Opener, Opening};
 use meshrollout_core::finding::Code;
-use meshrollout_core::ident::Port;
+use meshrollout_core::ident::{Port, WorkloadRef};
 use meshrollout_core::mode::Mode;
 use meshrollout_core::reading::{Cause, Reading};
-use meshrollout_core::testing::World;
+use meshrollout_core::testing::{World, at};
+use meshrollout_core::waiver::{Answer, Exception};
 use meshrollout_core::workload::Proxy;
 use std::sync::Arc;
 
@@ -89,5 +90,32 @@ fn holds_while_the_kubelet_calls_the_application_itself() {
     ] {
         world.visits(LONG);
         assert_eq!(world.mode("catalog"), Some(Mode::Strict));
+    }
+}
+
+/// A declaration lets nobody in: the policy that it speaks of must be there.
+#[test]
+fn an_exception_without_its_policy_hides_no_plaintext() {
+    for ports in [vec![], vec![8080]] {
+        let world = || {
+            shop(|world| {
+                world.plaintext(Some(("legacy", "batch")), "catalog");
+                world.plan.waivers.exceptions.push(Exception {
+                    workload: WorkloadRef::new("catalog", "Deployment", "catalog"),
+                    ports: ports.iter().copied().map(Port).collect(),
+                    answer: Answer {
+                        owner: "platform".into(),
+                        reason: "legacy".into(),
+                        expires: at(1_000_000),
+                    },
+                });
+            })
+        };
+        held_by(world(), Code::PlaintextSeen);
+        let mut excepted = world();
+        excepted.set_workload_policy("catalog", "port", 8080, Mode::Permissive);
+        // One port of the whole workload is not the workload.
+        let expected = if ports.is_empty() { Code::PlaintextSeen } else { Code::PortUnknown };
+        held_by(excepted, expected);
     }
 }
