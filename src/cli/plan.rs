@@ -3,9 +3,10 @@
 use super::cluster::Error;
 use super::scene::{Look, Scene};
 use super::{exit, fail};
-use crate::api::{Action, Duration, MeshRollout, MeshRolloutSpec, Stage};
+use crate::api::{Action, MeshRollout, MeshRolloutSpec, Stage};
+use meshrollout_core::gate::policy::is_strict;
 use meshrollout_core::ident::Namespace;
-use meshrollout_core::order::{calls, is_strict, stages};
+use meshrollout_core::order::{calls, stages};
 use meshrollout_core::preflight::{Outlook, Preflight};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -118,9 +119,9 @@ fn proposal(args: &Args, scene: &Scene) -> Result<String, String> {
         name: format!("stage-{}", index + 1),
         namespaces: Some(namespaces),
         namespace_selector: None,
-        soak: Duration::new("30m"),
-        bake: Duration::new("15m"),
-        max_concurrent: 1,
+        soak: Stage::default_soak(),
+        bake: Stage::default_bake(),
+        max_concurrent: Stage::default_max_concurrent(),
     };
     let spec = MeshRolloutSpec {
         action: Action::Observe,

@@ -4,12 +4,8 @@
 //! nobody calls can break nobody, and once it is STRICT its own pods are known to have sidecars that
 //! work. Namespaces that call each other in a circle go together.
 
-use crate::effective::Policies;
-use crate::gate::policy::targets;
 use crate::ident::{Host, Namespace};
-use crate::mode::Mode;
 use crate::snapshot::Snapshot;
-use crate::workload::NamespaceFacts;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Who calls whom, as far as it was seen.
@@ -47,14 +43,6 @@ fn home(snapshot: &Snapshot, host: &Host) -> Option<Namespace> {
     let namespace = Namespace::new(host.as_str().split('.').nth(1)?);
     let facts = snapshot.namespace(&namespace)?;
     facts.services.iter().any(|service| service.host == *host).then_some(namespace)
-}
-
-/// Every server of the namespace is STRICT already.
-pub fn is_strict(policies: &Policies, facts: &NamespaceFacts) -> bool {
-    let mut modes = targets(facts).into_iter().map(|target| {
-        target.mode(policies).known().is_some_and(|effective| effective.mode == Mode::Strict)
-    });
-    modes.next().is_some_and(|first| first) && modes.all(|strict| strict)
 }
 
 /// `namespaces` in stages: each is called from its own stage and earlier ones only, save that those

@@ -4,7 +4,7 @@
 use crate::clearance::our_policy;
 use crate::finding::{Code, Finding, Level, Subject};
 use crate::gate::Evaluation;
-use crate::gate::policy::{ours, targets};
+use crate::gate::policy::{is_strict, ours, targets};
 use crate::mode::Mode;
 use crate::plan::Plan;
 use crate::policy::{Ours, Policy, RolledBack};
@@ -247,11 +247,7 @@ fn unwritten(
     {
         return State::Blocked;
     }
-    let modes: Vec<_> = targets(facts)
-        .iter()
-        .map(|target| target.mode(&snapshot.policies).known().map(|now| now.mode))
-        .collect();
-    if !modes.is_empty() && modes.iter().all(|mode| *mode == Some(Mode::Strict)) {
+    if is_strict(&snapshot.policies, facts) {
         findings.push(
             Finding::new(
                 Code::StrictWithoutProof,

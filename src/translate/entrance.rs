@@ -3,6 +3,7 @@
 use super::namespace;
 use crate::kubernetes::{self, APIService, CustomResourceDefinition, Ingress, ServiceReference};
 use k8s_openapi::api::admissionregistration::v1 as admission;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meshrollout_core::exposure::{Caller, Dialled, Entrance};
 use meshrollout_core::finding::Subject;
 use meshrollout_core::ident::{Namespace, Port};
@@ -18,59 +19,44 @@ pub struct Routed {
 
 /// Where the apiserver calls for admission by this configuration.
 pub fn mutating(object: &admission::MutatingWebhookConfiguration) -> Vec<Entrance> {
-    let name = object.metadata.name.as_deref().unwrap_or_default();
     let hooks = object.webhooks.iter().flatten();
-    hooks
-        .filter_map(|hook| {
-            let at = hook.client_config.service.as_ref()?;
-            Some(admits(
-                "MutatingWebhookConfiguration",
-                name,
-                &hook.name,
-                hook.failure_policy.as_deref(),
-                at,
-            ))
-        })
-        .collect()
+    let called =
+        hooks.map(|hook| (&*hook.name, hook.failure_policy.as_deref(), &hook.client_config));
+    admits("MutatingWebhookConfiguration", &object.metadata, called)
 }
 
 /// Where the apiserver calls for admission by this configuration.
 pub fn validating(object: &admission::ValidatingWebhookConfiguration) -> Vec<Entrance> {
-    let name = object.metadata.name.as_deref().unwrap_or_default();
     let hooks = object.webhooks.iter().flatten();
-    hooks
-        .filter_map(|hook| {
-            let at = hook.client_config.service.as_ref()?;
-            Some(admits(
-                "ValidatingWebhookConfiguration",
-                name,
-                &hook.name,
-                hook.failure_policy.as_deref(),
-                at,
-            ))
-        })
-        .collect()
+    let called =
+        hooks.map(|hook| (&*hook.name, hook.failure_policy.as_deref(), &hook.client_config));
+    admits("ValidatingWebhookConfiguration", &object.metadata, called)
 }
 
-fn admits(
+/// The two kinds of webhooks are the same in what is looked at: name, failure policy and place.
+fn admits<'a>(
     kind: &str,
-    name: &str,
-    hook: &str,
-    failure: Option<&str>,
-    at: &admission::ServiceReference,
-) -> Entrance {
-    let consequence = match failure {
-        Some("Ignore") => "objects would go by unseen (failurePolicy Ignore)",
-        _ => "the objects that it looks at could not be written (failurePolicy Fail)",
-    };
-    Entrance {
-        caller: Caller::Admission,
-        declared_by: Subject::cluster(kind, name),
-        detail: format!("webhook {hook}: {consequence}"),
-        namespace: Namespace::new(&at.namespace),
-        service: at.name.clone(),
-        port: dialled(at.port),
-    }
+    meta: &ObjectMeta,
+    hooks: impl Iterator<Item = (&'a str, Option<&'a str>, &'a admission::WebhookClientConfig)>,
+) -> Vec<Entrance> {
+    let name = meta.name.as_deref().unwrap_or_default();
+    let led =
+        |(hook, failure, config): (&str, Option<&str>, &'a admission::WebhookClientConfig)| {
+            let at = config.service.as_ref()?;
+            let consequence = match failure {
+                Some("Ignore") => "objects would go by unseen (failurePolicy Ignore)",
+                _ => "the objects that it looks at could not be written (failurePolicy Fail)",
+            };
+            Some(Entrance {
+                caller: Caller::Admission,
+                declared_by: Subject::cluster(kind, name),
+                detail: format!("webhook {hook}: {consequence}"),
+                namespace: Namespace::new(&at.namespace),
+                service: at.name.clone(),
+                port: dialled(at.port),
+            })
+        };
+    hooks.filter_map(led).collect()
 }
 
 /// Where the apiserver leads an API, unless it serves it itself.

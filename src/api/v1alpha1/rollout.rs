@@ -285,15 +285,15 @@ pub struct Stage {
 }
 
 impl Stage {
-    fn default_soak() -> Duration {
+    pub(crate) fn default_soak() -> Duration {
         Duration::new("30m")
     }
 
-    fn default_bake() -> Duration {
+    pub(crate) fn default_bake() -> Duration {
         Duration::new("15m")
     }
 
-    fn default_max_concurrent() -> i32 {
+    pub(crate) fn default_max_concurrent() -> i32 {
         1
     }
 }

@@ -144,6 +144,14 @@ pub fn targets(facts: &NamespaceFacts) -> Vec<Target<'_>> {
     targets
 }
 
+/// There are servers, and every one is STRICT under `policies`.
+pub fn is_strict(policies: &Policies, facts: &NamespaceFacts) -> bool {
+    let mut modes =
+        targets(facts).into_iter().map(|target| target.mode(policies).known().map(|now| now.mode));
+    let strict = |mode: Option<Mode>| mode == Some(Mode::Strict);
+    modes.next().is_some_and(strict) && modes.all(strict)
+}
+
 impl Target<'_> {
     /// The mode in force for it under `policies`.
     pub fn mode<'p>(&self, policies: &'p Policies) -> Reading<Effective<'p>> {
