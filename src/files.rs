@@ -200,7 +200,7 @@ impl Input {
         }
         let facts = |(name, parts): (Namespace, Parts<'_>)| {
             let mut facts = parts.facts(&name);
-            expect_pods(&mut facts, &injectors);
+            facts.expect_pods(&injectors);
             (name, Arc::new(facts))
         };
         let namespaces = parts.into_iter().map(facts).collect();
@@ -274,30 +274,4 @@ fn read_share(pieces: &[Piece<'_>]) -> Vec<(usize, Outcome)> {
         read.push((piece.line, outcome));
     }
     read
-}
-
-/// A workload known by its template only stands for the pod that would come of it.
-fn expect_pods(facts: &mut NamespaceFacts, injectors: &[Injector]) {
-    let (name, labels) = (facts.name.clone(), facts.labels.clone());
-    for workload in facts.workloads.values_mut().filter(|workload| workload.pods.is_empty()) {
-        let Some(template) = &workload.template else { continue };
-        let proxy = match injection::decide(&name, &labels, template, injectors) {
-            Injection::Sidecar { revision } => {
-                let mode = template.labels.value("security.istio.io/tlsMode");
-                let announces_tls = mode.is_none_or(|mode| mode == "istio");
-                Proxy::Sidecar { revision: Some(revision), announces_tls }
-            }
-            Injection::None(_) => Proxy::None,
-        };
-        workload.pods.push(Pod {
-            name: format!("{} (to be made)", workload.id.name),
-            labels: Arc::new(template.labels.clone()),
-            proxy,
-            phase: Phase::Running,
-            ready_since: None,
-            host_network: template.host_network,
-            restarts: 0,
-            inbound: template.inbound.clone(),
-        });
-    }
 }

@@ -43,8 +43,20 @@ pub enum Caller {
     Aggregation,
     /// kube-apiserver, at a conversion webhook.
     Conversion,
-    /// An ingress controller, known by the words that its class says of it.
-    Ingress(String),
+    /// An ingress controller.
+    Ingress(IngressController),
+}
+
+/// The controller that serves an Ingress, as far as the Ingress and its class tell of it.
+#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct IngressController {
+    /// The name of the class; `None` for the default one.
+    pub class: Option<String>,
+    /// What the class says of its controller.
+    pub name: Option<String>,
+    /// The Ingress has it dial the Service, by the Service's name: what a sidecar knows how to
+    /// send. Controllers dial the pods themselves, which no sidecar sends mutual TLS.
+    pub through_service: bool,
 }
 
 /// What comes into a pod past its Services, and what its sidecar takes of it.
@@ -107,6 +119,16 @@ impl Inbound {
         match &self.only {
             Some(only) => only.contains(&port),
             None => !self.but.contains(&port) && !OF_THE_SIDECAR.contains(&port.0),
+        }
+    }
+}
+
+impl fmt::Display for IngressController {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.class, &self.name) {
+            (Some(class), Some(name)) => write!(f, "class {class}, {name}"),
+            (Some(class), None) => write!(f, "class {class}"),
+            (None, _) => f.write_str("the default class"),
         }
     }
 }

@@ -5,7 +5,8 @@
 //! `mutatingwebhook.yaml` (`istio-semantics.md` C1, C2).
 
 use crate::exposure::Inbound;
-use crate::ident::{Labels, Namespace, Selector};
+use crate::ident::{Labels, Namespace, Selector, WorkloadRef};
+use crate::workload::{Phase, Pod, Proxy};
 use std::sync::Arc;
 
 const INJECT: &str = "sidecar.istio.io/inject";
@@ -97,6 +98,35 @@ pub fn decide(
         return Injection::Sidecar { revision: injector.revision.clone() };
     }
     Injection::None(why_not_called(namespace_labels, &template.labels))
+}
+
+impl Template {
+    /// A pod of `workload` made from it now, in a namespace with these labels.
+    pub(crate) fn pod(
+        &self,
+        workload: &WorkloadRef,
+        namespace_labels: &Labels,
+        injectors: &[Injector],
+    ) -> Pod {
+        let proxy = match decide(&workload.namespace, namespace_labels, self, injectors) {
+            Injection::Sidecar { revision } => {
+                let mode = self.labels.value("security.istio.io/tlsMode");
+                let announces_tls = mode.is_none_or(|mode| mode == "istio");
+                Proxy::Sidecar { revision: Some(revision), announces_tls }
+            }
+            Injection::None(_) => Proxy::None,
+        };
+        Pod {
+            name: format!("{} (to be made)", workload.name),
+            labels: Arc::new(self.labels.clone()),
+            proxy,
+            phase: Phase::Running,
+            ready_since: None,
+            host_network: self.host_network,
+            restarts: 0,
+            inbound: self.inbound.clone(),
+        }
+    }
 }
 
 fn why_not_called(namespace: &Labels, pod: &Labels) -> NotInjected {

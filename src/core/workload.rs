@@ -2,7 +2,7 @@
 
 use crate::exposure::Inbound;
 use crate::ident::{Host, Labels, Namespace, PodRef, Port, Uid, WorkloadRef};
-use crate::injection::Template;
+use crate::injection::{Injector, Template};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -205,6 +205,13 @@ impl Workload {
         self.running().filter(|pod| matches!(pod.proxy, Proxy::Sidecar { .. }))
     }
 
+    /// No pod is up, and there may be some.
+    pub fn is_to_come(&self) -> bool {
+        let is_coming = |pod: &Pod| pod.phase == Phase::Pending;
+        self.running().next().is_none()
+            && (self.template.is_some() || self.pods.iter().any(is_coming))
+    }
+
     /// Gateways are clients, never targets.
     pub fn is_gateway(&self) -> bool {
         self.running().next().is_some() && self.running().all(|pod| pod.proxy == Proxy::Gateway)
@@ -241,13 +248,36 @@ impl NamespaceFacts {
             .filter(move |(_, pod)| selects_pods && service.selector.select(&pod.labels))
     }
 
-    /// Container ports that some Service of this namespace leads to on `workload`.
-    pub fn ports(&self, workload: &Workload) -> BTreeSet<Port> {
-        self.services
-            .iter()
-            .filter(|service| self.endpoints(service).any(|(behind, _)| behind.id == workload.id))
-            .flat_map(|service| service.ports.iter().filter_map(|port| port.target))
-            .collect()
+    /// Container ports that some Service of this namespace leads to, by whose they are.
+    pub fn ports(&self) -> BTreeMap<&WorkloadRef, BTreeSet<Port>> {
+        let mut ports: BTreeMap<&WorkloadRef, BTreeSet<Port>> = BTreeMap::new();
+        for service in &self.services {
+            let behind: BTreeSet<_> =
+                self.endpoints(service).map(|(workload, _)| &workload.id).collect();
+            let targets = || service.ports.iter().filter_map(|port| port.target);
+            for workload in behind {
+                ports.entry(workload).or_default().extend(targets());
+            }
+        }
+        ports
+    }
+
+    /// Workloads of which no pod is up stand for what will come of them: their pods on the way, or
+    /// one from their template.
+    pub fn expect_pods(&mut self, injectors: &[Injector]) {
+        for workload in self.workloads.values_mut().filter(|workload| workload.is_to_come()) {
+            let mut coming: Vec<_> =
+                workload.pods.iter_mut().filter(|pod| pod.phase == Phase::Pending).collect();
+            for pod in &mut coming {
+                pod.phase = Phase::Running;
+            }
+            if coming.is_empty()
+                && let Some(template) = &workload.template
+            {
+                let made = template.pod(&workload.id, &self.labels, injectors);
+                workload.pods.push(made);
+            }
+        }
     }
 }
 

@@ -4,17 +4,16 @@ use super::namespace;
 use crate::kubernetes::{self, APIService, CustomResourceDefinition, Ingress, ServiceReference};
 use k8s_openapi::api::admissionregistration::v1 as admission;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use meshrollout_core::exposure::{Caller, Dialled, Entrance};
+use meshrollout_core::exposure::{Caller, Dialled, Entrance, IngressController};
 use meshrollout_core::finding::Subject;
 use meshrollout_core::ident::{Namespace, Port};
 
-/// An Ingress, until its class is known.
+/// An Ingress, until it is known whose its class is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Routed {
-    /// The name of its class, by field or annotation.
-    pub class: Option<String>,
-    /// Where it leads, each with the class still to be said.
-    pub entrances: Vec<Entrance>,
+    controller: IngressController,
+    /// Where it leads, each with the controller still to be said.
+    entrances: Vec<Entrance>,
 }
 
 /// Where the apiserver calls for admission by this configuration.
@@ -95,8 +94,8 @@ pub fn routed(object: &Ingress) -> Routed {
     let meta = &object.metadata;
     let own = namespace(meta);
     let name = meta.name.as_deref().unwrap_or_default();
-    let annotated =
-        meta.annotations.as_ref().and_then(|all| all.get("kubernetes.io/ingress.class"));
+    let annotation = |name: &str| meta.annotations.as_ref()?.get(name);
+    let annotated = annotation("kubernetes.io/ingress.class");
     let paths = object.spec.rules.iter().flatten();
     let paths =
         paths.flat_map(|rule| rule.http.iter().flat_map(|http| http.paths.iter().flatten()));
@@ -104,7 +103,7 @@ pub fn routed(object: &Ingress) -> Routed {
     let mut entrances: Vec<_> = backends
         .filter_map(|backend| backend.service.as_ref())
         .map(|service| Entrance {
-            caller: Caller::Ingress(String::new()),
+            caller: Caller::Ingress(IngressController::default()),
             declared_by: Subject::new("Ingress", &own, name),
             detail: String::new(),
             namespace: own.clone(),
@@ -119,10 +118,13 @@ pub fn routed(object: &Ingress) -> Routed {
         .collect();
     entrances.sort();
     entrances.dedup();
-    Routed {
-        class: object.spec.ingress_class_name.clone().or_else(|| annotated.cloned()),
-        entrances,
-    }
+    // With the address alone the request keeps the host that the browser asked for, which the
+    // sidecar does not know: it sends that on as it is.
+    let through_service = annotation("nginx.ingress.kubernetes.io/service-upstream")
+        .is_some_and(|answer| answer == "true")
+        && annotation("nginx.ingress.kubernetes.io/upstream-vhost").is_some();
+    let class = object.spec.ingress_class_name.clone().or_else(|| annotated.cloned());
+    Routed { controller: IngressController { class, name: None, through_service }, entrances }
 }
 
 /// Whose Ingresses of a class are.
@@ -138,20 +140,18 @@ pub fn by_class<'a>(
     classes: &[(String, String)],
 ) -> Vec<Entrance> {
     let mut entrances = vec![];
-    for Routed { class, entrances: leads } in routed {
-        let known = class.as_ref().and_then(|class| classes.iter().find(|(name, _)| name == class));
-        let words = match (class, known) {
-            (Some(class), Some((_, controller))) => format!("class {class}, {controller}"),
-            (Some(class), None) => format!("class {class}"),
-            (None, _) => "the default class".to_owned(),
-        };
-        let is_istio = class.as_deref() == Some("istio")
-            || known.is_some_and(|(_, controller)| controller == "istio.io/ingress-controller");
-        if !is_istio {
-            let caller = Caller::Ingress(words);
-            entrances
-                .extend(leads.iter().map(|one| Entrance { caller: caller.clone(), ..one.clone() }));
+    for Routed { controller, entrances: leads } in routed {
+        let class = controller.class.as_ref();
+        let known = class.and_then(|class| classes.iter().find(|(name, _)| name == class));
+        let name = known.map(|(_, name)| name.clone());
+        if class.is_some_and(|class| class == "istio")
+            || name.as_deref() == Some("istio.io/ingress-controller")
+        {
+            continue;
         }
+        let caller = Caller::Ingress(IngressController { name, ..controller.clone() });
+        entrances
+            .extend(leads.iter().map(|one| Entrance { caller: caller.clone(), ..one.clone() }));
     }
     entrances
 }
@@ -206,6 +206,23 @@ mod tests {
             converted(webhook).unwrap(),
             "CustomResourceDefinition jobs.example.com to core/metrics:8443"
         );
+    }
+
+    #[test]
+    fn a_controller_goes_by_the_service_where_both_address_and_name_are_the_services() {
+        let goes = |annotations: Value| {
+            let meta = json!({"name": "web", "annotations": annotations});
+            let object = json!({"metadata": meta, "spec": {}});
+            routed(&serde_json::from_value(object).unwrap()).controller.through_service
+        };
+        let (address, name) = (
+            "nginx.ingress.kubernetes.io/service-upstream",
+            "nginx.ingress.kubernetes.io/upstream-vhost",
+        );
+        assert!(goes(json!({address: "true", name: "web.shop.svc.cluster.local"})));
+        assert!(!goes(json!({address: "true"})));
+        assert!(!goes(json!({address: "false", name: "web.shop.svc.cluster.local"})));
+        assert!(!goes(json!(null)));
     }
 
     #[test]

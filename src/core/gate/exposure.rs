@@ -5,16 +5,20 @@
 //! Source: `istio-semantics.md` F1–F6. Whether STRICT would be in force is asked of the after-image,
 //! port by port, so that an exception for exactly that port is all that it takes.
 
+mod ingress;
+
 use super::{Context, policy};
 use crate::effective::Policies;
 use crate::exposure::{Caller, Dialled, Entrance, Opener, Opening};
 use crate::finding::{Code, Finding, Level, Subject};
-use crate::ident::{Labels, Port};
+use crate::ident::{Labels, Namespace, Port, WorkloadRef};
 use crate::mode::Mode;
 use crate::reading::Reading;
 use crate::snapshot::Snapshot;
 use crate::workload::{NamespaceFacts, Pod, Proxy, Service, ServicePort, Workload};
-use std::collections::BTreeSet;
+use ingress::Arrival;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Labels that tell pods of one workload apart, or that the injector adds.
 const OF_ONE_POD: [&str; 9] = [
@@ -37,11 +41,14 @@ const SERVER_FIRST: [u16; 6] = [25, 110, 143, 587, 3306, 27017];
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     let Context { snapshot, facts, .. } = context;
-    let after = After {
-        policies: snapshot.policies.with(policy::ours(snapshot, facts, Mode::Strict)),
-        snapshot,
-        facts,
-    };
+    // Whoever is called when nobody is up is refused when somebody is.
+    let mut expected = Cow::Borrowed(facts);
+    if facts.workloads.values().any(Workload::is_to_come) {
+        let injectors = snapshot.injectors.known().map_or(&[][..], |known| known);
+        expected.to_mut().expect_pods(injectors);
+    }
+    let after = After::new(snapshot, &expected);
+    let facts = after.facts;
     let mut findings: BTreeSet<Finding> = BTreeSet::new();
     match &snapshot.entrances {
         Reading::Unknown(cause) => {
@@ -82,6 +89,8 @@ struct After<'a> {
     policies: Policies,
     snapshot: &'a Snapshot,
     facts: &'a NamespaceFacts,
+    /// Container ports that Services lead to, by whose they are.
+    ports: BTreeMap<&'a WorkloadRef, BTreeSet<Port>>,
 }
 
 /// Where plaintext would be refused.
@@ -93,6 +102,17 @@ struct Refusal<'a> {
 }
 
 impl<'a> After<'a> {
+    /// Whether our policy would be the one in force is asked by the gate `policies`; here it is,
+    /// so that what stands in the way of it hides nobody.
+    fn new(snapshot: &'a Snapshot, facts: &'a NamespaceFacts) -> Self {
+        let pods = facts.workloads.values().flat_map(|workload| &workload.pods);
+        let revisions = pods.map(Pod::revision).chain([None]).collect();
+        let ours = policy::ours(snapshot, facts, Mode::Strict);
+        let mut policies = snapshot.policies.clone();
+        policies.make_strict(&facts.name, &revisions, &ours);
+        Self { policies, snapshot, facts, ports: facts.ports() }
+    }
+
     /// Plaintext to `port` of `pod` would be refused.
     fn refuses(&self, pod: &Pod, port: Option<Port>) -> bool {
         let Proxy::Sidecar { revision, .. } = &pod.proxy else { return false };
@@ -122,10 +142,15 @@ impl<'a> After<'a> {
         else {
             return vec![];
         };
-        if let Caller::Ingress(words) = &entrance.caller
-            && is_meshed_controller(self.snapshot, words)
-        {
+        let arrival = match &entrance.caller {
+            Caller::Ingress(controller) => ingress::arrival(self.snapshot, controller),
+            Caller::Admission | Caller::Aggregation | Caller::Conversion => Arrival::Plaintext,
+        };
+        if arrival == Arrival::MutualTls || service.external.is_some() {
             return vec![];
+        }
+        if service.selector.is_empty() {
+            return vec![unselected(&self.facts.name, entrance)];
         }
         let ports = service.ports.iter().filter(|port| match &entrance.port {
             Dialled::Number(number) => port.port == *number,
@@ -133,11 +158,17 @@ impl<'a> After<'a> {
         });
         ports
             .flat_map(|port| self.refusals(service, port))
-            .map(|refusal| self.let_in(entrance, service, &refusal))
+            .map(|refusal| self.let_in(entrance, arrival, service, &refusal))
             .collect()
     }
 
-    fn let_in(&self, entrance: &Entrance, service: &Service, refusal: &Refusal<'_>) -> Finding {
+    fn let_in(
+        &self,
+        entrance: &Entrance,
+        arrival: Arrival,
+        service: &Service,
+        refusal: &Refusal<'_>,
+    ) -> Finding {
         let Entrance { declared_by, detail, .. } = entrance;
         let at = port_of(&refusal.workload.id, refusal.port);
         let (code, led) = match &entrance.caller {
@@ -155,12 +186,17 @@ impl<'a> After<'a> {
                     "kube-apiserver has objects of {declared_by} converted at {at}, and it is never in the mesh"
                 ),
             ),
-            Caller::Ingress(words) => (
-                Code::IngressWithoutProxy,
-                format!(
-                    "{declared_by} leads to {at}, and no sidecar is seen at its controller ({words})"
-                ),
-            ),
+            Caller::Ingress(controller) => {
+                let how = match arrival {
+                    Arrival::Plaintext => "no sidecar is seen at its controller",
+                    Arrival::PastItsSidecar => "its controller dials the pods, past its sidecar",
+                    Arrival::MutualTls | Arrival::Unsaid => {
+                        "its controller may dial the pods, past its sidecar"
+                    }
+                };
+                let led = format!("{declared_by} leads to {at}, and {how} ({controller})");
+                (Code::IngressWithoutProxy, led)
+            }
         };
         let let_in = self.exception(&service.selector, refusal);
         let found = Finding::new(code, subject(refusal), format!("{led}: refused after STRICT"))
@@ -170,10 +206,16 @@ impl<'a> After<'a> {
             ))
             .remedy(match &entrance.caller {
                 Caller::Admission | Caller::Aggregation | Caller::Conversion => let_in,
-                Caller::Ingress(_) => {
-                    format!("give the controller a sidecar; or let it in: {let_in}")
+                Caller::Ingress(controller) => {
+                    let name = format!("ingress {} -n {}", declared_by.name, self.facts.name);
+                    let mesh_it = ingress::remedy(controller, &name, service.host.as_str());
+                    format!("{mesh_it}; or let it in: {let_in}")
                 }
             });
+        let found = match arrival {
+            Arrival::Unsaid => found.at(self.unless_heard()),
+            Arrival::MutualTls | Arrival::PastItsSidecar | Arrival::Plaintext => found,
+        };
         match detail.as_str() {
             "" => found,
             detail => found.evidence(detail),
@@ -230,16 +272,17 @@ impl<'a> After<'a> {
                     "{at} ends TLS of its own: a client outside the mesh that speaks it passes a PERMISSIVE sidecar, and is refused after STRICT"
                 ),
             )
-            .at(self.app_tls())
+            .at(self.unless_heard())
             .evidence(format!("Service {}/{}:{} says {}", self.facts.name, service.name, port.port, protocol.unwrap_or_default()))
             .remedy(self.exception(&service.selector, refusal))
         };
         refusals.iter().map(of).collect()
     }
 
-    /// TLS of a client outside the mesh is counted as plaintext is. Where every pod was heard over
-    /// the whole look-back the gate plaintext has named it, or there is none.
-    fn app_tls(&self) -> Level {
+    /// What comes in past the mesh is counted as plaintext, TLS of a client's own as well. Where
+    /// every pod was heard over the whole look-back the gate plaintext has named it, or there is
+    /// none.
+    fn unless_heard(&self) -> Level {
         let telemetry = &self.snapshot.telemetry;
         match (telemetry.callers.known(), telemetry.presence.known()) {
             (Some(_), Some(_)) => Level::Warn,
@@ -314,12 +357,13 @@ impl<'a> After<'a> {
     /// knows, and what is sent there goes out as it is.
     fn undeclared(&self, workload: &'a Workload) -> Option<Finding> {
         let pod = workload.running().next().filter(|_| workload.id.kind == "StatefulSet")?;
-        let known = self.facts.ports(workload);
+        let known = self.ports.get(&workload.id);
         let unknown = pod
             .inbound
             .declared
             .iter()
-            .filter(|port| !known.contains(port) && self.refuses(pod, Some(**port)));
+            .filter(|port| !known.is_some_and(|known| known.contains(port)))
+            .filter(|port| self.refuses(pod, Some(**port)));
         let unknown: Vec<_> = unknown.map(ToString::to_string).collect();
         (!unknown.is_empty()).then(|| {
             Finding::new(
@@ -380,6 +424,19 @@ impl<'a> After<'a> {
     }
 }
 
+/// Its endpoints are somebody's to write, and may be pods of the mesh.
+fn unselected(namespace: &Namespace, entrance: &Entrance) -> Finding {
+    let Entrance { declared_by, service, .. } = entrance;
+    Finding::new(
+        Code::CallersUnknown,
+        Subject::new("Service", namespace, service),
+        format!("{declared_by} leads to Service {namespace}/{service}, which has no selector: whether it is to pods in scope is not known"),
+    )
+    .remedy(format!(
+        "kubectl get endpointslices -n {namespace} -l kubernetes.io/service-name={service}; where they are not in scope, or their port is excepted: acknowledge this finding in the rollout's spec.acknowledgements"
+    ))
+}
+
 fn subject(refusal: &Refusal<'_>) -> Subject {
     let subject = Subject::from(&refusal.workload.id);
     match refusal.port {
@@ -388,29 +445,9 @@ fn subject(refusal: &Refusal<'_>) -> Subject {
     }
 }
 
-fn port_of(workload: &crate::ident::WorkloadRef, port: Option<Port>) -> String {
+fn port_of(workload: &WorkloadRef, port: Option<Port>) -> String {
     match port {
         Some(port) => format!("container port {port} of {workload}"),
         None => format!("a port of {workload}"),
     }
-}
-
-/// The pods of an ingress controller are known by their name's label, which its class repeats. A
-/// controller that nobody can find is taken for one outside the mesh.
-fn is_meshed_controller(snapshot: &Snapshot, words: &str) -> bool {
-    const NAMES: [&str; 3] = ["app.kubernetes.io/name", "app", "k8s-app"];
-    let is_it = |pod: &Pod| {
-        NAMES
-            .iter()
-            .filter_map(|label| pod.labels.value(label))
-            .any(|name| name.len() > 2 && words.contains(name))
-    };
-    let mut pods = snapshot
-        .namespaces
-        .values()
-        .flat_map(|facts| facts.workloads.values())
-        .flat_map(Workload::running)
-        .filter(|pod| is_it(pod))
-        .peekable();
-    pods.peek().is_some() && pods.all(Pod::is_meshed_client)
 }

@@ -4,14 +4,14 @@
 use super::Context;
 use crate::effective::{DecidedBy, Effective, Policies};
 use crate::finding::{Code, Finding, Level, Subject};
-use crate::ident::{Labels, Port};
+use crate::ident::{Labels, Port, WorkloadRef};
 use crate::mode::{Declared, Mode};
 use crate::plan::Existing;
 use crate::policy::{OUR_NAME, Policy};
 use crate::reading::Reading;
 use crate::snapshot::Snapshot;
 use crate::workload::NamespaceFacts;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
@@ -32,8 +32,9 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     let targets = targets(facts);
     findings.extend(targets.iter().filter_map(|target| judge(context, &after, target)));
     findings.extend(disabled_above_strict(snapshot, facts, &targets));
+    let ports = facts.ports();
     for policy in snapshot.policies.of(&facts.name) {
-        findings.extend(misses(facts, policy));
+        findings.extend(misses(facts, &ports, policy));
         if let Some(revision) = &policy.revision {
             findings.push(
                 Finding::new(
@@ -54,8 +55,11 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     findings
 }
 
+/// Container ports that Services lead to, by whose they are.
+type Ports<'a> = BTreeMap<&'a WorkloadRef, BTreeSet<Port>>;
+
 /// A policy for workloads that are not there, or for ports by their numbers in the Service.
-fn misses(facts: &NamespaceFacts, policy: &Policy) -> Vec<Finding> {
+fn misses(facts: &NamespaceFacts, ports: &Ports<'_>, policy: &Policy) -> Vec<Finding> {
     if policy.is_namespace_wide() {
         return vec![];
     }
@@ -85,7 +89,7 @@ fn misses(facts: &NamespaceFacts, policy: &Policy) -> Vec<Finding> {
     }
     let translated = |port: Port| {
         let is_known = selected.iter().any(|workload| {
-            facts.ports(workload).contains(&port)
+            ports.get(&workload.id).is_some_and(|ports| ports.contains(&port))
                 || workload.pods.iter().any(|pod| pod.inbound.declared.contains(&port))
         });
         let services = facts.services.iter().filter(|service| {
@@ -118,7 +122,7 @@ fn misses(facts: &NamespaceFacts, policy: &Policy) -> Vec<Finding> {
 /// Every server whose mode counts: a set of like pods, their revision, and a port or all ports.
 pub struct Target<'a> {
     /// Whose pods.
-    pub workload: &'a crate::ident::WorkloadRef,
+    pub workload: &'a WorkloadRef,
     /// Their labels.
     pub labels: Arc<Labels>,
     /// The control plane that serves them.
@@ -129,13 +133,15 @@ pub struct Target<'a> {
 
 /// The targets of a namespace: every workload as a whole, and every port that a Service leads to.
 pub fn targets(facts: &NamespaceFacts) -> Vec<Target<'_>> {
+    let ports = facts.ports();
     let mut targets = vec![];
     for workload in facts.servers() {
-        let ports = facts.ports(workload);
+        let ports = ports.get(&workload.id);
         let kinds: BTreeSet<_> =
             workload.meshed().map(|pod| (Arc::clone(&pod.labels), pod.revision())).collect();
         for (labels, revision) in kinds {
-            for port in std::iter::once(None).chain(ports.iter().copied().map(Some)) {
+            let each = ports.into_iter().flatten().copied().map(Some);
+            for port in std::iter::once(None).chain(each) {
                 let labels = Arc::clone(&labels);
                 targets.push(Target { workload: &workload.id, labels, revision, port });
             }

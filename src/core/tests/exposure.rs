@@ -1,13 +1,15 @@
 //! Callers from outside the mesh that can never speak its mutual TLS, and what lets them in.
 
-use meshrollout_core::exposure::{Caller, Check, Inbound, Opener, Opening};
-use meshrollout_core::finding::Code;
-use meshrollout_core::ident::{Port, WorkloadRef};
+use meshrollout_core::exposure::{Caller, Check, Inbound, IngressController, Opener, Opening};
+use meshrollout_core::finding::{Code, Subject};
+use meshrollout_core::gate::Evaluation;
+use meshrollout_core::ident::{Host, Labels, Namespace, Port, WorkloadRef};
+use meshrollout_core::injection::Template;
 use meshrollout_core::mode::Mode;
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::testing::{World, at};
 use meshrollout_core::waiver::{Answer, Exception};
-use meshrollout_core::workload::Proxy;
+use meshrollout_core::workload::{NamespaceFacts, Phase, Proxy, Workload};
 use std::sync::Arc;
 
 /// Enough visits for a whole rollout of the shop.
@@ -34,7 +36,7 @@ fn holds_while_somebody_outside_the_mesh_is_led_in_unless_that_very_port_is_exce
         (Caller::Admission, Code::WebhookBackend),
         (Caller::Aggregation, Code::ApiServiceBackend),
         (Caller::Conversion, Code::ConversionBackend),
-        (Caller::Ingress("nginx".into()), Code::IngressWithoutProxy),
+        (Caller::Ingress(controller("k8s.io/ingress-nginx")), Code::IngressWithoutProxy),
     ] {
         let led = || shop(|world| world.entrance(caller.clone(), "catalog"));
         held_by(led(), code);
@@ -54,18 +56,64 @@ fn holds_while_it_is_not_known_who_is_led_in() {
     held_by(shop(|w| w.snapshot.entrances = Reading::Unknown(unread)), Code::CallersUnknown);
 }
 
+/// The controller of class `nginx`, whoever that is.
+fn controller(name: &str) -> IngressController {
+    IngressController {
+        class: Some("nginx".into()),
+        name: Some(name.into()),
+        through_service: false,
+    }
+}
+
+/// A shop with an Ingress of this controller, and `front` as the pods of this name.
+fn routed(controller: IngressController, pods: &'static str) -> World {
+    shop(|world| {
+        world.entrance(Caller::Ingress(controller), "catalog");
+        world.edit_pods("front", |pod| {
+            pod.labels =
+                Arc::new([("app.kubernetes.io/name", pods), ("app", pods)].into_iter().collect());
+        });
+    })
+}
+
 #[test]
-fn an_ingress_whose_controller_has_a_sidecar_is_no_obstacle() {
-    let mut world = shop(|world| world.entrance(Caller::Ingress("class front".into()), "catalog"));
+fn an_ingress_is_no_obstacle_where_its_controller_has_a_sidecar_and_calls_the_service() {
+    let nginx = || controller("k8s.io/ingress-nginx");
+    let through = || IngressController { through_service: true, ..nginx() };
+    let mut world = routed(through(), "ingress-nginx");
     world.visits(LONG);
     assert_eq!(world.mode("catalog"), Some(Mode::Strict));
-    held_by(
-        shop(|world| {
-            world.entrance(Caller::Ingress("class front".into()), "catalog");
-            world.edit_pods("front", |pod| pod.proxy = Proxy::None);
-        }),
-        Code::IngressWithoutProxy,
-    );
+    held_by(routed(nginx(), "ingress-nginx"), Code::IngressWithoutProxy);
+    let mut bare = routed(through(), "ingress-nginx");
+    bare.edit_pods("front", |pod| pod.proxy = Proxy::None);
+    held_by(bare, Code::IngressWithoutProxy);
+}
+
+/// An application may be named as a class is, or as a part of its controller's name.
+#[test]
+fn no_other_application_speaks_for_an_ingress_controller() {
+    for (of, pods) in [
+        ("k8s.io/ingress-nginx", "nginx"),
+        ("nginx.org/ingress-controller", "nginx"),
+        ("example.com/ingress", "ingress"),
+    ] {
+        let through = IngressController { through_service: true, ..controller(of) };
+        held_by(routed(through, pods), Code::IngressWithoutProxy);
+    }
+    let nobody = IngressController { class: None, name: None, through_service: true };
+    held_by(routed(nobody, "default"), Code::IngressWithoutProxy);
+}
+
+/// Whom it dials is not read, so it is asked of the traffic, where there was somebody to hear it.
+#[test]
+fn a_controller_with_a_sidecar_that_may_dial_pods_is_an_obstacle_where_nobody_listened() {
+    let traefik = || routed(controller("traefik.io/ingress-controller"), "traefik");
+    let mut heard = traefik();
+    heard.visits(LONG);
+    assert_eq!(heard.mode("catalog"), Some(Mode::Strict));
+    let mut unheard = traefik();
+    unheard.telemetry.callers = Reading::Unknown(Cause::NotRead("callers".into()));
+    held_by(unheard, Code::IngressWithoutProxy);
 }
 
 #[test]
@@ -118,4 +166,69 @@ fn an_exception_without_its_policy_hides_no_plaintext() {
         let expected = if ports.is_empty() { Code::PlaintextSeen } else { Code::PortUnknown };
         held_by(excepted, expected);
     }
+}
+
+/// What the gates say of `catalog` now.
+fn judged(world: &World) -> Evaluation {
+    let facts = &world.snapshot.namespaces[&Namespace::from("catalog")];
+    Evaluation::run(&world.plan, &world.snapshot, facts)
+}
+
+/// A webhook is called when the first of its pods is up again.
+#[test]
+fn pods_that_are_still_to_come_are_refused_as_well() {
+    let admitting = |change: &dyn Fn(&mut Workload)| {
+        let world = shop(|world| {
+            world.entrance(Caller::Admission, "catalog");
+            let edit =
+                |facts: &mut NamespaceFacts| change(facts.workloads.values_mut().next().unwrap());
+            world.edit("catalog", edit);
+        });
+        judged(&world).has(Code::WebhookBackend)
+    };
+    let each = |phase: Phase| {
+        move |workload: &mut Workload| workload.pods.iter_mut().for_each(|pod| pod.phase = phase)
+    };
+    assert!(admitting(&|_| ()));
+    assert!(admitting(&each(Phase::Pending)));
+    let scaled_to = |labels: Labels| {
+        move |workload: &mut Workload| {
+            workload.pods.clear();
+            workload.template = Some(Template { labels: labels.clone(), ..Template::default() });
+        }
+    };
+    let own = || Labels::default().with("app", "catalog");
+    assert!(admitting(&scaled_to(own())));
+    assert!(!admitting(&scaled_to(own().with("sidecar.istio.io/inject", "false"))));
+    assert!(!admitting(
+        &|workload| *workload = Workload { pods: vec![], template: None, ..workload.clone() }
+    ));
+}
+
+#[test]
+fn holds_while_the_endpoints_of_a_service_that_is_called_are_not_known() {
+    let unselected = |external: Option<Host>| {
+        shop(|world| {
+            world.entrance(Caller::Admission, "catalog");
+            world.edit("catalog", |facts| {
+                facts.services[0].selector = Labels::default();
+                facts.services[0].external = external;
+            });
+        })
+    };
+    assert!(!judged(&unselected(Some(Host::new("example.com")))).has(Code::CallersUnknown));
+    let world = unselected(None);
+    let evaluation = judged(&world);
+    let found = evaluation.obstacles().into_iter().find(|one| one.code == Code::CallersUnknown);
+    assert_eq!(found.unwrap().subject, Subject::new("Service", &"catalog".into(), "catalog"));
+    held_by(world, Code::CallersUnknown);
+}
+
+/// With the older policy gone the caller would be refused: both are said at once.
+#[test]
+fn a_policy_that_stands_before_ours_hides_no_caller() {
+    let mut world = shop(|world| world.entrance(Caller::Admission, "catalog"));
+    world.set_policy("catalog", "before", Mode::Permissive, None);
+    let evaluation = judged(&world);
+    assert!(evaluation.has(Code::PolicyShadowed) && evaluation.has(Code::WebhookBackend));
 }

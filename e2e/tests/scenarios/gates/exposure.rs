@@ -54,14 +54,14 @@ webhooks:
 }
 
 #[tokio::test]
-async fn an_ingress_whose_controller_is_not_in_the_mesh_holds_until_it_is() {
+async fn an_ingress_holds_until_its_controller_is_in_the_mesh_and_calls_the_service() {
     let mesh = mesh().await;
     mesh.serve("routed").await;
     let ingress = "
 apiVersion: networking.k8s.io/v1
 kind: IngressClass
 metadata: {name: front-door}
-spec: {controller: example.com/front-door}
+spec: {controller: k8s.io/ingress-nginx}
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress
@@ -75,10 +75,27 @@ spec:
 
     let held = mesh.held("routed", "routed", Code::IngressWithoutProxy).await;
     assert_eq!(held.text("subject"), "Deployment routed/app:8080");
-    assert!(held.ready.message.contains("example.com/front-door"), "{held:?}");
+    assert!(held.ready.message.contains("class front-door, k8s.io/ingress-nginx"), "{held:?}");
 
-    // Its pods are known by their name, which the class repeats.
-    mesh.deploy(&Workload::new("front", "front-door")).await.unwrap();
+    // With a sidecar alone it would dial the pods past it.
+    let nginx = Workload::new("front", "doorman");
+    let nginx = nginx.label("app.kubernetes.io/name", "ingress-nginx");
+    mesh.deploy(&nginx).await.unwrap();
+    mesh.wait("it to be said that the pods are dialled", async || {
+        let (found, _) = mesh.until_found("routed", "routed", Code::IngressWithoutProxy).await;
+        let said = found["message"].as_str().unwrap_or_default();
+        if said.contains("its controller dials the pods") { Ok(()) } else { Err(said.to_owned()) }
+    })
+    .await;
+    let through = [
+        "annotate",
+        "ingress",
+        "shop",
+        "-n=routed",
+        "nginx.ingress.kubernetes.io/service-upstream=true",
+        "nginx.ingress.kubernetes.io/upstream-vhost=app.routed.svc.cluster.local",
+    ];
+    mesh.kubectl_text(&through).await.unwrap();
     mesh.until_strict("routed", "routed").await;
     mesh.delete("ingressclass", "", "front-door").await.unwrap();
     mesh.end("routed").await;
