@@ -14,12 +14,11 @@ use meshrollout_core::effective::Policies;
 use meshrollout_core::exposure::Entrance;
 use meshrollout_core::finding::Subject;
 use meshrollout_core::ident::Namespace;
-use meshrollout_core::injection::{self, Injection, Injector, chart_injectors};
+use meshrollout_core::injection::{Injector, chart_injectors};
 use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::Reading;
 use meshrollout_core::snapshot::{Mesh, Snapshot, Source, TelemetryOverride};
 use meshrollout_core::waiver::Waivers;
-use meshrollout_core::workload::{NamespaceFacts, Phase, Pod, Proxy};
 use object::{Fact, Object, Outcome};
 use pieces::{Piece, pieces};
 use std::collections::{BTreeMap, BTreeSet};
@@ -274,4 +273,64 @@ fn read_share(pieces: &[Piece<'_>]) -> Vec<(usize, Outcome)> {
         read.push((piece.line, outcome));
     }
     read
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Input {
+        let mut files = Input::default();
+        files.read_text("input", text);
+        files
+    }
+
+    fn deployments(files: &Input) -> Vec<&str> {
+        files.owners.iter().map(|owner| owner.id.name.as_str()).collect()
+    }
+
+    /// The same two objects, as one may come by them.
+    #[test]
+    fn nothing_is_lost_however_a_list_is_written() {
+        let json = r#"{"apiVersion": "v1", "kind": "List", "items": [
+            {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}},
+            {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "b"}}]}"#;
+        let typed = r#"{"apiVersion": "apps/v1", "kind": "DeploymentList",
+            "items": [{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}]}"#;
+        let flow = "{apiVersion: apps/v1, kind: DeploymentList, items: [{metadata: {name: a}}, {metadata: {name: b}}]}";
+        let items_in_flow = "apiVersion: apps/v1\nkind: DeploymentList\nitems: [{metadata: {name: a}}, {metadata: {name: b}}]\n";
+        let block = "apiVersion: apps/v1\nkind: DeploymentList\nitems:\n-\n  metadata: {name: a}\n- metadata: {name: b}\n";
+        for text in [json, typed, flow, items_in_flow, block] {
+            for text in [text.to_owned(), format!("# dumped\n---\n{text}")] {
+                let files = read(&text);
+                assert_eq!(deployments(&files), ["a", "b"], "{text} {:?}", files.broken);
+                assert!(files.skipped == 0 && files.broken.is_empty(), "{text}");
+            }
+        }
+        let nested = read(
+            "kind: List\napiVersion: v1\nitems:\n- kind: PodList\n  apiVersion: v1\n  items: []\n",
+        );
+        assert!(nested.broken[0].contains("a list within a list"), "{:?}", nested.broken);
+    }
+
+    #[test]
+    fn a_template_is_told_from_what_is_broken() {
+        let head = "apiVersion: apps/v1\nkind: Deployment\n";
+        for template in [
+            "{{- if .Values.on }}\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n{{- end }}\n".to_owned(),
+            format!("{head}metadata:\n  name: {{{{ .Values.name }}}}\n"),
+            format!("{head}metadata:\n  name: a\n  {{{{- with .Values.labels }}}}\n  labels: {{{{ . }}}}\n"),
+            format!("{head}spec:\n  replicas: {{{{ .Values.replicas }}}}\n"),
+        ] {
+            let files = read(&template);
+            assert_eq!((files.templates, files.broken.len()), (1, 0), "{template} {:?}", files.broken);
+        }
+        // What an application is to be told is no action of ours.
+        let told = "metadata:\n  annotations:\n    text: 'pod {{ .Pod }}'\n";
+        let broken = read(&format!("{head}{told}spec:\n  template: {{}}\n  replicas: many\n"));
+        assert_eq!((broken.templates, broken.broken.len()), (0, 1));
+        assert!(broken.broken[0].starts_with("input:8: "), "{:?}", broken.broken);
+        let json = read("{\"kind\": \"Deployment\", \"text\": \"{{ .Pod }}\", ");
+        assert_eq!((json.templates, json.broken.len()), (0, 1));
+    }
 }

@@ -370,6 +370,8 @@ pub struct ContainerPort {
     pub container_port: i32,
     /// The node's port that leads to it.
     pub host_port: Option<i32>,
+    /// TCP where it is not said.
+    pub protocol: Option<String>,
 }
 
 /// How a pod is doing.
@@ -461,8 +463,38 @@ pub struct ServicePort {
     pub port: i32,
     /// The container's port, by number or name; absent: the same number.
     pub target_port: Option<IntOrString>,
+    /// TCP where it is not said.
+    pub protocol: Option<String>,
     /// What it speaks.
     pub app_protocol: Option<String>,
+}
+
+impl PodSpec {
+    /// What runs as long as the pod does, in the order in which Kubernetes looks for named ports.
+    /// Any other init container is done before there is anybody to call.
+    pub fn standing_containers(&self) -> impl Iterator<Item = &Container> {
+        let native = self.init_containers.iter().flatten();
+        let native = native.filter(|one| one.restart_policy.as_deref() == Some("Always"));
+        self.containers.iter().flatten().chain(native)
+    }
+}
+
+impl Container {
+    /// The ports that a sidecar can take: it captures nothing but TCP.
+    pub fn tcp_ports(&self) -> impl Iterator<Item = &ContainerPort> {
+        self.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()))
+    }
+}
+
+impl ServiceSpec {
+    /// The ports that a sidecar can take: it captures nothing but TCP.
+    pub fn tcp_ports(&self) -> impl Iterator<Item = &ServicePort> {
+        self.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()))
+    }
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
 }
 
 /// The entries of a ConfigMap that we read.

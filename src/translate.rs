@@ -142,7 +142,7 @@ fn host(host: &str, namespace: &Namespace, domain: &str) -> Host {
     }
 }
 
-/// A Service as facts. A port whose target is a name has none here.
+/// A Service as facts, as far as it is TCP. A port whose target is a name has none here.
 pub fn service(object: &kubernetes::Service, domain: &str) -> Service {
     let (meta, spec) = (&object.metadata, &object.spec);
     let name = meta.name.clone().unwrap_or_default();
@@ -166,7 +166,7 @@ pub fn service(object: &kubernetes::Service, domain: &str) -> Service {
     Service {
         host: Host::new(format!("{name}.{}.svc.{domain}", namespace(meta))),
         name,
-        ports: spec.ports.iter().flatten().map(port).collect(),
+        ports: spec.tcp_ports().map(port).collect(),
         selector: spec.selector.iter().flatten().collect(),
         headless: spec.cluster_ip.as_deref() == Some("None"),
         external: (spec.type_.as_deref() == Some("ExternalName"))

@@ -52,6 +52,13 @@ fn plan_proposes_what_the_fixture_expects() {
     let case = fixtures().join("strict-and-disable");
     let said = said(&case, &["plan", "--last", "front"]);
     snapbox::assert_data_eq!(said, snapbox::Data::read_from(&case.join("plan.txt"), None).raw());
+    // With nothing left there is nothing wrong.
+    let done = self::said(&case, &["plan", "-n", "shop"]);
+    let expected =
+        "# Nothing is left to be made STRICT.\n# shop: STRICT already, left out\nexit code 0\n";
+    assert_eq!(done, expected);
+    let nowhere = self::said(&case, &["plan", "-n", "nowhere"]);
+    assert_eq!(nowhere, "error: there is no namespace nowhere\nexit code 65\n");
     let case = fixtures().join("half-of-the-mesh");
     let said = self::said(&case, &["plan"]);
     snapbox::assert_data_eq!(said, snapbox::Data::read_from(&case.join("plan.txt"), None).raw());

@@ -64,8 +64,14 @@ fn proposal(args: &Args, scene: &Scene) -> Result<String, String> {
         .iter()
         .partition(|one| of(&one.name).is_some_and(|facts| is_strict(&snapshot.policies, facts)));
     let names: BTreeSet<_> = open.iter().map(|one| one.name.clone()).collect();
+    let left_out = done.iter().fold(String::new(), |text, one| {
+        text + &format!("# {}: STRICT already, left out\n", one.name)
+    });
     if names.is_empty() {
-        return Err("no namespace with workloads is left to be made STRICT".into());
+        return match done.is_empty() {
+            true => Err("there is no namespace with workloads to be planned for".into()),
+            false => Ok(format!("# Nothing is left to be made STRICT.\n{left_out}")),
+        };
     }
     let calls = calls(snapshot);
     let last = args.last.iter().map(Namespace::new).collect();
@@ -112,9 +118,7 @@ fn proposal(args: &Args, scene: &Scene) -> Result<String, String> {
             let _ = writeln!(text, "#   blocked: {}", one.why);
         }
     }
-    for one in &done {
-        let _ = writeln!(text, "# {}: STRICT already, left out", one.name);
-    }
+    text += &left_out;
     let stage = |(index, namespaces): (usize, Vec<String>)| Stage {
         name: format!("stage-{}", index + 1),
         namespaces: Some(namespaces),

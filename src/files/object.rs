@@ -1,6 +1,6 @@
 //! One object of a file, read as far as a snapshot looks at it.
 
-use super::pieces::{Piece, Text, top_level};
+use super::pieces::{Piece, Text, Typed, top_level};
 use crate::api::MeshRollout;
 use crate::api::parse::waivers;
 use crate::translate::entrance::{self, Routed};
@@ -24,7 +24,7 @@ use meshrollout_core::policy::Policy;
 use meshrollout_core::snapshot::TelemetryOverride;
 use meshrollout_core::waiver::Waivers;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use std::collections::BTreeSet;
 
 /// What became of a piece of a file.
@@ -81,35 +81,43 @@ struct Head {
 
 pub(super) fn read(piece: &Piece<'_>) -> Outcome {
     let said = match &piece.text {
-        Text::Json(text) => read_json(text),
-        Text::Yaml(text) => read_yaml(text),
+        Text::Json(text) => read_json(text, piece.of.as_deref()),
+        Text::Yaml(text) => read_yaml(text, piece.of.as_deref()),
     };
     match said {
         Ok(Some(object)) => Outcome::Read(object),
         Ok(None) => Outcome::Skipped,
-        Err(_) if is_template(&piece.text) => Outcome::Template,
-        Err((within, why)) => Outcome::Broken(piece.line + within.saturating_sub(1), why),
+        Err(Wrong::Template) => Outcome::Template,
+        Err(Wrong::At(within, why)) => Outcome::Broken(piece.line + within.saturating_sub(1), why),
     }
 }
 
-fn is_template(text: &Text<'_>) -> bool {
-    let text: &str = match text {
-        Text::Json(text) => text,
-        Text::Yaml(text) => text,
-    };
-    text.contains("{{")
+/// Why there is no object.
+enum Wrong {
+    /// The line within the text, from one, and what is wrong there.
+    At(usize, String),
+    /// What cannot be read is an action of a template.
+    Template,
 }
 
-/// The line within the text, from one, and what is wrong there.
-type Wrong = (usize, String);
-
-fn read_json(text: &str) -> Result<Option<Object>, Wrong> {
-    let wrong = |error: serde_json::Error| (error.line(), error.to_string());
-    let head: Head = serde_json::from_str(text).map_err(wrong)?;
-    object(&head, &Json(text))
+impl Head {
+    /// What the list says that it is in, where it says nothing itself.
+    fn or(self, of: Option<&Typed>) -> Self {
+        match of {
+            Some(of) if self.kind.is_none() && self.api_version.is_none() => {
+                Self { api_version: Some(of.version.clone()), kind: Some(of.kind.clone()) }
+            }
+            _ => self,
+        }
+    }
 }
 
-fn read_yaml(text: &str) -> Result<Option<Object>, Wrong> {
+fn read_json(text: &str, of: Option<&Typed>) -> Result<Option<Object>, Wrong> {
+    let head: Head = Json(text).parse()?;
+    object(&head.or(of), &Json(text))
+}
+
+fn read_yaml(text: &str, of: Option<&Typed>) -> Result<Option<Object>, Wrong> {
     let (version, kind) = (top_level(text, "apiVersion"), top_level(text, "kind"));
     let head = match (version, kind) {
         (Some(version), Some(kind)) => {
@@ -118,7 +126,7 @@ fn read_yaml(text: &str) -> Result<Option<Object>, Wrong> {
         // Not written the way that people write: the parser finds it.
         _ => Yaml(text).parse()?,
     };
-    object(&head, &Yaml(text))
+    object(&head.or(of), &Yaml(text))
 }
 
 /// A text that can be read as something.
@@ -131,7 +139,7 @@ struct Yaml<'a>(&'a str);
 
 impl Source for Json<'_> {
     fn parse<T: DeserializeOwned>(&self) -> Result<T, Wrong> {
-        serde_json::from_str(self.0).map_err(|error| (error.line(), error.to_string()))
+        serde_json::from_str(self.0).map_err(|error| Wrong::At(error.line(), error.to_string()))
     }
 }
 
@@ -143,9 +151,21 @@ impl Source for Yaml<'_> {
             let words = error.to_string();
             let words = words.lines().next().unwrap_or_default();
             let words = words.split_once("column").and_then(|(_, rest)| rest.split_once(": "));
-            (line, words.map_or_else(|| error.to_string(), |(_, words)| words.to_owned()))
+            match is_of_template(self.0, line) {
+                true => Wrong::Template,
+                false => Wrong::At(
+                    line,
+                    words.map_or_else(|| error.to_string(), |(_, words)| words.to_owned()),
+                ),
+            }
         })
     }
+}
+
+/// There is an action of a template where the parser stopped, which may be one line late.
+fn is_of_template(text: &str, line: usize) -> bool {
+    let before = text.lines().skip(line.saturating_sub(2));
+    before.take(2).any(|line| line.contains("{{"))
 }
 
 fn object(head: &Head, source: &impl Source) -> Result<Option<Object>, Wrong> {
@@ -153,12 +173,20 @@ fn object(head: &Head, source: &impl Source) -> Result<Option<Object>, Wrong> {
         return match head.kind {
             // A file of values, a chart's description: no object of Kubernetes.
             None => Ok(None),
-            Some(_) => Err((1, "it has a kind but no apiVersion".into())),
+            Some(_) => Err(Wrong::At(1, "it has a kind but no apiVersion".into())),
         };
     };
     let group = version.split_once('/').map_or("", |(group, _)| group);
-    read_kind(group, kind, source)
-        .map_err(|(line, why)| (line, format!("this {kind} cannot be read: {why}")))
+    read_kind(group, kind, source).map_err(|wrong| match wrong {
+        Wrong::At(line, why) => Wrong::At(line, format!("this {kind} cannot be read: {why}")),
+        Wrong::Template => Wrong::Template,
+    })
+}
+
+/// What is left of a list where its items were not cut out of it.
+#[derive(Deserialize)]
+struct Uncut {
+    items: Option<Vec<IgnoredAny>>,
 }
 
 fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Object>, Wrong> {
@@ -225,7 +253,8 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
         ("", "ConfigMap") => of(source, "ConfigMap", |object| config(object).map(Fact::Mesh)),
         ("meshrollout.dev", "MeshRollout") => {
             let rollout: MeshRollout = source.parse()?;
-            let waivers = waivers(&rollout.spec).map_err(|refusal| (1, refusal.to_string()))?;
+            let waivers =
+                waivers(&rollout.spec).map_err(|refusal| Wrong::At(1, refusal.to_string()))?;
             Ok(Some(Object {
                 kind: "MeshRollout",
                 namespace: None,
@@ -233,6 +262,10 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
                 fact: Fact::Waivers(waivers),
             }))
         }
+        (_, list) if list.ends_with("List") => match source.parse::<Uncut>()?.items {
+            Some(_) => Err(Wrong::At(1, "it is a list within a list; write its items out".into())),
+            None => Ok(None),
+        },
         _ => Ok(None),
     }
 }

@@ -7,6 +7,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// One object's text.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -14,12 +15,29 @@ pub(super) struct Piece<'a> {
     /// Where it begins, from one.
     pub(super) line: usize,
     pub(super) text: Text<'a>,
+    /// What it is where it does not say so itself, as the items of the apiserver's own lists.
+    pub(super) of: Option<Arc<Typed>>,
+}
+
+/// What the items of a list are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Typed {
+    pub(super) version: String,
+    pub(super) kind: String,
+}
+
+impl Typed {
+    /// Of a `PodList` that each of its items is a Pod; of a `List` nothing.
+    fn items_of(version: Option<&str>, kind: &str) -> Option<Arc<Self>> {
+        let kind = kind.strip_suffix("List").filter(|kind| !kind.is_empty())?.to_owned();
+        Some(Arc::new(Self { version: version?.to_owned(), kind }))
+    }
 }
 
 /// How it is written.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Text<'a> {
-    Json(&'a str),
+    Json(Cow<'a, str>),
     Yaml(Cow<'a, str>),
 }
 
@@ -31,11 +49,17 @@ pub(super) fn pieces(text: &str) -> (Vec<Piece<'_>>, Vec<Broken>) {
     let mut cut = Cut::default();
     // What editors and shells on other systems put before a text.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    match text.trim_start().starts_with('{') {
+    match is_json(text) {
         true => cut.json(text),
         false => cut.yaml(text),
     }
     (cut.pieces, cut.broken)
+}
+
+/// It begins as JSON does; a template and YAML in flow style begin with a brace as well.
+fn is_json(text: &str) -> bool {
+    let within = text.trim_start().strip_prefix('{').map(str::trim_start);
+    within.is_some_and(|within| within.starts_with(['"', '}']))
 }
 
 #[derive(Default)]
@@ -46,11 +70,22 @@ struct Cut<'a> {
 
 /// A list, or an object of which only the kind is looked at.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Head<'a> {
+    api_version: Option<Cow<'a, str>>,
     #[serde(default)]
-    kind: String,
+    kind: Cow<'a, str>,
     #[serde(borrow, default)]
     items: Option<Vec<&'a RawValue>>,
+}
+
+/// A list that only a parser can cut.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Whole {
+    api_version: Option<String>,
+    kind: String,
+    items: Vec<serde_json::Value>,
 }
 
 /// Counts lines on the way through a text.
@@ -87,16 +122,25 @@ impl<'a> Cut<'a> {
             };
             let begin =
                 begin + text.get(begin..).map_or(0, |rest| rest.len() - rest.trim_start().len());
-            self.value(raw, begin, &mut lines);
+            self.value(raw, begin, &mut lines, None);
         }
     }
 
-    fn value(&mut self, raw: &'a str, begin: usize, lines: &mut Lines<'a>) {
-        let items = match serde_json::from_str::<Head<'a>>(raw) {
-            Ok(Head { kind, items: Some(items) }) if is_list(&kind) => items,
+    fn value(
+        &mut self,
+        raw: &'a str,
+        begin: usize,
+        lines: &mut Lines<'a>,
+        of: Option<&Arc<Typed>>,
+    ) {
+        let (items, of) = match serde_json::from_str::<Head<'a>>(raw) {
+            Ok(Head { api_version, kind, items: Some(items) }) if is_list(&kind) => {
+                (items, Typed::items_of(api_version.as_deref(), &kind))
+            }
             // Whatever it is, whoever reads it says what is wrong with it.
             _ => {
-                self.pieces.push(Piece { line: lines.at(begin), text: Text::Json(raw) });
+                let text = Text::Json(Cow::Borrowed(raw));
+                self.pieces.push(Piece { line: lines.at(begin), text, of: of.cloned() });
                 return;
             }
         };
@@ -104,7 +148,7 @@ impl<'a> Cut<'a> {
             let item = item.get();
             // Borrowed from the same text.
             let offset = item.as_ptr() as usize - raw.as_ptr() as usize;
-            self.value(item, begin + offset, lines);
+            self.value(item, begin + offset, lines, of.as_ref());
         }
     }
 
@@ -140,18 +184,35 @@ impl<'a> Cut<'a> {
         if !text.lines().any(says_something) {
             return;
         }
-        if text.trim_start().starts_with('{') {
-            // Flow style, which JSON is: it may also be YAML's own.
-            self.pieces.push(Piece { line, text: Text::Yaml(Cow::Borrowed(text)) });
-            return;
-        }
-        if top_level(text, "kind").is_some_and(is_list) {
-            let mut items = Items { cut: self, from: None, is_inside: false };
+        let written = top_level(text, "kind");
+        if written.is_some_and(is_list) {
+            let of = Typed::items_of(top_level(text, "apiVersion"), written.unwrap_or_default());
+            let mut items = Items { cut: self, from: None, is_inside: false, of };
             if items.read(text, line) {
                 return;
             }
         }
-        self.pieces.push(Piece { line, text: Text::Yaml(Cow::Borrowed(text)) });
+        if is_json(text) {
+            let begin = text.len() - text.trim_start().len();
+            if let Ok(raw) = serde_json::from_str::<&RawValue>(text) {
+                self.value(raw.get(), begin, &mut Lines { text, seen: 0, line }, None);
+                return;
+            }
+        }
+        // In flow style, or as nobody writes it: whole, and without the lines of its items.
+        if written.is_none_or(is_list)
+            && let Ok(Whole { api_version, kind, items }) = serde_saphyr::from_str(text)
+            && is_list(&kind)
+        {
+            let of = Typed::items_of(api_version.as_deref(), &kind);
+            self.pieces.extend(items.into_iter().map(|item| Piece {
+                line,
+                text: Text::Json(Cow::Owned(item.to_string())),
+                of: of.clone(),
+            }));
+            return;
+        }
+        self.pieces.push(Piece { line, text: Text::Yaml(Cow::Borrowed(text)), of: None });
     }
 }
 
@@ -162,6 +223,7 @@ struct Items<'c, 'a> {
     /// Where the item under way begins, and its line.
     from: Option<(usize, usize)>,
     is_inside: bool,
+    of: Option<Arc<Typed>>,
 }
 
 impl<'a> Items<'_, 'a> {
@@ -191,7 +253,7 @@ impl<'a> Items<'_, 'a> {
                 }
                 continue;
             }
-            let is_dash = body.starts_with("- ");
+            let is_dash = body.starts_with("- ") || body.trim_end() == "-";
             let is_item = is_dash && dash.is_none_or(|dash| dash == indent);
             let ends = indent == 0 && !is_dash && !body.starts_with('#');
             if (is_item || ends)
@@ -217,7 +279,8 @@ impl<'a> Items<'_, 'a> {
             let item = text.get(from..to).unwrap_or_default();
             let (before, after) = item.split_at_checked(dash + 1).unwrap_or((item, ""));
             let text = Cow::Owned(" ".repeat(before.len()) + after);
-            self.cut.pieces.push(Piece { line, text: Text::Yaml(text) });
+            let of = self.of.clone();
+            self.cut.pieces.push(Piece { line, text: Text::Yaml(text), of });
         }
         true
     }
@@ -257,8 +320,7 @@ mod tests {
         let (pieces, broken) = pieces(text);
         assert!(broken.is_empty(), "{broken:?}");
         let text = |piece: Piece<'_>| match piece.text {
-            Text::Json(text) => (piece.line, text.to_owned()),
-            Text::Yaml(text) => (piece.line, text.into_owned()),
+            Text::Json(text) | Text::Yaml(text) => (piece.line, text.into_owned()),
         };
         pieces.into_iter().map(text).collect()
     }
@@ -293,7 +355,8 @@ mod tests {
             assert!(found[0].1.contains("- x"), "what is within an item stays with it");
         }
         assert!(cut("kind: PodList\nitems: []\n").is_empty());
-        assert_eq!(lines("kind: List\nitems: [{kind: A}]\n"), [1], "in flow style it stays whole");
+        let alone = "kind: List\nitems:\n-\n  kind: A\n-\n  kind: B\n";
+        assert_eq!(lines(alone), [3, 5]);
     }
 
     #[test]
@@ -305,6 +368,24 @@ mod tests {
         assert_eq!(found, expected.map(|(line, text)| (line, text.to_owned())));
         let (found, broken) = pieces("{\"kind\": \"A\"}\n{\"kind\": ");
         assert_eq!((found.len(), broken[0].0), (1, 2));
+    }
+
+    /// As `kubectl get --raw` has them.
+    #[test]
+    fn items_that_do_not_say_what_they_are_are_what_their_list_says() {
+        let json =
+            "{\"kind\": \"PodList\", \"apiVersion\": \"v1\", \"items\": [{\"metadata\": {}}]}";
+        let yaml = "apiVersion: v1\nkind: PodList\nitems:\n- metadata: {}\n";
+        let flow = "{apiVersion: v1, kind: PodList, items: [{metadata: {}}]}";
+        let pod = Typed { version: "v1".into(), kind: "Pod".into() };
+        for text in [json, yaml, flow] {
+            let (found, broken) = pieces(text);
+            assert!(broken.is_empty(), "{broken:?}");
+            let [only] = found.as_slice() else { panic!("{found:?}") };
+            assert_eq!(only.of.as_deref(), Some(&pod), "{text}");
+        }
+        let (mixed, _) = pieces("{\"kind\": \"List\", \"apiVersion\": \"v1\", \"items\": [{}]}");
+        assert_eq!(mixed[0].of, None);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub fn header(object: &kubernetes::Namespace) -> Header {
 /// A Service in the cluster's domain.
 pub fn named_service(object: &kubernetes::Service, domain: &str) -> NamedService {
     use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String as Name;
-    let ports = object.spec.ports.iter().flatten();
+    let ports = object.spec.tcp_ports();
     let targets = ports.enumerate().filter_map(|(place, port)| match &port.target_port {
         Some(Name(name)) if name.parse::<u16>().is_err() => Some((place, name.clone())),
         _ => None,
@@ -180,5 +180,25 @@ mod tests {
         assert_eq!(target(&named, &[]), None);
         assert_eq!(target(&web(json!("8443")), &[]), Some(Port(8443)));
         assert_eq!(target(&web(json!(8443)), &[pod("a", 8080)]), Some(Port(8443)));
+    }
+
+    /// What a sidecar never takes is neither a port of a Service nor in the way of its others.
+    #[test]
+    fn ports_of_other_protocols_are_left_out() {
+        let service = json!({
+            "metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"selector": {"app": "web"}, "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": "dns"},
+                {"name": "sctp", "port": 36412, "protocol": "SCTP"},
+                {"name": "web", "port": 80, "protocol": "TCP", "targetPort": "http"},
+            ]},
+        });
+        let named = named_service(&serde_json::from_value(service).unwrap(), "cluster.local");
+        let pods = [pod("a", 8080)];
+        let parts =
+            Parts { services: vec![&named], pods: pods.iter().collect(), ..Parts::default() };
+        let facts = parts.facts(&"shop".into());
+        let [only] = facts.services[0].ports.as_slice() else { panic!("{:?}", facts.services) };
+        assert_eq!((only.port, only.target), (Port(80), Some(Port(8080))));
     }
 }

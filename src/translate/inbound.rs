@@ -40,17 +40,14 @@ pub(super) fn inbound(meta: &ObjectMeta, spec: &PodSpec, of: Of) -> Inbound {
         declared: BTreeSet::new(),
         openings: vec![],
     };
-    let names = named_ports(spec);
-    let native = spec.init_containers.iter().flatten().filter(|container| {
-        // Any other init container is done before there is anybody to call.
-        container.restart_policy.as_deref() == Some("Always")
-    });
-    let own = spec.containers.iter().flatten().chain(native);
-    let own: Vec<_> = own.filter(|container| container.name != "istio-proxy").collect();
-    let declared = own.iter().flat_map(|container| container.ports.iter().flatten());
+    let own = spec.standing_containers().filter(|container| container.name != "istio-proxy");
+    let own: Vec<_> = own.collect();
+    let declared = own.iter().flat_map(|container| container.tcp_ports());
     inbound.declared =
         declared.filter_map(|port| u16::try_from(port.container_port).ok()).map(Port).collect();
     for container in &own {
+        // The kubelet looks for a name among the container's own ports.
+        let names = named_ports(std::iter::once(*container));
         let mut open = |by, port| {
             inbound.openings.push(Opening { by, container: container.name.clone(), port });
         };
@@ -73,7 +70,7 @@ pub(super) fn inbound(meta: &ObjectMeta, spec: &PodSpec, of: Of) -> Inbound {
                 open(Opener::Hook, port);
             }
         }
-        for port in container.ports.iter().flatten() {
+        for port in container.tcp_ports() {
             let host = port.host_port.and_then(|host| u16::try_from(host).ok());
             let host = host.filter(|host| *host > 0);
             if let (Some(host), Ok(port)) = (host, u16::try_from(port.container_port)) {
@@ -146,8 +143,10 @@ mod tests {
         let meta = serde_json::from_value(json!({"annotations": annotations})).unwrap();
         let spec = serde_json::from_value(json!({"containers": [
             {"name": "istio-proxy", "readinessProbe": {"httpGet": {"port": 15021}}},
+            {"name": "other", "ports": [{"name": "http", "containerPort": 8081}]},
             {"name": "web",
-                "ports": [{"name": "http", "containerPort": 8080, "hostPort": 80}],
+                "ports": [{"name": "http", "containerPort": 8080, "hostPort": 80},
+                    {"name": "dns", "containerPort": 53, "hostPort": 53, "protocol": "UDP"}],
                 "livenessProbe": {"httpGet": {"port": "http"}},
                 "readinessProbe": {"tcpSocket": {"port": 9000}},
                 "startupProbe": {"grpc": {"port": 9001}},
@@ -187,7 +186,7 @@ mod tests {
         assert_eq!(scraped(merged, Of::Pod), [9100]);
         let own = json!({"prometheus.io/scrape": "true",
             "prometheus.istio.io/merge-metrics": "false"});
-        assert_eq!(scraped(own, Of::Template), [8080], "every port that is declared");
+        assert_eq!(scraped(own, Of::Template), [8080, 8081], "every port that is declared");
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub fn owned_pod(object: &kubernetes::Pod) -> OwnedPod {
     OwnedPod {
         owner: Arc::new(owner(&object.metadata)),
         pod: pod(object),
-        ports: Arc::new(named_ports(&object.spec)),
+        ports: Arc::new(named_ports(object.spec.standing_containers())),
         process: process(object),
     }
 }
@@ -86,11 +86,7 @@ pub fn pod(object: &kubernetes::Pod) -> Pod {
 
 fn proxy(object: &kubernetes::Pod) -> Proxy {
     let annotation = |name: &str| object.metadata.annotations.as_ref()?.get(name);
-    let native = object.spec.init_containers.iter().flatten().filter(|one| {
-        // Any other init container is done before the pod's own containers start.
-        one.restart_policy.as_deref() == Some("Always")
-    });
-    let mut containers = object.spec.containers.iter().flatten().chain(native);
+    let mut containers = object.spec.standing_containers();
     let Some(container) = containers.find(|one| one.name == "istio-proxy") else {
         let redirected = annotation("ambient.istio.io/redirection").map(String::as_str);
         return if redirected == Some("enabled") { Proxy::Ambient } else { Proxy::None };
@@ -165,16 +161,17 @@ fn scheduled(job: &str) -> Option<&str> {
     (is_time && !name.is_empty()).then_some(name)
 }
 
-pub(super) fn named_ports(spec: &kubernetes::PodSpec) -> BTreeMap<String, Port> {
-    spec.containers
-        .iter()
-        .flatten()
-        .flat_map(|container| container.ports.iter().flatten())
-        .filter_map(|port| {
-            let number = u16::try_from(port.container_port).ok()?;
-            Some((port.name.clone()?, Port(number)))
-        })
-        .collect()
+/// Of two ports of one name Kubernetes takes the first (`pkg/api/v1/pod/util.go:FindPort`).
+pub(super) fn named_ports<'a>(
+    containers: impl Iterator<Item = &'a kubernetes::Container>,
+) -> BTreeMap<String, Port> {
+    let mut named = BTreeMap::new();
+    for port in containers.flat_map(kubernetes::Container::tcp_ports) {
+        if let (Some(name), Ok(number)) = (&port.name, u16::try_from(port.container_port)) {
+            named.entry(name.clone()).or_insert(Port(number));
+        }
+    }
+    named
 }
 
 /// A workload known by what its pods are made from.
@@ -225,7 +222,7 @@ fn of_template(
     template: &kubernetes::PodTemplate,
     desired: Option<i32>,
 ) -> Owner {
-    let ports = named_ports(&template.spec);
+    let ports = named_ports(template.spec.standing_containers());
     let template = self::template(template);
     let name = template.labels.value(WORKLOAD_NAME).or(meta.name.as_deref()).unwrap_or_default();
     Owner {
@@ -332,6 +329,27 @@ mod tests {
         assert_eq!(proxy_of(json!({"initContainers": named(json!(null))})), Proxy::None);
         let router = json!([{"name": "istio-proxy", "args": ["proxy", "router"]}]);
         assert_eq!(proxy_of(json!({"containers": router})), Proxy::Gateway);
+    }
+
+    #[test]
+    fn a_name_stands_for_the_first_port_of_it_that_a_sidecar_can_take() {
+        let spec: kubernetes::PodSpec = serde_json::from_value(json!({
+            "containers": [
+                {"name": "a", "ports": [{"name": "dns", "containerPort": 53, "protocol": "UDP"}]},
+                {"name": "b", "ports": [{"name": "dns", "containerPort": 5353, "protocol": "TCP"},
+                    {"name": "http", "containerPort": 80}]},
+                {"name": "c", "ports": [{"name": "http", "containerPort": 81}]},
+            ],
+            "initContainers": [
+                {"name": "d", "ports": [{"name": "once", "containerPort": 1}]},
+                {"name": "e", "restartPolicy": "Always",
+                    "ports": [{"name": "http", "containerPort": 82}, {"name": "side", "containerPort": 2}]},
+            ],
+        }))
+        .unwrap();
+        let named = named_ports(spec.standing_containers());
+        let expected = [("dns", 5353), ("http", 80), ("side", 2)];
+        assert_eq!(named, expected.map(|(name, port)| (name.to_owned(), Port(port))).into());
     }
 
     #[test]

@@ -187,10 +187,14 @@ fn pods_that_are_still_to_come_are_refused_as_well() {
         judged(&world).has(Code::WebhookBackend)
     };
     let each = |phase: Phase| {
-        move |workload: &mut Workload| workload.pods.iter_mut().for_each(|pod| pod.phase = phase)
+        move |workload: &mut Workload| {
+            workload.template = None;
+            workload.pods.iter_mut().for_each(|pod| pod.phase = phase);
+        }
     };
     assert!(admitting(&|_| ()));
     assert!(admitting(&each(Phase::Pending)));
+    assert!(!admitting(&each(Phase::Completed)));
     let scaled_to = |labels: Labels| {
         move |workload: &mut Workload| {
             workload.pods.clear();
