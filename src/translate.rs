@@ -8,6 +8,7 @@ pub mod mesh;
 pub mod ours;
 pub mod pod;
 pub mod process;
+pub mod schedule;
 mod telemetry;
 
 pub use telemetry::telemetry;

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 /// What objects do not show: measured, or seen in the apiserver alone. `src/core/tests` has a story
 /// for each of them.
-const NOT_IN_FILES: [Code; 29] = [
+const NOT_IN_FILES: [Code; 28] = [
     Code::InjectionUnknown,
     Code::PlaintextSeen,
     Code::PlaintextSourceUnknown,
@@ -32,7 +32,6 @@ const NOT_IN_FILES: [Code; 29] = [
     Code::CertificateExpiring,
     Code::RootExpiring,
     Code::CertificateUnknown,
-    Code::CallersUnknown,
     Code::ProxyNotSynced,
     Code::ControlPlaneUnhealthy,
     Code::ConfigRejected,

@@ -5,8 +5,11 @@
 
 use crate::finding::Subject;
 use crate::ident::{Namespace, Port};
+use crate::injection::Template;
+use jiff::SignedDuration;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 /// A way in that an object opens to a Service.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -32,6 +35,8 @@ pub enum Dialled {
     Number(Port),
     /// By name.
     Name(String),
+    /// It is not said: any.
+    Any,
 }
 
 /// Who comes in from outside the mesh to a Service.
@@ -45,6 +50,17 @@ pub enum Caller {
     Conversion,
     /// An ingress controller.
     Ingress(IngressController),
+    /// The pods of a CronJob.
+    Scheduled(Arc<Scheduled>),
+}
+
+/// Work by a schedule.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Scheduled {
+    /// The longest time between two runs; `None` where it never runs, or it cannot be told when.
+    pub rests: Option<SignedDuration>,
+    /// What its pods are made from.
+    pub template: Template,
 }
 
 /// The controller that serves an Ingress, as far as the Ingress and its class tell of it.
@@ -148,6 +164,7 @@ impl fmt::Display for Dialled {
         match self {
             Self::Number(port) => port.fmt(f),
             Self::Name(name) => f.write_str(name),
+            Self::Any => f.write_str("any port"),
         }
     }
 }

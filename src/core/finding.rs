@@ -79,6 +79,8 @@ codes! {
     PlaintextSeen = "MR0201", Block;
     /// A client that the proxy could not name sent plaintext in the look-back.
     PlaintextSourceUnknown = "MR0202", Block;
+    /// A CronJob without sidecars names a server in scope, and rests for longer than the look-back: what it sends has not been seen.
+    RareCaller = "MR0204", Hold;
     /// A proxied pod has not reported when it should have.
     SeriesMissing = "MR0301", Hold;
     /// The metric's security label was removed or switched off, so plaintext cannot be told from mutual TLS.

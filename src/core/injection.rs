@@ -11,6 +11,9 @@ use std::sync::Arc;
 
 const INJECT: &str = "sidecar.istio.io/inject";
 
+/// A pod's beats its namespace's.
+const DATAPLANE: &str = "istio.io/dataplane-mode";
+
 /// Namespaces istiod never injects into (`pkg/kube/inject/initializer.go:IgnoredNamespaces`).
 const IGNORED: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
@@ -28,7 +31,7 @@ pub struct Injector {
 }
 
 /// What injection looks at in a pod template, or in a pod that nothing owns.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Template {
     /// The pod's labels.
     pub labels: Labels,
@@ -67,6 +70,8 @@ pub enum NotInjected {
     IgnoredNamespace,
     /// A label names a revision or tag that no injector serves.
     RevisionUnserved(String),
+    /// It is sent through ztunnel instead.
+    Ambient,
 }
 
 /// What a pod from `template`, made now in `namespace`, would get.
@@ -91,11 +96,15 @@ pub fn decide(
     if IGNORED.contains(&namespace.as_str()) {
         return Injection::None(NotInjected::IgnoredNamespace);
     }
+    if let Some(injector) = called.filter(|_| !opts_out) {
+        return Injection::Sidecar { revision: injector.revision.clone() };
+    }
+    let dataplane = template.labels.value(DATAPLANE).or_else(|| namespace_labels.value(DATAPLANE));
+    if dataplane == Some("ambient") {
+        return Injection::None(NotInjected::Ambient);
+    }
     if opts_out {
         return Injection::None(NotInjected::TemplateOptsOut);
-    }
-    if let Some(injector) = called {
-        return Injection::Sidecar { revision: injector.revision.clone() };
     }
     Injection::None(why_not_called(namespace_labels, &template.labels))
 }
@@ -114,6 +123,7 @@ impl Template {
                 let announces_tls = mode.is_none_or(|mode| mode == "istio");
                 Proxy::Sidecar { revision: Some(revision), announces_tls }
             }
+            Injection::None(NotInjected::Ambient) => Proxy::Ambient,
             Injection::None(_) => Proxy::None,
         };
         Pod {
@@ -190,6 +200,27 @@ mod tests {
             Injection::Sidecar { revision } => Some(revision),
             Injection::None(_) => None,
         }
+    }
+
+    #[test]
+    fn a_pod_goes_through_ztunnel_where_it_gets_no_sidecar_and_nobody_says_otherwise() {
+        let (ambient, none) = ((DATAPLANE, "ambient"), (DATAPLANE, "none"));
+        let enabled = ("istio-injection", "enabled");
+        let is_ambient = |namespace: &[(&str, &str)], pod: &[(&str, &str)], host_network: bool| {
+            let labels = pod.iter().copied().collect();
+            let template = Template { labels, host_network, ..Template::default() };
+            let (injectors, labels) =
+                (chart_injectors("default", true), namespace.iter().copied().collect());
+            decide(&"shop".into(), &labels, &template, &injectors)
+                == Injection::None(NotInjected::Ambient)
+        };
+        assert!(is_ambient(&[ambient], &[], false));
+        assert!(is_ambient(&[ambient], &[(INJECT, "false")], false));
+        assert!(is_ambient(&[], &[ambient], false));
+        assert!(!is_ambient(&[ambient], &[none], false));
+        assert!(!is_ambient(&[ambient], &[], true));
+        assert!(!is_ambient(&[ambient, enabled], &[], false));
+        assert!(!is_ambient(&[], &[], false));
     }
 
     /// The combined truth table of `istio-semantics.md` C2, row by row.

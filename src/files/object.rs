@@ -9,7 +9,7 @@ use crate::translate::mesh::{MeshConfig, config};
 use crate::translate::pod::{
     OwnedPod, Owner, daemon_set, deployment, job, owned_pod, stateful_set,
 };
-use crate::translate::{self, DOMAIN, namespace};
+use crate::translate::{self, DOMAIN, namespace, schedule};
 use crate::{istio, kubernetes};
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
@@ -243,6 +243,9 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
             of(source, "CustomResourceDefinition", |object| {
                 Some(Fact::Entrances(entrance::conversion(object).into_iter().collect()))
             })
+        }
+        ("batch", "CronJob") => {
+            of(source, "CronJob", |object| Some(Fact::Entrances(schedule::scheduled(object))))
         }
         ("networking.k8s.io", "Ingress") => {
             of(source, "Ingress", |object| Some(Fact::Ingress(entrance::routed(object))))

@@ -91,6 +91,7 @@ impl Objects {
         watches.begin(kind::VALIDATORS);
         watches.begin(kind::API_SERVICES);
         watches.begin(kind::DEFINITIONS);
+        watches.begin(kind::CRON_JOBS);
         watches.begin(kind::INGRESSES);
         watches.begin(kind::INGRESS_CLASSES);
         watches.begin(kind::NAMED_MESH);

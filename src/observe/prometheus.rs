@@ -7,7 +7,7 @@
 mod answer;
 mod credentials;
 
-pub use answer::{Sample, Series};
+pub use answer::{Sample, Series, matrix, vector};
 
 use crate::config::MetricsSource;
 use http::{Method, Request, StatusCode, header};
@@ -153,7 +153,7 @@ impl Prometheus {
             form.append_pair("time", &seconds(at));
         }
         let (text, server_time) = self.ask("/api/v1/query", form.finish()).await?;
-        Ok(Answer { series: answer::vector(&text)?, server_time })
+        Ok(Answer { series: vector(&text)?, server_time })
     }
 
     /// The values of `query` from `start` to `end`, both included, one each `step`.
@@ -169,7 +169,7 @@ impl Prometheus {
             .append_pair("end", &seconds(end))
             .append_pair("step", &format!("{:.3}", step.as_secs_f64()));
         let (text, server_time) = self.ask("/api/v1/query_range", form.finish()).await?;
-        Ok(Answer { series: answer::matrix(&text)?, server_time })
+        Ok(Answer { series: matrix(&text)?, server_time })
     }
 
     fn form(&self, query: &str) -> form_urlencoded::Serializer<'static, String> {

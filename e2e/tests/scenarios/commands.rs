@@ -98,7 +98,7 @@ const KINDS: &str = "namespaces,pods,deployments.apps,statefulsets.apps,daemonse
     configmaps,peerauthentications.security.istio.io,destinationrules.networking.istio.io,\
     workloadentries.networking.istio.io,telemetries.telemetry.istio.io,\
     mutatingwebhookconfigurations,validatingwebhookconfigurations,apiservices,\
-    customresourcedefinitions,ingresses.networking.k8s.io,ingressclasses.networking.k8s.io";
+    customresourcedefinitions,cronjobs.batch,ingresses.networking.k8s.io,ingressclasses.networking.k8s.io";
 
 #[tokio::test]
 async fn a_dump_of_the_cluster_says_what_the_cluster_says() {

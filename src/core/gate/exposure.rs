@@ -9,14 +9,16 @@ mod ingress;
 
 use super::{Context, policy};
 use crate::effective::Policies;
-use crate::exposure::{Caller, Dialled, Entrance, Opener, Opening};
+use crate::exposure::{Caller, Dialled, Entrance, Opener, Opening, Scheduled};
 use crate::finding::{Code, Finding, Level, Subject};
 use crate::ident::{Labels, Namespace, Port, WorkloadRef};
+use crate::injection::{Injection, NotInjected, decide};
 use crate::mode::Mode;
 use crate::reading::Reading;
 use crate::snapshot::Snapshot;
 use crate::workload::{NamespaceFacts, Pod, Proxy, Service, ServicePort, Workload};
 use ingress::Arrival;
+use jiff::SignedDuration;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,14 +42,14 @@ const SOLVER: &str = "acme.cert-manager.io/http01-solver";
 const SERVER_FIRST: [u16; 6] = [25, 110, 143, 587, 3306, 27017];
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
-    let Context { snapshot, facts, .. } = context;
+    let Context { snapshot, facts, plan } = context;
     // Whoever is called when nobody is up is refused when somebody is.
     let mut expected = Cow::Borrowed(facts);
     if facts.workloads.values().any(Workload::is_to_come) {
         let injectors = snapshot.injectors.known().map_or(&[][..], |known| known);
         expected.to_mut().expect_pods(injectors);
     }
-    let after = After::new(snapshot, &expected);
+    let after = After::new(snapshot, &expected, plan.gates.lookback);
     let facts = after.facts;
     let mut findings: BTreeSet<Finding> = BTreeSet::new();
     match &snapshot.entrances {
@@ -91,6 +93,8 @@ struct After<'a> {
     facts: &'a NamespaceFacts,
     /// Container ports that Services lead to, by whose they are.
     ports: BTreeMap<&'a WorkloadRef, BTreeSet<Port>>,
+    /// For how long what was sent would have been seen.
+    lookback: SignedDuration,
 }
 
 /// Where plaintext would be refused.
@@ -104,13 +108,13 @@ struct Refusal<'a> {
 impl<'a> After<'a> {
     /// Whether our policy would be the one in force is asked by the gate `policies`; here it is,
     /// so that what stands in the way of it hides nobody.
-    fn new(snapshot: &'a Snapshot, facts: &'a NamespaceFacts) -> Self {
+    fn new(snapshot: &'a Snapshot, facts: &'a NamespaceFacts, lookback: SignedDuration) -> Self {
         let pods = facts.workloads.values().flat_map(|workload| &workload.pods);
         let revisions = pods.map(Pod::revision).chain([None]).collect();
         let ours = policy::ours(snapshot, facts, Mode::Strict);
         let mut policies = snapshot.policies.clone();
         policies.make_strict(&facts.name, &revisions, &ours);
-        Self { policies, snapshot, facts, ports: facts.ports() }
+        Self { policies, snapshot, facts, ports: facts.ports(), lookback }
     }
 
     /// Plaintext to `port` of `pod` would be refused.
@@ -123,6 +127,18 @@ impl<'a> After<'a> {
         let effective = self.policies.effective(&self.facts.name, &pod.labels, port, revision);
         // Where a policy cannot be understood the gate policies says so.
         effective.known().is_some_and(|effective| effective.mode == Mode::Strict)
+    }
+
+    /// Its pods speak mutual TLS; or what they send was seen, since they are there often enough.
+    fn is_seen(&self, entrance: &Entrance, work: &Scheduled) -> bool {
+        let Some(home) = &entrance.declared_by.namespace else { return false };
+        let labels = self.snapshot.namespace(home).map(|facts| facts.labels.clone());
+        let injectors = self.snapshot.injectors.known().map_or(&[][..], |known| known);
+        let made = decide(home, &labels.unwrap_or_default(), &work.template, injectors);
+        // It may begin a little late.
+        let margin = self.lookback / 24;
+        matches!(made, Injection::Sidecar { .. } | Injection::None(NotInjected::Ambient))
+            || work.rests.is_some_and(|rests| rests + margin <= self.lookback)
     }
 
     /// The first pod of each workload behind `port` of `service` that would refuse plaintext.
@@ -144,6 +160,8 @@ impl<'a> After<'a> {
         };
         let arrival = match &entrance.caller {
             Caller::Ingress(controller) => ingress::arrival(self.snapshot, controller),
+            Caller::Scheduled(work) if self.is_seen(entrance, work) => return vec![],
+            Caller::Scheduled(_) => Arrival::Plaintext,
             Caller::Admission | Caller::Aggregation | Caller::Conversion => Arrival::Plaintext,
         };
         if arrival == Arrival::MutualTls || service.external.is_some() {
@@ -155,6 +173,7 @@ impl<'a> After<'a> {
         let ports = service.ports.iter().filter(|port| match &entrance.port {
             Dialled::Number(number) => port.port == *number,
             Dialled::Name(name) => port.name == *name,
+            Dialled::Any => true,
         });
         ports
             .flat_map(|port| self.refusals(service, port))
@@ -186,6 +205,17 @@ impl<'a> After<'a> {
                     "kube-apiserver has objects of {declared_by} converted at {at}, and it is never in the mesh"
                 ),
             ),
+            Caller::Scheduled(work) => {
+                let rests = match work.rests {
+                    Some(rests) => format!("rests for {rests:#} at the longest"),
+                    None => "begins at no time that can be told".to_owned(),
+                };
+                let led = format!(
+                    "{declared_by} names {} and has no sidecar; it {rests}, so that the look-back of {:#} need not have seen it. What it sends to {at} is plaintext",
+                    service.name, self.lookback
+                );
+                (Code::RareCaller, led)
+            }
             Caller::Ingress(controller) => {
                 let how = match arrival {
                     Arrival::Plaintext => "no sidecar is seen at its controller",
@@ -199,13 +229,24 @@ impl<'a> After<'a> {
             }
         };
         let let_in = self.exception(&service.selector, refusal);
-        let found = Finding::new(code, subject(refusal), format!("{led}: refused after STRICT"))
-            .evidence(format!(
-                "through Service {}/{}:{}",
-                self.facts.name, service.name, entrance.port
-            ))
+        let about = match &entrance.caller {
+            Caller::Scheduled(_) => declared_by.clone(),
+            Caller::Admission | Caller::Aggregation | Caller::Conversion | Caller::Ingress(_) => {
+                subject(refusal)
+            }
+        };
+        let found = Finding::new(code, about, format!("{led}: refused after STRICT"))
+            .evidence(match &entrance.port {
+                Dialled::Any => format!("through Service {}/{}", self.facts.name, service.name),
+                port => format!("through Service {}/{}:{port}", self.facts.name, service.name),
+            })
             .remedy(match &entrance.caller {
                 Caller::Admission | Caller::Aggregation | Caller::Conversion => let_in,
+                Caller::Scheduled(_) => format!(
+                    "give its pods a sidecar; or have it seen: kubectl create job {name}-now --from=cronjob/{name}{within}; or let it in: {let_in}",
+                    name = declared_by.name,
+                    within = declared_by.namespace.as_ref().map_or_else(String::new, |one| format!(" -n {one}")),
+                ),
                 Caller::Ingress(controller) => {
                     let name = format!("ingress {} -n {}", declared_by.name, self.facts.name);
                     let mesh_it = ingress::remedy(controller, &name, service.host.as_str());

@@ -28,7 +28,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
                 let Some(template) = &workload.template else { continue };
                 let injection = injection::decide(&facts.name, &facts.labels, template, injectors);
                 if let Injection::None(why) = injection {
-                    findings.push(not_injected(context, workload, &why));
+                    findings.extend(not_injected(context, workload, &why));
                 }
             }
         }
@@ -140,10 +140,12 @@ fn live(workload: &Workload, findings: &mut Vec<Finding>) {
 }
 
 /// What a pod made from the template now would come out as.
-fn not_injected(context: Context<'_>, workload: &Workload, why: &NotInjected) -> Finding {
+fn not_injected(context: Context<'_>, workload: &Workload, why: &NotInjected) -> Option<Finding> {
     let namespace = &context.facts.name;
     let label = format!("kubectl label namespace {namespace} istio-injection=enabled --overwrite");
-    match why {
+    Some(match why {
+        // Its pods say it themselves.
+        NotInjected::Ambient => return None,
         NotInjected::NotSelected => Finding::new(
             Code::NamespaceNotInjected,
             Subject::namespace(namespace),
@@ -183,7 +185,7 @@ fn not_injected(context: Context<'_>, workload: &Workload, why: &NotInjected) ->
             format!("a label asks for revision {revision:?}, which no injector serves"),
         )
         .remedy("kubectl get mutatingwebhookconfigurations -l istio.io/rev; then correct the label"),
-    }
+    })
 }
 
 fn not_covered(subject: Subject, what: String) -> Finding {

@@ -1,13 +1,15 @@
 //! Callers from outside the mesh that can never speak its mutual TLS, and what lets them in.
 
-use meshrollout_core::exposure::{Caller, Check, Inbound, IngressController, Opener, Opening};
+use meshrollout_core::exposure::{
+    Caller, Check, Dialled, Entrance, Inbound, IngressController, Opener, Opening, Scheduled,
+};
 use meshrollout_core::finding::{Code, Subject};
 use meshrollout_core::gate::Evaluation;
 use meshrollout_core::ident::{Host, Labels, Namespace, Port, WorkloadRef};
 use meshrollout_core::injection::Template;
 use meshrollout_core::mode::Mode;
 use meshrollout_core::reading::{Cause, Reading};
-use meshrollout_core::testing::{World, at};
+use meshrollout_core::testing::{World, at, seconds};
 use meshrollout_core::waiver::{Answer, Exception};
 use meshrollout_core::workload::{NamespaceFacts, Phase, Proxy, Workload};
 use std::sync::Arc;
@@ -235,4 +237,42 @@ fn a_policy_that_stands_before_ours_hides_no_caller() {
     world.set_policy("catalog", "before", Mode::Permissive, None);
     let evaluation = judged(&world);
     assert!(evaluation.has(Code::PolicyShadowed) && evaluation.has(Code::WebhookBackend));
+}
+
+/// It is there so seldom that nobody has seen what it sends.
+#[test]
+fn holds_for_work_by_a_schedule_that_rests_for_longer_than_anybody_looked() {
+    let work = |rests: Option<i64>, home: &str, labels: Labels| {
+        shop(|world| {
+            let template = Template { labels, ..Template::default() };
+            let rests = rests.map(seconds);
+            let entrance = Entrance {
+                caller: Caller::Scheduled(Arc::new(Scheduled { rests, template })),
+                declared_by: Subject::new("CronJob", &home.into(), "report"),
+                detail: String::new(),
+                namespace: "catalog".into(),
+                service: "catalog".into(),
+                port: Dialled::Any,
+            };
+            world.snapshot.entrances = Reading::Known(Arc::new(vec![entrance]));
+        })
+    };
+    let bare = || Labels::default().with("sidecar.istio.io/inject", "false");
+    // The look-back is an hour.
+    for rests in [None, Some(7200), Some(3599)] {
+        held_by(work(rests, "front", bare()), Code::RareCaller);
+        held_by(work(rests, "elsewhere", Labels::default()), Code::RareCaller);
+    }
+    let world = work(None, "front", bare());
+    let evaluation = judged(&world);
+    let found = evaluation.obstacles().into_iter().find(|one| one.code == Code::RareCaller);
+    assert_eq!(found.unwrap().subject, Subject::new("CronJob", &"front".into(), "report"));
+    for mut passes in [work(Some(1800), "front", bare()), work(None, "front", Labels::default())] {
+        passes.visits(LONG);
+        assert_eq!(passes.mode("catalog"), Some(Mode::Strict));
+    }
+    let mut excepted = work(None, "front", bare());
+    excepted.set_workload_policy("catalog", "port", 8080, Mode::Permissive);
+    excepted.visits(LONG);
+    assert_eq!(excepted.mode("catalog"), Some(Mode::Strict));
 }

@@ -5,7 +5,7 @@ use crate::translate::entrance::{self, Routed};
 use crate::translate::facts::{Header, NamedService, header, named_service};
 use crate::translate::mesh::{MeshConfig, config};
 use crate::translate::pod::{OwnedPod, Owner, daemon_set, deployment, owned_pod, stateful_set};
-use crate::translate::{self, DOMAIN};
+use crate::translate::{self, DOMAIN, schedule};
 use crate::{istio, kubernetes};
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
@@ -147,6 +147,12 @@ pub(super) const API_SERVICES: Kind<kubernetes::APIService, Entrance> =
 /// Their schemas are large and never become values; what is kept is where objects are converted.
 pub(super) const DEFINITIONS: Kind<kubernetes::CustomResourceDefinition, Entrance> =
     Kind::new("CustomResourceDefinition", entrance::conversion, |store| &mut store.definitions);
+
+pub(super) const CRON_JOBS: Kind<kubernetes::CronJob, Vec<Entrance>> = Kind::new(
+    "CronJob",
+    |object| Some(schedule::scheduled(object)).filter(|all| !all.is_empty()),
+    |store| &mut store.cron_jobs,
+);
 
 pub(super) const INGRESSES: Kind<kubernetes::Ingress, Routed> =
     Kind::new("Ingress", |object| Some(entrance::routed(object)), |store| &mut store.ingresses);

@@ -56,6 +56,7 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
         validators,
         api_services,
         definitions,
+        cron_jobs,
         ingresses,
         ingress_classes,
         named_mesh,
@@ -75,6 +76,7 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
         everywhere(client, kind::VALIDATORS),
         everywhere(client, kind::API_SERVICES),
         everywhere(client, kind::DEFINITIONS),
+        everywhere(client, kind::CRON_JOBS),
         everywhere(client, kind::INGRESSES),
         everywhere(client, kind::INGRESS_CLASSES),
         everywhere(client, kind::NAMED_MESH),
@@ -95,6 +97,7 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
     file(&mut store, kind::VALIDATORS, validators);
     file(&mut store, kind::API_SERVICES, api_services);
     file(&mut store, kind::DEFINITIONS, definitions);
+    file(&mut store, kind::CRON_JOBS, cron_jobs);
     file(&mut store, kind::INGRESSES, ingresses);
     file(&mut store, kind::INGRESS_CLASSES, ingress_classes);
     file(&mut store, kind::NAMED_MESH, named_mesh);
@@ -103,7 +106,7 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
 }
 
 /// The kinds of which [`read`] reads every object, so that their watches do not matter.
-pub(super) const WHOLE: [&str; 11] = [
+pub(super) const WHOLE: [&str; 12] = [
     kind::POLICIES.name,
     kind::RULES.name,
     kind::OVERRIDES.name,
@@ -111,6 +114,7 @@ pub(super) const WHOLE: [&str; 11] = [
     kind::VALIDATORS.name,
     kind::API_SERVICES.name,
     kind::DEFINITIONS.name,
+    kind::CRON_JOBS.name,
     kind::INGRESSES.name,
     kind::INGRESS_CLASSES.name,
     kind::NAMED_MESH.name,

@@ -51,6 +51,7 @@ pub(super) struct Store {
     pub(super) validators: Table<Vec<Entrance>>,
     pub(super) api_services: Table<Entrance>,
     pub(super) definitions: Table<Entrance>,
+    pub(super) cron_jobs: Table<Vec<Entrance>>,
     pub(super) ingresses: Table<Routed>,
     pub(super) ingress_classes: Table<(String, String)>,
     pub(super) named_mesh: Table<MeshConfig>,
@@ -290,6 +291,7 @@ impl Store {
             ("webhook configurations", self.injectors.listed && self.validators.listed),
             ("APIServices", self.api_services.listed),
             ("CustomResourceDefinitions", self.definitions.listed),
+            ("CronJobs", self.cron_jobs.listed),
             ("Ingresses", self.ingresses.listed && self.ingress_classes.listed),
         ];
         if let Some((missing, _)) = known.iter().find(|(_, is_listed)| !is_listed) {
@@ -301,6 +303,7 @@ impl Store {
         all.extend(self.validators.all().flatten().cloned());
         all.extend(self.api_services.all().cloned());
         all.extend(self.definitions.all().cloned());
+        all.extend(self.cron_jobs.all().flatten().cloned());
         Reading::Known(Arc::new(all))
     }
 

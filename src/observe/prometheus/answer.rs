@@ -75,7 +75,7 @@ struct Matrix {
 }
 
 /// The answer to an instant query.
-pub(super) fn vector(text: &[u8]) -> Result<Vec<Series<Sample>>, Error> {
+pub fn vector(text: &[u8]) -> Result<Vec<Series<Sample>>, Error> {
     let series = data::<Vector>(text, "vector")?;
     let series: Result<Vec<_>, Error> = series
         .into_iter()
@@ -90,7 +90,7 @@ pub(super) fn vector(text: &[u8]) -> Result<Vec<Series<Sample>>, Error> {
 }
 
 /// The answer to a range query.
-pub(super) fn matrix(text: &[u8]) -> Result<Vec<Series<Vec<Sample>>>, Error> {
+pub fn matrix(text: &[u8]) -> Result<Vec<Series<Vec<Sample>>>, Error> {
     let series = data::<Matrix>(text, "matrix")?;
     let series: Result<Vec<_>, Error> = series
         .into_iter()
@@ -120,13 +120,18 @@ pub(super) fn failure(text: &[u8]) -> Option<Error> {
 fn data<T: DeserializeOwned>(text: &[u8], expected: &str) -> Result<Vec<T>, Error> {
     // A failure, or another type of result, has a shape of its own: look for it before saying that
     // the shape is wrong.
+    // What is passed over is not looked at by the parser: half a character in it is no JSON either.
+    let text = std::str::from_utf8(text).map_err(|error| Error::NotJson(error.to_string()))?;
     let envelope: Envelope<T> =
-        serde_json::from_slice(text).map_err(|error| match error.classify() {
-            Category::Data => failure(text).unwrap_or(Error::WrongShape(error.to_string())),
+        serde_json::from_str(text).map_err(|error| match error.classify() {
+            Category::Data => {
+                failure(text.as_bytes()).unwrap_or(Error::WrongShape(error.to_string()))
+            }
             Category::Io | Category::Syntax | Category::Eof => Error::NotJson(error.to_string()),
         })?;
     if envelope.status == "error" {
-        return Err(failure(text).unwrap_or(Error::WrongShape("an error without words".into())));
+        let failure = failure(text.as_bytes());
+        return Err(failure.unwrap_or(Error::WrongShape("an error without words".into())));
     }
     if !envelope.warnings.is_empty() {
         return Err(Error::Partial(envelope.warnings));

@@ -100,3 +100,40 @@ spec:
     mesh.delete("ingressclass", "", "front-door").await.unwrap();
     mesh.end("routed").await;
 }
+
+#[tokio::test]
+async fn a_rare_caller_that_names_a_server_holds_until_it_is_in_the_mesh() {
+    let mesh = mesh().await;
+    mesh.serve("fetched").await;
+    let cron_job = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: office}
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: figures, namespace: office}
+spec:
+  schedule: '0 6 * * 1'
+  suspend: true
+  jobTemplate:
+    spec:
+      template:
+        spec:
+          restartPolicy: Never
+          containers:
+          - {name: figures, image: registry.example/figures, args: [--from, 'http://app.fetched:8080/']}
+";
+    mesh.apply_yaml(cron_job).await.unwrap();
+    mesh.roll_out("fetched").await;
+
+    let held = mesh.held("fetched", "fetched", Code::RareCaller).await;
+    assert_eq!(held.text("subject"), "CronJob office/figures");
+    assert!(held.ready.message.contains("begins at no time that can be told"), "{held:?}");
+
+    let label = ["label", "namespace", "office", "istio-injection=enabled"];
+    mesh.kubectl_text(&label).await.unwrap();
+    mesh.until_strict("fetched", "fetched").await;
+    mesh.delete("cronjob", "office", "figures").await.unwrap();
+    mesh.end("fetched").await;
+}
