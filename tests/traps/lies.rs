@@ -125,7 +125,7 @@ pub(crate) fn lies() -> Vec<(&'static str, About, Change)> {
             Mutual,
             results(|_, series| {
                 series.iter_mut().for_each(|one| {
-                    one["metric"]["destination_workload_namespace"] = json!("other")
+                    one["metric"]["destination_workload_namespace"] = json!("other");
                 });
             }),
         ),

@@ -29,21 +29,21 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use wrong::traps;
 
+/// Which questions are answered otherwise, and how.
+type Spoiled = Arc<Mutex<(Vec<About>, Change)>>;
+
 /// A server on the loopback, its clock that of the shop.
 struct Server {
     source: Prometheus,
-    change: Arc<Mutex<(Vec<About>, Change)>>,
+    change: Spoiled,
 }
 
 impl Server {
     async fn start(timeout: SignedDuration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let change: Arc<Mutex<(Vec<About>, Change)>> =
-            Arc::new(Mutex::new((vec![], text(Body::from))));
-        let answers = |State(change): State<Arc<Mutex<(Vec<About>, Change)>>>,
-                       uri: Uri,
-                       body: Bytes| async move {
+        let change: Spoiled = Arc::new(Mutex::new((vec![], text(Body::from))));
+        let answers = |State(change): State<Spoiled>, uri: Uri, body: Bytes| async move {
             let form: BTreeMap<_, _> = form_urlencoded::parse(&body).into_owned().collect();
             let is_range = uri.path().ends_with("query_range");
             let number = |name: &str| form[name].parse::<f64>().unwrap() as i64;
