@@ -12,7 +12,7 @@ use crate::effective::Policies;
 use crate::exposure::{Caller, Dialled, Entrance, Opener, Opening, Scheduled};
 use crate::finding::{Code, Finding, Level, Subject};
 use crate::ident::{Labels, Namespace, Port, WorkloadRef};
-use crate::injection::{Injection, NotInjected, decide};
+use crate::injection::{Injection, decide};
 use crate::mode::Mode;
 use crate::reading::Reading;
 use crate::snapshot::Snapshot;
@@ -137,7 +137,8 @@ impl<'a> After<'a> {
         let made = decide(home, &labels.unwrap_or_default(), &work.template, injectors);
         // It may begin a little late.
         let margin = self.lookback / 24;
-        matches!(made, Injection::Sidecar { .. } | Injection::None(NotInjected::Ambient))
+        // What ztunnel sends to a sidecar may be plaintext (B5).
+        matches!(made, Injection::Sidecar { .. })
             || work.rests.is_some_and(|rests| rests + margin <= self.lookback)
     }
 

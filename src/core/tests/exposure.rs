@@ -89,6 +89,9 @@ fn an_ingress_is_no_obstacle_where_its_controller_has_a_sidecar_and_calls_the_se
     let mut bare = routed(through(), "ingress-nginx");
     bare.edit_pods("front", |pod| pod.proxy = Proxy::None);
     held_by(bare, Code::IngressWithoutProxy);
+    let mut ambient = routed(through(), "ingress-nginx");
+    ambient.edit_pods("front", |pod| pod.proxy = Proxy::Ambient);
+    held_by(ambient, Code::IngressWithoutProxy);
 }
 
 /// An application may be named as a class is, or as a part of its controller's name.
@@ -262,6 +265,10 @@ fn holds_for_work_by_a_schedule_that_rests_for_longer_than_anybody_looked() {
     for rests in [None, Some(7200), Some(3599)] {
         held_by(work(rests, "front", bare()), Code::RareCaller);
         held_by(work(rests, "elsewhere", Labels::default()), Code::RareCaller);
+        held_by(
+            work(rests, "front", bare().with("istio.io/dataplane-mode", "ambient")),
+            Code::RareCaller,
+        );
     }
     let world = work(None, "front", bare());
     let evaluation = judged(&world);

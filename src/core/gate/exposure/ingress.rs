@@ -5,7 +5,7 @@
 
 use crate::exposure::IngressController;
 use crate::snapshot::Snapshot;
-use crate::workload::{Pod, Workload};
+use crate::workload::{Pod, Proxy, Workload};
 
 /// How what the controller sends arrives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,7 +45,9 @@ pub(super) fn arrival(snapshot: &Snapshot, controller: &IngressController) -> Ar
         .flat_map(Workload::running)
         .filter(|pod| pod.labels.value("app.kubernetes.io/name") == Some(label))
         .peekable();
-    let is_meshed = pods.peek().is_some() && pods.all(Pod::is_meshed_client);
+    // What ztunnel sends to a sidecar may be plaintext (B5).
+    let has_sidecar = |pod: &Pod| matches!(pod.proxy, Proxy::Sidecar { .. } | Proxy::Gateway);
+    let is_meshed = pods.peek().is_some() && pods.all(has_sidecar);
     match (is_meshed, name == Some(NGINX), controller.through_service) {
         (false, _, _) => Arrival::Plaintext,
         (true, true, true) => Arrival::MutualTls,
