@@ -185,19 +185,19 @@ impl<'a> Cut<'a> {
             return;
         }
         let written = top_level(text, "kind");
-        if written.is_some_and(is_list) {
-            let of = Typed::items_of(top_level(text, "apiVersion"), written.unwrap_or_default());
+        if let Some(list) = written.filter(|kind| is_list(kind)) {
+            let of = Typed::items_of(top_level(text, "apiVersion"), list);
             let mut items = Items { cut: self, from: None, is_inside: false, of };
             if items.read(text, line) {
                 return;
             }
         }
-        if is_json(text) {
+        if is_json(text)
+            && let Ok(raw) = serde_json::from_str::<&RawValue>(text)
+        {
             let begin = text.len() - text.trim_start().len();
-            if let Ok(raw) = serde_json::from_str::<&RawValue>(text) {
-                self.value(raw.get(), begin, &mut Lines { text, seen: 0, line }, None);
-                return;
-            }
+            self.value(raw.get(), begin, &mut Lines { text, seen: 0, line }, None);
+            return;
         }
         // In flow style, or as nobody writes it: whole, and without the lines of its items.
         if written.is_none_or(is_list)

@@ -52,9 +52,13 @@ pub fn scheduled(object: &CronJob) -> Vec<Entrance> {
         one.command.into_iter().chain(one.args).flatten().chain(env)
     });
     let hosts: BTreeSet<_> = words.flat_map(|word| hosts(&word, &own)).take(HOSTS).collect();
-    let suspended = object.spec.suspend == Some(true);
+    // Each run is an event: what names nobody costs no calculation.
+    if hosts.is_empty() {
+        return vec![];
+    }
+    let runs = object.spec.suspend != Some(true);
     let caller = Caller::Scheduled(Arc::new(Scheduled {
-        rests: longest_rest(&object.spec.schedule).filter(|_| !suspended),
+        rests: runs.then(|| longest_rest(&object.spec.schedule)).flatten(),
         template: template(&PodTemplate::deserialize(pod).unwrap_or_default()),
     }));
     let entrance = |(namespace, service, port): (Namespace, String, Option<Port>)| Entrance {

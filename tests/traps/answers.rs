@@ -76,26 +76,25 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// A series with this value at each time.
-    pub(crate) fn series(&self, labels: Value, value: &str) -> Value {
+    /// A series in the shape of this answer, with a point for each time.
+    pub(crate) fn shaped(&self, labels: Value, point: impl Fn(i64) -> Value) -> Value {
         match self.about.is_range() {
             true => {
-                let values: Vec<_> = self.ends.iter().map(|end| json!([end, value])).collect();
+                let values: Vec<_> = self.ends.iter().map(|end| point(*end)).collect();
                 json!({"metric": labels, "values": values})
             }
-            false => json!({"metric": labels, "value": [now(), value]}),
+            false => json!({"metric": labels, "value": point(now())}),
         }
     }
 
-    /// A series about somebody, in the shape of this answer, with a value as it stands in JSON.
+    /// A series with this value at each time.
+    pub(crate) fn series(&self, labels: Value, value: &str) -> Value {
+        self.shaped(labels, |at| json!([at, value]))
+    }
+
+    /// A series about somebody, with a value as it stands in JSON.
     pub(crate) fn somebody(&self, value: &Value) -> Value {
-        match self.about.is_range() {
-            true => {
-                let values: Vec<_> = self.ends.iter().map(|end| json!([end, value])).collect();
-                json!({"metric": somebodys(), "values": values})
-            }
-            false => json!({"metric": somebodys(), "value": [now(), value]}),
-        }
+        self.shaped(somebodys(), |at| json!([at, value]))
     }
 
     /// A shop that would go through.

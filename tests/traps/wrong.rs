@@ -57,25 +57,13 @@ pub(crate) fn traps() -> Vec<(&'static str, Change)> {
         (
             "a time that is a text",
             results(|asked, series| {
-                let point = json!([now().to_string(), "1"]);
-                let mut one = json!({"metric": somebodys()});
-                match asked.about.is_range() {
-                    true => one["values"] = json!([point]),
-                    false => one["value"] = point,
-                }
-                series.push(one);
+                series.push(asked.shaped(somebodys(), |at| json!([at.to_string(), "1"])));
             }),
         ),
         (
             "a point of three",
             results(|asked, series| {
-                let point = json!([now(), "1", "2"]);
-                let mut one = json!({"metric": somebodys()});
-                match asked.about.is_range() {
-                    true => one["values"] = json!([point]),
-                    false => one["value"] = point,
-                }
-                series.push(one);
+                series.push(asked.shaped(somebodys(), |at| json!([at, "1", "2"])));
             }),
         ),
         ("a series that is null", results(|_, series| series.push(Value::Null))),

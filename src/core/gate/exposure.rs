@@ -12,7 +12,7 @@ use crate::effective::Policies;
 use crate::exposure::{Caller, Dialled, Entrance, Opener, Opening, Scheduled};
 use crate::finding::{Code, Finding, Level, Subject};
 use crate::ident::{Labels, Namespace, Port, WorkloadRef};
-use crate::injection::{Injection, decide};
+use crate::injection::{Injection, Injector, decide};
 use crate::mode::Mode;
 use crate::reading::Reading;
 use crate::snapshot::Snapshot;
@@ -20,6 +20,7 @@ use crate::workload::{NamespaceFacts, Pod, Proxy, Service, ServicePort, Workload
 use ingress::Arrival;
 use jiff::SignedDuration;
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Labels that tell pods of one workload apart, or that the injector adds.
@@ -46,8 +47,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     // Whoever is called when nobody is up is refused when somebody is.
     let mut expected = Cow::Borrowed(facts);
     if facts.workloads.values().any(Workload::is_to_come) {
-        let injectors = snapshot.injectors.known().map_or(&[][..], |known| known);
-        expected.to_mut().expect_pods(injectors);
+        expected.to_mut().expect_pods(injectors(snapshot));
     }
     let after = After::new(snapshot, &expected, plan.gates.lookback);
     let facts = after.facts;
@@ -91,8 +91,8 @@ struct After<'a> {
     policies: Policies,
     snapshot: &'a Snapshot,
     facts: &'a NamespaceFacts,
-    /// Container ports that Services lead to, by whose they are.
-    ports: BTreeMap<&'a WorkloadRef, BTreeSet<Port>>,
+    /// Container ports that Services lead to, by whose they are; made when they are asked for.
+    ports: OnceCell<BTreeMap<&'a WorkloadRef, BTreeSet<Port>>>,
     /// For how long what was sent would have been seen.
     lookback: SignedDuration,
 }
@@ -114,7 +114,7 @@ impl<'a> After<'a> {
         let ours = policy::ours(snapshot, facts, Mode::Strict);
         let mut policies = snapshot.policies.clone();
         policies.make_strict(&facts.name, &revisions, &ours);
-        Self { policies, snapshot, facts, ports: facts.ports(), lookback }
+        Self { policies, snapshot, facts, ports: OnceCell::new(), lookback }
     }
 
     /// Plaintext to `port` of `pod` would be refused.
@@ -133,7 +133,7 @@ impl<'a> After<'a> {
     fn is_seen(&self, entrance: &Entrance, work: &Scheduled) -> bool {
         let Some(home) = &entrance.declared_by.namespace else { return false };
         let labels = self.snapshot.namespace(home).map(|facts| facts.labels.clone());
-        let injectors = self.snapshot.injectors.known().map_or(&[][..], |known| known);
+        let injectors = injectors(self.snapshot);
         let made = decide(home, &labels.unwrap_or_default(), &work.template, injectors);
         // It may begin a little late.
         let margin = self.lookback / 24;
@@ -399,7 +399,7 @@ impl<'a> After<'a> {
     /// knows, and what is sent there goes out as it is.
     fn undeclared(&self, workload: &'a Workload) -> Option<Finding> {
         let pod = workload.running().next().filter(|_| workload.id.kind == "StatefulSet")?;
-        let known = self.ports.get(&workload.id);
+        let known = self.ports.get_or_init(|| self.facts.ports()).get(&workload.id);
         let unknown = pod
             .inbound
             .declared
@@ -464,6 +464,11 @@ impl<'a> After<'a> {
             labels.join(", ")
         )
     }
+}
+
+/// None where they are not known, which the gate injection says.
+fn injectors(snapshot: &Snapshot) -> &[Injector] {
+    snapshot.injectors.known().map_or(&[], Vec::as_slice)
 }
 
 /// Its endpoints are somebody's to write, and may be pods of the mesh.

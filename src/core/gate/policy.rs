@@ -29,10 +29,10 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     let mut findings = vec![];
     findings.extend(standing(context));
     let after = snapshot.policies.with(ours(snapshot, facts, Mode::Strict));
-    let targets = targets(facts);
+    let ports = facts.ports();
+    let targets = with_ports(facts, &ports);
     findings.extend(targets.iter().filter_map(|target| judge(context, &after, target)));
     findings.extend(disabled_above_strict(snapshot, facts, &targets));
-    let ports = facts.ports();
     for policy in snapshot.policies.of(&facts.name) {
         findings.extend(misses(facts, &ports, policy));
         if let Some(revision) = &policy.revision {
@@ -133,7 +133,10 @@ pub struct Target<'a> {
 
 /// The targets of a namespace: every workload as a whole, and every port that a Service leads to.
 pub fn targets(facts: &NamespaceFacts) -> Vec<Target<'_>> {
-    let ports = facts.ports();
+    with_ports(facts, &facts.ports())
+}
+
+fn with_ports<'a>(facts: &'a NamespaceFacts, ports: &Ports<'_>) -> Vec<Target<'a>> {
     let mut targets = vec![];
     for workload in facts.servers() {
         let ports = ports.get(&workload.id);

@@ -118,20 +118,18 @@ pub(super) fn failure(text: &[u8]) -> Option<Error> {
 }
 
 fn data<T: DeserializeOwned>(text: &[u8], expected: &str) -> Result<Vec<T>, Error> {
-    // A failure, or another type of result, has a shape of its own: look for it before saying that
-    // the shape is wrong.
     // What is passed over is not looked at by the parser: half a character in it is no JSON either.
     let text = std::str::from_utf8(text).map_err(|error| Error::NotJson(error.to_string()))?;
+    let failure = || failure(text.as_bytes());
+    // A failure, or another type of result, has a shape of its own: look for it before saying that
+    // the shape is wrong.
     let envelope: Envelope<T> =
         serde_json::from_str(text).map_err(|error| match error.classify() {
-            Category::Data => {
-                failure(text.as_bytes()).unwrap_or(Error::WrongShape(error.to_string()))
-            }
+            Category::Data => failure().unwrap_or(Error::WrongShape(error.to_string())),
             Category::Io | Category::Syntax | Category::Eof => Error::NotJson(error.to_string()),
         })?;
     if envelope.status == "error" {
-        let failure = failure(text.as_bytes());
-        return Err(failure.unwrap_or(Error::WrongShape("an error without words".into())));
+        return Err(failure().unwrap_or(Error::WrongShape("an error without words".into())));
     }
     if !envelope.warnings.is_empty() {
         return Err(Error::Partial(envelope.warnings));
