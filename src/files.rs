@@ -17,6 +17,7 @@ use meshrollout_core::ident::Namespace;
 use meshrollout_core::injection::{Injector, chart_injectors};
 use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::Reading;
+use meshrollout_core::scheduled::Scheduled;
 use meshrollout_core::snapshot::{Mesh, Snapshot, Source, TelemetryOverride};
 use meshrollout_core::waiver::Waivers;
 use object::{Fact, Object, Outcome};
@@ -42,6 +43,7 @@ pub struct Input {
     overrides: Vec<TelemetryOverride>,
     injectors: Option<Vec<Injector>>,
     entrances: Vec<Entrance>,
+    scheduled: Vec<Arc<Scheduled>>,
     ingresses: Vec<Routed>,
     ingress_classes: Vec<(String, String)>,
     control_planes: BTreeSet<Namespace>,
@@ -164,6 +166,7 @@ impl Input {
                 self.entrances.extend(entrances);
             }
             Fact::Entrances(entrances) => self.entrances.extend(entrances),
+            Fact::Scheduled(work) => self.scheduled.push(Arc::new(work)),
             Fact::Ingress(ingress) => self.ingresses.push(ingress),
             Fact::IngressClass(class) => self.ingress_classes.push(class),
             Fact::Mesh(config) => self.mesh.push(config),
@@ -217,6 +220,7 @@ impl Input {
             rules: Rules::new(Some(root), self.rules.iter().cloned()),
             injectors: Reading::Known(injectors),
             entrances: Reading::Known(Arc::new(entrances)),
+            scheduled: Reading::Known(Arc::new(self.scheduled.clone())),
             overrides: self.overrides.clone(),
             telemetry: Arc::new(not_asked(at)),
             stale: vec![],

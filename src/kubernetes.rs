@@ -11,14 +11,17 @@ use std::collections::BTreeMap;
 
 /// Defines a kind with the fields we read of it.
 macro_rules! kind {
-    ($(#[$doc:meta])* $kind:ident, $scope:ident, $group:literal, $plural:literal,
+    ($(#[$doc:meta])* $kind:ident, $scope:ident, $group:literal, $plural:literal, { $($fields:tt)* }) => {
+        kind! { $(#[$doc])* $kind, $scope, $group, $plural, "meta", { $($fields)* } }
+    };
+    ($(#[$doc:meta])* $kind:ident, $scope:ident, $group:literal, $plural:literal, $meta:literal,
         { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
         #[serde(rename_all = "camelCase", default)]
         pub struct $kind {
             /// Name, namespace, versions, labels, annotations, owners.
-            #[serde(deserialize_with = "meta")]
+            #[serde(deserialize_with = $meta)]
             pub metadata: ObjectMeta,
             $($(#[$field_doc])* pub $field: $type,)*
         }
@@ -355,6 +358,11 @@ pub struct PodTemplate {
 pub struct DaemonSetStatus {
     /// One for each node that fits.
     pub desired_number_scheduled: Option<i32>,
+}
+
+/// The metadata with the managed fields, for kinds of which there are few.
+fn whole_meta<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// The metadata without the managed fields, which are half of an object and more.

@@ -173,6 +173,12 @@ fn no_file_grows_beyond_itself() {
             deep("{\"kind\": \"List\", \"items\": [", 100),
             deep("]}", 100)
         ),
+        format!(
+            "{{\"kind\": \"List\", \"items\": [{}{}]}}",
+            deep("{\"kind\": \"List\", \"items\": [", 100_000),
+            deep("]}", 100_000)
+        ),
+        format!("{laughs}kind: List\napiVersion: v1\nitems: *a11\n"),
         format!("kind: Pod\napiVersion: v1\nspec: {}", deep("{a: ", 50_000)),
         format!(
             "kind: Pod\napiVersion: v1\nspec:\n{}",

@@ -5,8 +5,7 @@
 
 use crate::finding::Subject;
 use crate::ident::{Namespace, Port};
-use crate::injection::Template;
-use jiff::SignedDuration;
+use crate::scheduled::Scheduled;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -54,15 +53,6 @@ pub enum Caller {
     Scheduled(Arc<Scheduled>),
 }
 
-/// Work by a schedule.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Scheduled {
-    /// The longest time between two runs; `None` where it never runs, or it cannot be told when.
-    pub rests: Option<SignedDuration>,
-    /// What its pods are made from.
-    pub template: Template,
-}
-
 /// The controller that serves an Ingress, as far as the Ingress and its class tell of it.
 #[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct IngressController {
@@ -70,9 +60,9 @@ pub struct IngressController {
     pub class: Option<String>,
     /// What the class says of its controller.
     pub name: Option<String>,
-    /// The Ingress has it dial the Service, by the Service's name: what a sidecar knows how to
-    /// send. Controllers dial the pods themselves, which no sidecar sends mutual TLS.
-    pub through_service: bool,
+    /// The Ingress has it dial the Service, and call it so: what a sidecar knows how to send, if it
+    /// is a name of the Service. Else controllers dial the pods, which no sidecar sends mutual TLS.
+    pub calls: Option<String>,
 }
 
 /// What comes into a pod past its Services, and what its sidecar takes of it.

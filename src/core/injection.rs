@@ -37,6 +37,8 @@ pub struct Template {
     pub labels: Labels,
     /// The deprecated annotation `sidecar.istio.io/inject`.
     pub inject_annotation: Option<String>,
+    /// The annotation `inject.istio.io/templates`: what it comes with in place of a sidecar.
+    pub templates: Option<String>,
     /// `spec.hostNetwork`.
     pub host_network: bool,
     /// What a sidecar of it would capture, and who would come in past its Services.
@@ -109,7 +111,36 @@ pub fn decide(
     Injection::None(why_not_called(namespace_labels, &template.labels))
 }
 
+/// What the annotation `inject.istio.io/templates` gives a pod in place of a sidecar.
+pub fn in_place_of_a_sidecar(templates: &str) -> Option<Proxy> {
+    let names = |what: &str| templates.contains(what);
+    match (names("grpc-"), names("gateway") || names("waypoint")) {
+        (true, _) => Some(Proxy::Proxyless),
+        (false, true) => Some(Proxy::Gateway),
+        (false, false) => None,
+    }
+}
+
 impl Template {
+    /// How a pod made from it now in `namespace`, which has these labels, takes part in the mesh.
+    pub(crate) fn proxy(
+        &self,
+        namespace: &Namespace,
+        namespace_labels: &Labels,
+        injectors: &[Injector],
+    ) -> Proxy {
+        match decide(namespace, namespace_labels, self, injectors) {
+            Injection::Sidecar { revision } => {
+                let mode = self.labels.value("security.istio.io/tlsMode");
+                let announces_tls = mode.is_none_or(|mode| mode == "istio");
+                let other = self.templates.as_deref().and_then(in_place_of_a_sidecar);
+                other.unwrap_or(Proxy::Sidecar { revision: Some(revision), announces_tls })
+            }
+            Injection::None(NotInjected::Ambient) => Proxy::Ambient,
+            Injection::None(_) => Proxy::None,
+        }
+    }
+
     /// A pod of `workload` made from it now, in a namespace with these labels.
     pub(crate) fn pod(
         &self,
@@ -117,19 +148,10 @@ impl Template {
         namespace_labels: &Labels,
         injectors: &[Injector],
     ) -> Pod {
-        let proxy = match decide(&workload.namespace, namespace_labels, self, injectors) {
-            Injection::Sidecar { revision } => {
-                let mode = self.labels.value("security.istio.io/tlsMode");
-                let announces_tls = mode.is_none_or(|mode| mode == "istio");
-                Proxy::Sidecar { revision: Some(revision), announces_tls }
-            }
-            Injection::None(NotInjected::Ambient) => Proxy::Ambient,
-            Injection::None(_) => Proxy::None,
-        };
         Pod {
             name: format!("{} (to be made)", workload.name),
             labels: Arc::new(self.labels.clone()),
-            proxy,
+            proxy: self.proxy(&workload.namespace, namespace_labels, injectors),
             phase: Phase::Running,
             ready_since: None,
             host_network: self.host_network,
@@ -221,6 +243,18 @@ mod tests {
         assert!(!is_ambient(&[ambient], &[], true));
         assert!(!is_ambient(&[ambient, enabled], &[], false));
         assert!(!is_ambient(&[], &[], false));
+    }
+
+    #[test]
+    fn what_stands_in_place_of_a_sidecar_is_said_by_the_template() {
+        let proxy = |templates: &str| {
+            let template = Template { templates: Some(templates.into()), ..Template::default() };
+            let labels = [("istio-injection", "enabled")].into_iter().collect();
+            template.proxy(&"shop".into(), &labels, &chart_injectors("default", true))
+        };
+        assert_eq!(proxy("gateway"), Proxy::Gateway);
+        assert_eq!(proxy("grpc-agent"), Proxy::Proxyless);
+        assert!(matches!(proxy("sidecar,custom"), Proxy::Sidecar { .. }));
     }
 
     /// The combined truth table of `istio-semantics.md` C2, row by row.

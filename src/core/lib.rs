@@ -60,6 +60,7 @@ pub mod proxies;
 pub mod reading;
 pub mod restore;
 pub mod rollback;
+pub mod scheduled;
 pub mod snapshot;
 pub mod standing;
 pub mod terms;

@@ -6,6 +6,7 @@ use crate::exposure::Entrance;
 use crate::ident::Namespace;
 use crate::injection::Injector;
 use crate::reading::{Cause, Reading};
+use crate::scheduled::Scheduled;
 use crate::traffic::Telemetry;
 use crate::workload::NamespaceFacts;
 use jiff::Timestamp;
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub injectors: Reading<Vec<Injector>>,
     /// Ways into the mesh for those who are not in it, that objects open to Services.
     pub entrances: Reading<Arc<Vec<Entrance>>>,
+    /// CronJobs that name somebody.
+    pub scheduled: Reading<Arc<Vec<Arc<Scheduled>>>>,
     /// Telemetry objects that take away what the evidence stands on.
     pub overrides: Vec<TelemetryOverride>,
     /// What the metrics source said.

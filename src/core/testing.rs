@@ -109,6 +109,7 @@ impl World {
             rules: Rules::default(),
             injectors: Reading::Known(chart_injectors("default", true)),
             entrances: Reading::Known(Arc::default()),
+            scheduled: Reading::Known(Arc::default()),
             overrides: vec![],
             telemetry: Arc::new(telemetry.clone()),
             stale: vec![],

@@ -21,6 +21,7 @@ use meshrollout_core::exposure::Entrance;
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::injection::Injector;
 use meshrollout_core::policy::Policy;
+use meshrollout_core::scheduled::Scheduled;
 use meshrollout_core::snapshot::TelemetryOverride;
 use meshrollout_core::waiver::Waivers;
 use serde::Deserialize;
@@ -64,6 +65,7 @@ pub(super) enum Fact {
         entrances: Vec<Entrance>,
     },
     Entrances(Vec<Entrance>),
+    Scheduled(Scheduled),
     Ingress(Routed),
     IngressClass((String, String)),
     Mesh(MeshConfig),
@@ -165,7 +167,24 @@ impl Source for Yaml<'_> {
 /// There is an action of a template where the parser stopped, which may be one line late.
 fn is_of_template(text: &str, line: usize) -> bool {
     let before = text.lines().skip(line.saturating_sub(2));
-    before.take(2).any(|line| line.contains("{{"))
+    before.take(2).any(has_action)
+}
+
+/// Within quotes and comments braces mean nothing.
+fn has_action(line: &str) -> bool {
+    let (mut quote, mut before) = (None, ' ');
+    for letter in line.chars() {
+        match quote {
+            Some(open) if open == letter => quote = None,
+            Some(_) => {}
+            None if letter == '#' && before.is_whitespace() => return false,
+            None if (before, letter) == ('{', '{') => return true,
+            None if letter == '"' || letter == '\'' => quote = Some(letter),
+            None => {}
+        }
+        before = letter;
+    }
+    false
 }
 
 fn object(head: &Head, source: &impl Source) -> Result<Option<Object>, Wrong> {
@@ -245,7 +264,7 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
             })
         }
         ("batch", "CronJob") => {
-            of(source, "CronJob", |object| Some(Fact::Entrances(schedule::scheduled(object))))
+            of(source, "CronJob", |object| schedule::scheduled(object).map(Fact::Scheduled))
         }
         ("networking.k8s.io", "Ingress") => {
             of(source, "Ingress", |object| Some(Fact::Ingress(entrance::routed(object))))
@@ -303,4 +322,21 @@ impl Placed for NamespaceResourceScope {
 
 impl Placed for ClusterResourceScope {
     const IN_A_NAMESPACE: bool = false;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_action_of_a_template_is_none_within_quotes_and_comments() {
+        for line in ["{{- if .x }}", "a: {{ .x }}", "a: \"b\" {{ \"c\" }}", "- {{ .x }} # y"] {
+            assert!(has_action(line), "{line}");
+        }
+        for line in
+            ["a: \"{{ .x }}\"", "a: '{{ x }}'", "# {{ .x }}", "a: b # {{ .x }}", "a: {b: c}"]
+        {
+            assert!(!has_action(line), "{line}");
+        }
+    }
 }

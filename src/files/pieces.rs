@@ -44,12 +44,16 @@ pub(super) enum Text<'a> {
 /// What could not be cut: line, and why.
 pub(super) type Broken = (usize, String);
 
+/// As many lists may be within each other: kubectl writes one, and a list of dumps is one more.
+const DEPTH: usize = 8;
+
 /// Cuts `text` into its objects; lists into their items.
 pub(super) fn pieces(text: &str) -> (Vec<Piece<'_>>, Vec<Broken>) {
     let mut cut = Cut::default();
     // What editors and shells on other systems put before a text.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    match is_json(text) {
+    // JSON documents may be divided as those of YAML are.
+    match is_json(text) && !text.contains("\n---") {
         true => cut.json(text),
         false => cut.yaml(text),
     }
@@ -122,17 +126,26 @@ impl<'a> Cut<'a> {
             };
             let begin =
                 begin + text.get(begin..).map_or(0, |rest| rest.len() - rest.trim_start().len());
-            self.value(raw, begin, &mut lines, None);
+            self.value(raw, begin, &mut lines, None, 0);
         }
     }
 
+    /// The value that begins at `begin`, within so many lists.
     fn value(
         &mut self,
         raw: &'a str,
         begin: usize,
         lines: &mut Lines<'a>,
         of: Option<&Arc<Typed>>,
+        depth: usize,
     ) {
+        // Each list is looked through once more for each that it is in.
+        if depth > DEPTH {
+            let line = lines.at(begin);
+            self.broken
+                .push((line, format!("it is a list within {DEPTH} lists; write its items out")));
+            return;
+        }
         let (items, of) = match serde_json::from_str::<Head<'a>>(raw) {
             Ok(Head { api_version, kind, items: Some(items) }) if is_list(&kind) => {
                 (items, Typed::items_of(api_version.as_deref(), &kind))
@@ -148,7 +161,7 @@ impl<'a> Cut<'a> {
             let item = item.get();
             // Borrowed from the same text.
             let offset = item.as_ptr() as usize - raw.as_ptr() as usize;
-            self.value(item, begin + offset, lines, of.as_ref());
+            self.value(item, begin + offset, lines, of.as_ref(), depth + 1);
         }
     }
 
@@ -196,7 +209,7 @@ impl<'a> Cut<'a> {
             && let Ok(raw) = serde_json::from_str::<&RawValue>(text)
         {
             let begin = text.len() - text.trim_start().len();
-            self.value(raw.get(), begin, &mut Lines { text, seen: 0, line }, None);
+            self.value(raw.get(), begin, &mut Lines { text, seen: 0, line }, None, 0);
             return;
         }
         // In flow style, or as nobody writes it: whole, and without the lines of its items.
@@ -306,7 +319,9 @@ pub(super) fn top_level<'t>(text: &'t str, key: &str) -> Option<&'t str> {
         if let Some(value) = value {
             let value = value.split(" #").next().unwrap_or_default().trim();
             let value = value.trim_matches(|quote| quote == '"' || quote == '\'');
-            return Some(value).filter(|value| !value.is_empty());
+            // A tag, an anchor, a comment behind a tab: that is for the parser.
+            let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "./-".contains(letter);
+            return Some(value).filter(|value| !value.is_empty() && value.chars().all(is_plain));
         }
     }
     None
@@ -366,6 +381,10 @@ mod tests {
         let expected =
             [(4, "{\"kind\": \"A\"}"), (6, "{\"kind\": \"B\"}"), (7, "{\"kind\": \"C\"}")];
         assert_eq!(found, expected.map(|(line, text)| (line, text.to_owned())));
+        let divided =
+            "{\"kind\": \"A\"}\n---\n{\"kind\": \"List\", \"items\": [{\"kind\": \"B\"}]}\n";
+        let expected = [(1, "{\"kind\": \"A\"}"), (3, "{\"kind\": \"B\"}")];
+        assert_eq!(cut(divided), expected.map(|(line, text)| (line, text.to_owned())));
         let (found, broken) = pieces("{\"kind\": \"A\"}\n{\"kind\": ");
         assert_eq!((found.len(), broken[0].0), (1, 2));
     }
@@ -393,6 +412,8 @@ mod tests {
         let text = "# kind: X\n  spec:\n    kind: Y\n  kind: \"Pod\" # not Z\n";
         assert_eq!(top_level(text, "kind"), Some("Pod"));
         assert_eq!(top_level("spec: {kind: Y}\n", "kind"), None);
-        assert_eq!(top_level("kind:\n  Pod\n", "kind"), None);
+        for odd in ["kind:\n  Pod\n", "kind: !!str Pod\n", "kind: &k Pod\n", "kind: Pod\t# x\n"] {
+            assert_eq!(top_level(odd, "kind"), None, "{odd}");
+        }
     }
 }

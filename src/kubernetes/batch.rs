@@ -1,7 +1,7 @@
 //! Kinds of work that ends.
 
-use super::{PodCondition, PodTemplate, meta};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use super::{PodCondition, PodTemplate, meta, whole_meta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
 
 kind! {
@@ -16,9 +16,11 @@ kind! {
 
 kind! {
     /// A CronJob: when its Jobs are made, and what their pods are made from.
-    CronJob, NamespaceResourceScope, "batch", "cronjobs", {
+    CronJob, NamespaceResourceScope, "batch", "cronjobs", "whole_meta", {
         /// What it says.
         spec: CronJobSpec,
+        /// How it is doing.
+        status: CronJobStatus,
     }
 }
 
@@ -28,10 +30,20 @@ kind! {
 pub struct CronJobSpec {
     /// In five fields, or by one of their names.
     pub schedule: String,
+    /// Whose hours these are; without it the controller's.
+    pub time_zone: Option<String>,
     /// None is made.
     pub suspend: Option<bool>,
     /// From this.
     pub job_template: JobTemplate,
+}
+
+/// How a CronJob is doing.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CronJobStatus {
+    /// When a Job of it last ended well.
+    pub last_successful_time: Option<Time>,
 }
 
 /// A Job to be made.
@@ -46,8 +58,63 @@ pub struct JobTemplate {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct JobTemplateSpec {
-    /// Whole: it is read as a pod's template, and for the words in it.
-    pub template: serde_json::Value,
+    /// The pods to be made.
+    pub template: Made,
+}
+
+/// What pods are made from, and the words by which their containers are told what to do: commands,
+/// arguments and the values of variables.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(try_from = "Option<serde_json::Value>")]
+pub struct Made {
+    /// As of all pods.
+    pub template: PodTemplate,
+    /// In no order.
+    pub words: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Wordy {
+    spec: Option<Words>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Words {
+    containers: Option<Vec<ContainerWords>>,
+    init_containers: Option<Vec<ContainerWords>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ContainerWords {
+    command: Option<Vec<String>>,
+    args: Option<Vec<String>>,
+    env: Option<Vec<Variable>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Variable {
+    value: Option<String>,
+}
+
+impl TryFrom<Option<serde_json::Value>> for Made {
+    type Error = serde_json::Error;
+
+    fn try_from(pods: Option<serde_json::Value>) -> Result<Self, Self::Error> {
+        let Some(pods) = pods else { return Ok(Self::default()) };
+        let Words { containers, init_containers } =
+            Wordy::deserialize(&pods)?.spec.unwrap_or_default();
+        let containers = containers.into_iter().chain(init_containers).flatten();
+        let words = containers.flat_map(|one| {
+            let env = one.env.into_iter().flatten().filter_map(|variable| variable.value);
+            one.command.into_iter().chain(one.args).flatten().chain(env)
+        });
+        let words = words.collect();
+        Ok(Self { template: PodTemplate::deserialize(pods)?, words })
+    }
 }
 
 /// What a Job's pods are made from.

@@ -12,6 +12,8 @@ use meshrollout_core::ident::{Namespace, Port};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Routed {
     controller: IngressController,
+    /// It says its class by the annotation, of which there need be no IngressClass.
+    is_annotated: bool,
     /// Where it leads, each with the controller still to be said.
     entrances: Vec<Entrance>,
 }
@@ -120,11 +122,14 @@ pub fn routed(object: &Ingress) -> Routed {
     entrances.dedup();
     // With the address alone the request keeps the host that the browser asked for, which the
     // sidecar does not know: it sends that on as it is.
-    let through_service = annotation("nginx.ingress.kubernetes.io/service-upstream")
-        .is_some_and(|answer| answer == "true")
-        && annotation("nginx.ingress.kubernetes.io/upstream-vhost").is_some();
-    let class = object.spec.ingress_class_name.clone().or_else(|| annotated.cloned());
-    Routed { controller: IngressController { class, name: None, through_service }, entrances }
+    let calls = annotation("nginx.ingress.kubernetes.io/upstream-vhost").filter(|_| {
+        annotation("nginx.ingress.kubernetes.io/service-upstream")
+            .is_some_and(|answer| answer == "true")
+    });
+    // The annotation comes first with everybody who knows both.
+    let class = annotated.or(object.spec.ingress_class_name.as_ref()).cloned();
+    let controller = IngressController { class, name: None, calls: calls.cloned() };
+    Routed { controller, is_annotated: annotated.is_some(), entrances }
 }
 
 /// Whose Ingresses of a class are.
@@ -134,19 +139,24 @@ pub fn controller(object: &kubernetes::IngressClass) -> (String, String) {
 }
 
 /// The entrances of Ingresses whose classes are `classes`, by name and controller. Those of Istio's
-/// own gateways come over mutual TLS.
+/// own gateways come over mutual TLS: the annotation `istio`, or a class with Istio's controller
+/// (`pilot/pkg/config/kube/ingress/conversion.go:shouldProcessIngressWithClass`).
 pub fn by_class<'a>(
     routed: impl IntoIterator<Item = &'a Routed>,
     classes: &[(String, String)],
 ) -> Vec<Entrance> {
     let mut entrances = vec![];
-    for Routed { controller, entrances: leads } in routed {
+    for Routed { controller, is_annotated, entrances: leads } in routed {
         let class = controller.class.as_ref();
         let known = class.and_then(|class| classes.iter().find(|(name, _)| name == class));
         let name = known.map(|(_, name)| name.clone());
-        if class.is_some_and(|class| class == "istio")
-            || name.as_deref() == Some("istio.io/ingress-controller")
-        {
+        let is_istio = match name.as_deref() {
+            _ if *is_annotated => class.is_some_and(|class| class == "istio"),
+            Some(name) => name == "istio.io/ingress-controller",
+            // Nobody serves it; in files the class may be left out.
+            None => class.is_some_and(|class| class == "istio"),
+        };
+        if is_istio {
             continue;
         }
         let caller = Caller::Ingress(IngressController { name, ..controller.clone() });
@@ -210,24 +220,25 @@ mod tests {
 
     #[test]
     fn a_controller_goes_by_the_service_where_both_address_and_name_are_the_services() {
-        let goes = |annotations: Value| {
+        let calls = |annotations: Value| {
             let meta = json!({"name": "web", "annotations": annotations});
             let object = json!({"metadata": meta, "spec": {}});
-            routed(&serde_json::from_value(object).unwrap()).controller.through_service
+            routed(&serde_json::from_value(object).unwrap()).controller.calls
         };
         let (address, name) = (
             "nginx.ingress.kubernetes.io/service-upstream",
             "nginx.ingress.kubernetes.io/upstream-vhost",
         );
-        assert!(goes(json!({address: "true", name: "web.shop.svc.cluster.local"})));
-        assert!(!goes(json!({address: "true"})));
-        assert!(!goes(json!({address: "false", name: "web.shop.svc.cluster.local"})));
-        assert!(!goes(json!(null)));
+        let web = "web.shop.svc.cluster.local";
+        assert_eq!(calls(json!({address: "true", name: web})).as_deref(), Some(web));
+        assert_eq!(calls(json!({address: "true"})), None);
+        assert_eq!(calls(json!({address: "false", name: web})), None);
+        assert_eq!(calls(json!(null)), None);
     }
 
     #[test]
     fn an_ingress_leads_to_each_of_its_services_unless_a_gateway_of_istio_takes_it() {
-        let ingress = |class: &str| {
+        let ingress = |class: &str, of_istio: &str| {
             let object = json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": {
                 "ingressClassName": class,
                 "defaultBackend": {"service": {"name": "web", "port": {"name": "http"}}},
@@ -236,15 +247,18 @@ mod tests {
                     {"backend": {"service": {"name": "cart", "port": {"number": 80}}}},
                 ]}}, {}],
             }});
-            let classes = [("mesh".to_owned(), "istio.io/ingress-controller".to_owned())];
+            let classes = [("mesh", "istio.io/ingress-controller"), ("istio", of_istio)];
+            let classes = classes.map(|(name, of)| (name.to_owned(), of.to_owned()));
             let all = by_class([&routed(&serde_json::from_value(object).unwrap())], &classes);
             all.iter().map(leads).collect::<Vec<_>>()
         };
         assert_eq!(
-            ingress("nginx"),
+            ingress("nginx", ""),
             ["Ingress shop/web to shop/cart:80", "Ingress shop/web to shop/web:http"]
         );
-        assert!(ingress("istio").is_empty());
-        assert!(ingress("mesh").is_empty());
+        assert!(ingress("mesh", "").is_empty());
+        assert!(ingress("istio", "istio.io/ingress-controller").is_empty());
+        // Anybody may call a class so.
+        assert_eq!(ingress("istio", "k8s.io/ingress-nginx").len(), 2);
     }
 }

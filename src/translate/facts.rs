@@ -86,8 +86,8 @@ impl Parts<'_> {
         }
     }
 
-    /// The Service with those named targets that all its pods agree on; where there are none yet,
-    /// all that would be made.
+    /// The Service with those named targets that all its pods agree on, and those that would be made
+    /// where none is up yet.
     fn resolve(&self, NamedService { service, targets }: &NamedService) -> Service {
         let mut service = service.clone();
         if service.selector.is_empty() {
@@ -95,13 +95,15 @@ impl Parts<'_> {
         }
         for (place, name) in targets {
             let behind = self.pods.iter().filter(|pod| service.selector.select(&pod.pod.labels));
-            let mut numbers: BTreeSet<Port> =
-                behind.filter_map(|pod| pod.ports.get(name).copied()).collect();
-            if numbers.is_empty() {
-                let owners = self.owners.iter();
-                let behind = owners.filter(|one| service.selector.select(&one.template.labels));
-                numbers.extend(behind.filter_map(|owner| owner.ports.get(name).copied()));
-            }
+            let is_up = |id: &WorkloadRef| {
+                self.pods.iter().any(|pod| *pod.owner == *id && pod.pod.is_running())
+            };
+            let to_come = self.owners.iter().filter(|owner| {
+                service.selector.select(&owner.template.labels) && !is_up(&owner.id)
+            });
+            let ports = behind.map(|pod| &*pod.ports).chain(to_come.map(|owner| &owner.ports));
+            let numbers: BTreeSet<Port> =
+                ports.filter_map(|ports| ports.get(name).copied()).collect();
             let mut numbers = numbers.into_iter();
             if let (Some(number), None) = (numbers.next(), numbers.next())
                 && let Some(port) = service.ports.get_mut(*place)
@@ -180,6 +182,29 @@ mod tests {
         assert_eq!(target(&named, &[]), None);
         assert_eq!(target(&web(json!("8443")), &[]), Some(Port(8443)));
         assert_eq!(target(&web(json!(8443)), &[pod("a", 8080)]), Some(Port(8443)));
+    }
+
+    /// Whoever is scaled to nothing has ports as well, once it is not.
+    #[test]
+    fn a_named_target_is_what_those_to_come_agree_on_as_well() {
+        let other = |port: u16, replicas: u32| {
+            let owner = json!({"metadata": {"namespace": "shop", "name": "other"},
+                "spec": {"replicas": replicas, "template": {"metadata": {"labels": {"app": "web"}},
+                    "spec": {"containers": [{"name": "web",
+                        "ports": [{"name": "http", "containerPort": port}]}]}}}});
+            deployment(&serde_json::from_value(owner).unwrap())
+        };
+        let (named, pods) = (web(json!("http")), [pod("a", 8080)]);
+        for (port, expected) in [(8080, Some(Port(8080))), (9090, None)] {
+            let owner = other(port, 0);
+            let parts = Parts {
+                services: vec![&named],
+                owners: vec![&owner],
+                pods: pods.iter().collect(),
+                ..Parts::default()
+            };
+            assert_eq!(parts.facts(&"shop".into()).services[0].ports[0].target, expected);
+        }
     }
 
     /// What a sidecar never takes is neither a port of a Service nor in the way of its others.

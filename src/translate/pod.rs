@@ -6,7 +6,7 @@ use super::{labels, namespace};
 use crate::kubernetes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use meshrollout_core::ident::{Port, WorkloadRef};
-use meshrollout_core::injection::Template;
+use meshrollout_core::injection::{Template, in_place_of_a_sidecar};
 use meshrollout_core::workload::{Phase, Pod, Proxy};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -91,13 +91,11 @@ fn proxy(object: &kubernetes::Pod) -> Proxy {
         let redirected = annotation("ambient.istio.io/redirection").map(String::as_str);
         return if redirected == Some("enabled") { Proxy::Ambient } else { Proxy::None };
     };
-    let templates = annotation("inject.istio.io/templates").map(String::as_str);
-    if templates.is_some_and(|templates| templates.contains("grpc-")) {
-        return Proxy::Proxyless;
+    let templates = annotation("inject.istio.io/templates");
+    if let Some(other) = templates.and_then(|names| in_place_of_a_sidecar(names)) {
+        return other;
     }
-    let is_router = container.args.iter().flatten().any(|arg| arg == "router" || arg == "waypoint");
-    if is_router || templates.is_some_and(|one| one.contains("gateway") || one.contains("waypoint"))
-    {
+    if container.args.iter().flatten().any(|arg| arg == "router" || arg == "waypoint") {
         return Proxy::Gateway;
     }
     Proxy::Sidecar {
@@ -236,11 +234,10 @@ fn of_template(
 /// What injection looks at in a pod template.
 pub fn template(object: &kubernetes::PodTemplate) -> Template {
     let meta = &object.metadata;
+    let annotation = |name: &str| meta.annotations.as_ref()?.get(name).cloned();
     Template {
-        inject_annotation: meta
-            .annotations
-            .as_ref()
-            .and_then(|all| all.get("sidecar.istio.io/inject").cloned()),
+        inject_annotation: annotation("sidecar.istio.io/inject"),
+        templates: annotation("inject.istio.io/templates"),
         labels: labels(meta),
         host_network: object.spec.host_network == Some(true),
         inbound: Arc::new(inbound(meta, &object.spec, inbound::Of::Template)),

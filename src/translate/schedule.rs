@@ -5,116 +5,97 @@
 
 use super::namespace;
 use super::pod::template;
-use crate::kubernetes::{CronJob, PodTemplate};
+use crate::kubernetes::{CronJob, Made};
 use jiff::{SignedDuration, Timestamp};
-use meshrollout_core::exposure::{Caller, Dialled, Entrance, Scheduled};
 use meshrollout_core::finding::Subject;
-use meshrollout_core::ident::{Namespace, Port};
-use serde::Deserialize;
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use meshrollout_core::ident::Port;
+use meshrollout_core::scheduled::{Names, Ran, Scheduled};
 
-/// As many hosts of one CronJob are followed; its words are anybody's to write.
-const HOSTS: usize = 64;
-
-/// The words by which containers are told whom to call.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Words {
-    containers: Option<Vec<ContainerWords>>,
-    init_containers: Option<Vec<ContainerWords>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ContainerWords {
-    command: Option<Vec<String>>,
-    args: Option<Vec<String>>,
-    env: Option<Vec<Variable>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Variable {
-    value: Option<String>,
-}
-
-/// Where a CronJob would call, by the words of its containers. What it reads from ConfigMaps,
-/// Secrets or its image is not seen.
-pub fn scheduled(object: &CronJob) -> Vec<Entrance> {
+/// Whom a CronJob names, by the words of its containers; `None` if nobody. What it reads from
+/// ConfigMaps, Secrets or its image is not seen.
+pub fn scheduled(object: &CronJob) -> Option<Scheduled> {
     let own = namespace(&object.metadata);
-    let name = object.metadata.name.as_deref().unwrap_or_default();
-    let pod = &object.spec.job_template.spec.template;
-    let words = Words::deserialize(&pod["spec"]).unwrap_or_default();
-    let containers = words.containers.into_iter().chain(words.init_containers).flatten();
-    let words = containers.flat_map(|one| {
-        let env = one.env.into_iter().flatten().filter_map(|variable| variable.value);
-        one.command.into_iter().chain(one.args).flatten().chain(env)
-    });
-    let hosts: BTreeSet<_> = words.flat_map(|word| hosts(&word, &own)).take(HOSTS).collect();
+    let spec = &object.spec;
+    let Made { template: made, words } = &spec.job_template.spec.template;
+    // As resolvers have them.
+    let words: Vec<_> = words.iter().map(|word| word.to_ascii_lowercase()).collect();
+    let names: Names = words.iter().flat_map(|text| hosts(text, own.as_str())).collect();
     // Each run is an event: what names nobody costs no calculation.
-    if hosts.is_empty() {
-        return vec![];
+    if names.is_empty() {
+        return None;
     }
-    let runs = object.spec.suspend != Some(true);
-    let caller = Caller::Scheduled(Arc::new(Scheduled {
-        rests: runs.then(|| longest_rest(&object.spec.schedule)).flatten(),
-        template: template(&PodTemplate::deserialize(pod).unwrap_or_default()),
-    }));
-    let entrance = |(namespace, service, port): (Namespace, String, Option<Port>)| Entrance {
-        caller: caller.clone(),
-        declared_by: Subject::new("CronJob", &own, name),
-        detail: String::new(),
-        namespace,
-        service,
-        port: port.map_or(Dialled::Any, Dialled::Number),
-    };
-    hosts.into_iter().map(entrance).collect()
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    Some(Scheduled {
+        job: Subject::new("CronJob", &own, name),
+        names,
+        ran: ran(object),
+        rests: match spec.suspend {
+            Some(true) => None,
+            _ => longest_rest(&spec.schedule, spec.time_zone.as_deref()),
+        },
+        template: template(made),
+    })
 }
 
-/// The Services that a text may mean: by their name, where it stands alone in their own namespace,
-/// or with that of their namespace.
-fn hosts(text: &str, own: &Namespace) -> Vec<(Namespace, String, Option<Port>)> {
+/// When it last ended well, and was already what it is now. Runs that somebody makes of it by hand
+/// count as well, as they do in its status.
+fn ran(object: &CronJob) -> Ran {
+    let meta = &object.metadata;
+    if meta.uid.is_none() {
+        return Ran::Unsaid;
+    }
+    let managers = meta.managed_fields.iter().flatten();
+    // Who writes its status changes nothing of what it does.
+    let edits = managers.filter(|one| one.subresource.as_deref().unwrap_or_default().is_empty());
+    let edits = edits.filter_map(|one| one.time.as_ref());
+    let changed = edits.chain(&meta.creation_timestamp).map(|time| time.0).max();
+    match (&object.status.last_successful_time, changed) {
+        (Some(ended), Some(changed)) if ended.0 > changed => Ran::At(ended.0),
+        _ => Ran::Never,
+    }
+}
+
+/// The Services that a text may mean, in any way that a resolver knows: by their name alone where
+/// it is their own namespace, with that of their namespace, with a pod's before it.
+fn hosts<'t>(text: &'t str, own: &'t str) -> Vec<(&'t str, &'t str, Option<Port>)> {
     let ends = |letter: char| !letter.is_ascii_alphanumeric() && !".-:".contains(letter);
-    let of = |word: &str| {
-        let (host, port) = match word.split_once(':') {
-            // A scheme, a user: no host is followed by a word.
-            Some((host, port)) => (host, Some(Port(port.parse().ok()?))),
-            None => (word, None),
-        };
-        let labels: Vec<&str> = host.split('.').collect();
-        let is_label = |label: &&str| {
-            label.starts_with(|letter: char| letter.is_ascii_lowercase())
-                && !label.contains(|letter: char| letter.is_ascii_uppercase())
-        };
-        let (service, namespace) = match labels.as_slice() {
-            [service] => (*service, own.as_str()),
-            // A pod of a headless Service has a name of its own before it.
-            [_, service, namespace, "svc", ..] | [_, service, namespace] => (*service, *namespace),
-            _ => return None,
-        };
-        [service, namespace].iter().all(is_label).then(|| (namespace.into(), service.into(), port))
-    };
-    // The same words, read as a Service and its namespace.
-    let short = |word: &str| {
-        let host = word.split(':').next().unwrap_or_default();
-        let labels: Vec<&str> = host.split('.').collect();
-        let is_short = labels.len() == 2 || labels.get(2) == Some(&"svc");
-        is_short.then(|| of(&format!("of.{word}"))).flatten()
-    };
-    text.split(ends).flat_map(|word| [of(word), short(word)]).flatten().collect()
+    // `-hdb.shop` is an option of one letter with its value.
+    let after_option = |word: &'t str| word.strip_prefix('-')?.get(1..);
+    let words = text.split(ends).flat_map(|word| [Some(word), after_option(word)]).flatten();
+    words.flat_map(|word| meant(word, own)).collect()
+}
+
+fn meant<'t>(word: &'t str, own: &'t str) -> Vec<(&'t str, &'t str, Option<Port>)> {
+    let (host, port) = word.split_once(':').unwrap_or((word, ""));
+    // A port that is put together, or followed by more, may be any.
+    let port = port.parse().ok().map(Port);
+    let host = host.trim_matches(['.', '-']);
+    let labels: Vec<&str> = host.split('.').collect();
+    let mut found = vec![];
+    match labels.as_slice() {
+        [service] => found.push((own, *service)),
+        [first, second] => found.extend([(*second, *first), (own, *second)]),
+        [service, namespace, "svc", ..] => found.push((*namespace, *service)),
+        _ => {}
+    }
+    if let [_, service, namespace] | [_, service, namespace, "svc", ..] = labels.as_slice() {
+        found.push((*namespace, *service));
+    }
+    found.retain(|(namespace, service)| !namespace.is_empty() && !service.is_empty());
+    found.into_iter().map(|(namespace, service)| (namespace, service, port)).collect()
 }
 
 /// The longest time between two runs; `None` where it never runs, or it cannot be told when.
 ///
 /// A day on which it runs has the same times as every other, so that it is enough to look at one
-/// day closely, and at each day's end for the next. In UTC: other zones shift it by an hour, twice
-/// a year.
-fn longest_rest(schedule: &str) -> Option<SignedDuration> {
+/// day closely, and at each day's end for the next.
+fn longest_rest(schedule: &str, zone: Option<&str>) -> Option<SignedDuration> {
     /// A Thursday, the first day of its year.
     const BEGIN: i64 = 1_767_225_600;
-    const DAY: i64 = 24 * 3600;
-    /// As many days are looked at: a year's rest is the longest of most.
+    const HOUR: i64 = 3600;
+    const DAY: i64 = 24 * HOUR;
+    /// As many days are looked at, from the first that it runs on: a year's rest is the longest of
+    /// most.
     const DAYS: i64 = 400;
     let schedule = match schedule.trim() {
         "@yearly" | "@annually" => "0 0 1 1 *".to_owned(),
@@ -127,6 +108,12 @@ fn longest_rest(schedule: &str) -> Option<SignedDuration> {
             None => other.split('?').collect::<Vec<_>>().join("*"),
         },
     };
+    // Of a day of the month and one of the week Kubernetes wants both where either is a list with a
+    // star in it, the library one of the two.
+    let is_list_with_star = |field: &str| field.contains(',') && field.contains('*');
+    if schedule.split_whitespace().skip(2).any(is_list_with_star) {
+        return None;
+    }
     let mut options = cronexpr::ParseOptions::default();
     options.fallback_timezone_option = cronexpr::FallbackTimezoneOption::UTC;
     let crontab = cronexpr::parse_crontab_with(&schedule, options).ok()?;
@@ -135,18 +122,22 @@ fn longest_rest(schedule: &str) -> Option<SignedDuration> {
         let next = crontab.find_next(cronexpr::MakeTimestamp(after)).ok()?;
         Some(next.timestamp().as_second())
     };
-    let first = next(BEGIN - 1)?;
-    let end = first - first.rem_euclid(DAY) + DAY;
-    let (mut at, mut longest) = (first, 0);
+    let begin = next(BEGIN - 1)?;
+    let end = begin - begin.rem_euclid(DAY) + DAY;
+    let (mut at, mut longest) = (begin, 0);
     while let Some(then) = next(at).filter(|then| *then < end) {
         longest = longest.max(then - at);
         at = then;
     }
-    let (first, last) = (first.rem_euclid(DAY), at.rem_euclid(DAY));
-    while at < BEGIN + DAYS * DAY {
+    let (first, last) = (begin.rem_euclid(DAY), at.rem_euclid(DAY));
+    while at < begin + DAYS * DAY {
         let then = next(at)?;
         longest = longest.max(then - at);
         at = then - first + last;
+    }
+    if zone.is_some_and(|zone| !["UTC", "Etc/UTC", "GMT", "Etc/GMT"].contains(&zone)) {
+        // The hour that is left out in spring takes the runs in it with it.
+        longest = 2 * longest + HOUR;
     }
     Some(SignedDuration::from_secs(longest))
 }
@@ -156,28 +147,44 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn named(pod: Value) -> Vec<String> {
+    /// Of these, those that the pod names.
+    fn named(pod: Value, spaces: &[&str]) -> Vec<String> {
         let object = json!({"metadata": {"namespace": "batch", "name": "report"}, "spec": {
             "schedule": "@daily", "jobTemplate": {"spec": {"template": {"spec": pod}}}}});
         let found = scheduled(&serde_json::from_value(object).unwrap());
-        found.iter().map(|one| format!("{}/{}:{}", one.namespace, one.service, one.port)).collect()
+        let names = found.map(|found| found.names).unwrap_or_default();
+        let of = |space: &&str| {
+            let all = names.of(&(*space).into());
+            all.map(|(service, port)| format!("{space}/{service}:{port}")).collect::<Vec<_>>()
+        };
+        spaces.iter().flat_map(of).collect()
     }
 
     #[test]
     fn services_are_named_in_every_way_that_a_resolver_knows() {
-        let told = |word: &str| named(json!({"containers": [{"args": [word]}]}));
+        let told = |word: &str| {
+            named(json!({"containers": [{"args": [word]}]}), &["batch", "shop", "2nd"])
+        };
         for (word, expected) in [
             ("orders", "batch/orders:any port"),
             ("http://orders.shop/v1", "shop/orders:any port"),
+            ("HTTP://Orders.Shop", "shop/orders:any port"),
             ("--url=https://orders.shop.svc:8443/a?b=c", "shop/orders:8443"),
             ("postgres://me:secret@db.shop.svc.cluster.local:5432/x", "shop/db:5432"),
             ("db-0.db.shop.svc.cluster.local:5432", "shop/db:5432"),
+            ("db-0.db", "batch/db:any port"),
+            ("orders.shop.svc.cluster.local.", "shop/orders:any port"),
+            // The port is put together when it is run, or is no port.
+            ("http://orders.shop:$(PORT)/", "shop/orders:any port"),
+            ("redis.shop:6379:0", "shop/redis:any port"),
+            ("orders.shop:latest", "shop/orders:any port"),
+            ("-hdb.shop", "shop/db:any port"),
+            ("orders.2nd", "2nd/orders:any port"),
         ] {
             assert!(told(word).iter().any(|one| one == expected), "{word}: {:?}", told(word));
         }
-        for word in ["8080", "UPPER", "10.0.0.1:80", "a.b.example.com", "", "---", "..."] {
-            assert!(!told(word).iter().any(|one| one.contains("example")), "{word}");
-            assert!(told(word).iter().all(|one| !one.starts_with("batch/")), "{word}");
+        for word in ["10.0.0.1:80", "a.b.example.com", "", "---", "..."] {
+            assert_eq!(told(word), [""; 0], "{word}");
         }
     }
 
@@ -188,17 +195,30 @@ mod tests {
             "containers": [{"env": [{"name": "B", "value": "b.shop"}, {"name": "C"}]},
                 {"command": null, "args": ["c.shop"]}],
         });
-        let all = named(pod);
+        let all = named(pod, &["shop"]);
         for service in ["a", "b", "c"] {
             assert!(all.contains(&format!("shop/{service}:any port")), "{all:?}");
         }
-        let many: Vec<_> = (0..1000).map(|at| format!("s{at}.shop")).collect();
-        assert_eq!(named(json!({"containers": [{"args": many}]})).len(), HOSTS);
+        // However much stands before it.
+        let script: Vec<_> = (0..1000).map(|at| format!("echo s{at} &&")).collect();
+        let script = format!("{} curl late.shop", script.join(" "));
+        let all = named(json!({"containers": [{"command": ["sh", "-c", script]}]}), &["shop"]);
+        assert_eq!(all, ["shop/late:any port"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_job_that_names_nobody() {
+        for pod in [json!({"containers": [{"args": "orders.shop"}]}), json!({"containers": 1})] {
+            let object = json!({"metadata": {"namespace": "batch", "name": "report"}, "spec": {
+                "schedule": "@daily", "jobTemplate": {"spec": {"template": {"spec": pod}}}}});
+            assert!(serde_json::from_value::<CronJob>(object).is_err(), "{pod}");
+        }
     }
 
     #[test]
     fn it_rests_longest_over_nights_weekends_and_seasons() {
-        let hours = |schedule: &str| longest_rest(schedule).map(|rest| rest.as_secs_f64() / 3600.0);
+        let hours =
+            |schedule: &str| longest_rest(schedule, None).map(|rest| rest.as_secs_f64() / 3600.0);
         for (schedule, expected) in [
             ("* * * * *", 1.0 / 60.0),
             ("*/15 * * * *", 0.25),
@@ -216,15 +236,20 @@ mod tests {
             ("@weekly", 7.0 * 24.0),
             ("@every 1h30m", 1.5),
             ("0 0 ? * 1", 7.0 * 24.0),
+            // The first is two years from the beginning.
+            ("0 0 29 2 *", 1461.0 * 24.0),
         ] {
             let found = hours(schedule).unwrap_or_else(|| panic!("{schedule}"));
             assert!((found - expected).abs() < 1e-6, "{schedule}: {found} h, not {expected} h");
         }
         // Not in December: seen only by looking at more than a season.
         assert!(hours("0 12 * 1-11 *").unwrap() > 30.0 * 24.0);
-        for never in ["0 0 30 2 *", "when it rains", "", "@reboot"] {
-            assert_eq!(longest_rest(never), None, "{never}");
+        for never in ["0 0 30 2 *", "when it rains", "", "@reboot", "0 0 1,* * 1", "0 0 1 * ?,1"] {
+            assert_eq!(longest_rest(never, None), None, "{never}");
         }
+        // At two o'clock there is nothing to run in one night of March.
+        let in_zone = |zone: &str| longest_rest("0 2 * * *", Some(zone)).unwrap().as_hours();
+        assert_eq!((in_zone("Etc/UTC"), in_zone("Europe/Berlin")), (24, 49));
     }
 
     #[test]
@@ -234,12 +259,34 @@ mod tests {
                 "schedule": "* * * * *", "suspend": suspend, "jobTemplate": {"spec": {"template":
                     {"metadata": {"labels": {"app": "report"}},
                         "spec": {"containers": [{"args": ["orders.shop"]}]}}}}}});
-            let found = scheduled(&serde_json::from_value(object).unwrap());
-            let Caller::Scheduled(scheduled) = &found[0].caller else { panic!("{found:?}") };
-            assert_eq!(scheduled.template.labels.value("app"), Some("report"));
-            scheduled.rests
+            let found = scheduled(&serde_json::from_value(object).unwrap()).unwrap();
+            assert_eq!(found.template.labels.value("app"), Some("report"));
+            assert_eq!(found.ran, Ran::Unsaid);
+            found.rests
         };
         assert_eq!(of(json!(true)), None);
         assert_eq!(of(Value::Null), Some(SignedDuration::from_mins(1)));
+    }
+
+    #[test]
+    fn a_run_of_what_it_was_before_is_none_of_what_it_is() {
+        let ran = |status: Value| {
+            let fields = json!([
+                {"manager": "kubectl", "operation": "Apply", "time": "2026-01-02T00:00:00Z"},
+                {"manager": "kube-controller-manager", "operation": "Update",
+                    "subresource": "status", "time": "2026-01-09T00:00:00Z"},
+            ]);
+            let object = json!({"metadata": {"namespace": "batch", "name": "report", "uid": "1",
+                "creationTimestamp": "2026-01-01T00:00:00Z", "managedFields": fields},
+                "spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template":
+                    {"spec": {"containers": [{"args": ["orders.shop"]}]}}}}}, "status": status});
+            scheduled(&serde_json::from_value(object).unwrap()).unwrap().ran
+        };
+        let last = |ended: &str| ran(json!({"lastSuccessfulTime": ended}));
+        assert_eq!(ran(json!({})), Ran::Never);
+        assert_eq!(ran(json!({"lastScheduleTime": "2026-01-05T00:00:00Z"})), Ran::Never);
+        assert_eq!(last("2026-01-01T12:00:00Z"), Ran::Never);
+        let ended = "2026-01-03T00:00:00Z";
+        assert_eq!(last(ended), Ran::At(ended.parse().unwrap()));
     }
 }

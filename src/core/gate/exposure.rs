@@ -6,18 +6,17 @@
 //! port by port, so that an exception for exactly that port is all that it takes.
 
 mod ingress;
+mod led;
 
 use super::{Context, policy};
 use crate::effective::Policies;
-use crate::exposure::{Caller, Dialled, Entrance, Opener, Opening, Scheduled};
+use crate::exposure::{Opener, Opening};
 use crate::finding::{Code, Finding, Level, Subject};
-use crate::ident::{Labels, Namespace, Port, WorkloadRef};
-use crate::injection::{Injection, Injector, decide};
+use crate::ident::{Labels, Port, WorkloadRef};
+use crate::injection::Injector;
 use crate::mode::Mode;
-use crate::reading::Reading;
 use crate::snapshot::Snapshot;
 use crate::workload::{NamespaceFacts, Pod, Proxy, Service, ServicePort, Workload};
-use ingress::Arrival;
 use jiff::SignedDuration;
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -52,22 +51,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     let after = After::new(snapshot, &expected, plan.gates.lookback);
     let facts = after.facts;
     let mut findings: BTreeSet<Finding> = BTreeSet::new();
-    match &snapshot.entrances {
-        Reading::Unknown(cause) => {
-            findings.insert(
-                Finding::new(
-                    Code::CallersUnknown,
-                    Subject::namespace(&facts.name),
-                    format!("who calls into {} from outside the mesh is not known: {cause}", facts.name),
-                )
-                .remedy("give the operator the right to list webhook configurations, APIServices, CustomResourceDefinitions and Ingresses"),
-            );
-        }
-        Reading::Known(entrances) => {
-            let here = entrances.iter().filter(|entrance| entrance.namespace == facts.name);
-            findings.extend(here.flat_map(|entrance| after.entrance(entrance)));
-        }
-    }
+    findings.extend(after.led_in());
     // Whoever is known to come in says more of a port than its name does.
     let known: BTreeSet<_> = findings.iter().map(|found| found.subject.clone()).collect();
     for service in &facts.services {
@@ -129,145 +113,23 @@ impl<'a> After<'a> {
         effective.known().is_some_and(|effective| effective.mode == Mode::Strict)
     }
 
-    /// Its pods speak mutual TLS; or what they send was seen, since they are there often enough.
-    fn is_seen(&self, entrance: &Entrance, work: &Scheduled) -> bool {
-        let Some(home) = &entrance.declared_by.namespace else { return false };
-        let labels = self.snapshot.namespace(home).map(|facts| facts.labels.clone());
-        let injectors = injectors(self.snapshot);
-        let made = decide(home, &labels.unwrap_or_default(), &work.template, injectors);
-        // It may begin a little late.
-        let margin = self.lookback / 24;
-        // What ztunnel sends to a sidecar may be plaintext (B5).
-        matches!(made, Injection::Sidecar { .. })
-            || work.rests.is_some_and(|rests| rests + margin <= self.lookback)
-    }
-
-    /// The first pod of each workload behind `port` of `service` that would refuse plaintext.
-    fn refusals(&self, service: &'a Service, port: &ServicePort) -> Vec<Refusal<'a>> {
+    /// The first pod of each workload behind `service` that would refuse plaintext to its `port`.
+    fn refusals(&self, service: &'a Service, port: Option<Port>) -> Vec<Refusal<'a>> {
         let mut found: Vec<Refusal<'a>> = vec![];
         for (workload, pod) in self.facts.endpoints(service) {
             let is_known = found.iter().any(|one| one.workload.id == workload.id);
-            if !is_known && self.refuses(pod, port.target) {
-                found.push(Refusal { workload, pod, port: port.target });
+            if !is_known && self.refuses(pod, port) {
+                found.push(Refusal { workload, pod, port });
             }
         }
         found
     }
 
-    fn entrance(&self, entrance: &Entrance) -> Vec<Finding> {
-        let Some(service) = self.facts.services.iter().find(|one| one.name == entrance.service)
-        else {
-            return vec![];
-        };
-        let arrival = match &entrance.caller {
-            Caller::Ingress(controller) => ingress::arrival(self.snapshot, controller),
-            Caller::Scheduled(work) if self.is_seen(entrance, work) => return vec![],
-            Caller::Scheduled(_) => Arrival::Plaintext,
-            Caller::Admission | Caller::Aggregation | Caller::Conversion => Arrival::Plaintext,
-        };
-        if arrival == Arrival::MutualTls || service.external.is_some() {
-            return vec![];
-        }
-        if service.selector.is_empty() {
-            return vec![unselected(&self.facts.name, entrance)];
-        }
-        let ports = service.ports.iter().filter(|port| match &entrance.port {
-            Dialled::Number(number) => port.port == *number,
-            Dialled::Name(name) => port.name == *name,
-            Dialled::Any => true,
-        });
-        ports
-            .flat_map(|port| self.refusals(service, port))
-            .map(|refusal| self.let_in(entrance, arrival, service, &refusal))
-            .collect()
-    }
-
-    fn let_in(
-        &self,
-        entrance: &Entrance,
-        arrival: Arrival,
-        service: &Service,
-        refusal: &Refusal<'_>,
-    ) -> Finding {
-        let Entrance { declared_by, detail, .. } = entrance;
-        let at = port_of(&refusal.workload.id, refusal.port);
-        let (code, led) = match &entrance.caller {
-            Caller::Admission => (
-                Code::WebhookBackend,
-                format!("kube-apiserver calls {at} by {declared_by}, and it is never in the mesh"),
-            ),
-            Caller::Aggregation => (
-                Code::ApiServiceBackend,
-                format!("kube-apiserver leads {declared_by} to {at}, and it is never in the mesh"),
-            ),
-            Caller::Conversion => (
-                Code::ConversionBackend,
-                format!(
-                    "kube-apiserver has objects of {declared_by} converted at {at}, and it is never in the mesh"
-                ),
-            ),
-            Caller::Scheduled(work) => {
-                let rests = match work.rests {
-                    Some(rests) => format!("rests for {rests:#} at the longest"),
-                    None => "begins at no time that can be told".to_owned(),
-                };
-                let led = format!(
-                    "{declared_by} names {} and has no sidecar; it {rests}, so that the look-back of {:#} need not have seen it. What it sends to {at} is plaintext",
-                    service.name, self.lookback
-                );
-                (Code::RareCaller, led)
-            }
-            Caller::Ingress(controller) => {
-                let how = match arrival {
-                    Arrival::Plaintext => "no sidecar is seen at its controller",
-                    Arrival::PastItsSidecar => "its controller dials the pods, past its sidecar",
-                    Arrival::MutualTls | Arrival::Unsaid => {
-                        "its controller may dial the pods, past its sidecar"
-                    }
-                };
-                let led = format!("{declared_by} leads to {at}, and {how} ({controller})");
-                (Code::IngressWithoutProxy, led)
-            }
-        };
-        let let_in = self.exception(&service.selector, refusal);
-        let about = match &entrance.caller {
-            Caller::Scheduled(_) => declared_by.clone(),
-            Caller::Admission | Caller::Aggregation | Caller::Conversion | Caller::Ingress(_) => {
-                subject(refusal)
-            }
-        };
-        let found = Finding::new(code, about, format!("{led}: refused after STRICT"))
-            .evidence(match &entrance.port {
-                Dialled::Any => format!("through Service {}/{}", self.facts.name, service.name),
-                port => format!("through Service {}/{}:{port}", self.facts.name, service.name),
-            })
-            .remedy(match &entrance.caller {
-                Caller::Admission | Caller::Aggregation | Caller::Conversion => let_in,
-                Caller::Scheduled(_) => format!(
-                    "give its pods a sidecar; or have it seen: kubectl create job {name}-now --from=cronjob/{name}{within}; or let it in: {let_in}",
-                    name = declared_by.name,
-                    within = declared_by.namespace.as_ref().map_or_else(String::new, |one| format!(" -n {one}")),
-                ),
-                Caller::Ingress(controller) => {
-                    let name = format!("ingress {} -n {}", declared_by.name, self.facts.name);
-                    let mesh_it = ingress::remedy(controller, &name, service.host.as_str());
-                    format!("{mesh_it}; or let it in: {let_in}")
-                }
-            });
-        let found = match arrival {
-            Arrival::Unsaid => found.at(self.unless_heard()),
-            Arrival::MutualTls | Arrival::PastItsSidecar | Arrival::Plaintext => found,
-        };
-        match detail.as_str() {
-            "" => found,
-            detail => found.evidence(detail),
-        }
-    }
-
     /// NodePorts, load balancers and external addresses lead here.
     fn published(&self, service: &'a Service) -> Vec<Finding> {
         let Some(how) = service.published else { return vec![] };
-        let ports = service.ports.iter().filter(|port| !self.refusals(service, port).is_empty());
+        let ports =
+            service.ports.iter().filter(|port| !self.refusals(service, port.target).is_empty());
         let ports: Vec<_> = ports.map(|port| port.port.to_string()).collect();
         if ports.is_empty() {
             return vec![];
@@ -293,7 +155,7 @@ impl<'a> After<'a> {
         if !is_tls && !undeclared {
             return vec![];
         }
-        let refusals = self.refusals(service, port);
+        let refusals = self.refusals(service, port.target);
         let of = |refusal: &Refusal<'_>| {
             let at = port_of(&refusal.workload.id, refusal.port);
             if undeclared {
@@ -469,19 +331,6 @@ impl<'a> After<'a> {
 /// None where they are not known, which the gate injection says.
 fn injectors(snapshot: &Snapshot) -> &[Injector] {
     snapshot.injectors.known().map_or(&[], Vec::as_slice)
-}
-
-/// Its endpoints are somebody's to write, and may be pods of the mesh.
-fn unselected(namespace: &Namespace, entrance: &Entrance) -> Finding {
-    let Entrance { declared_by, service, .. } = entrance;
-    Finding::new(
-        Code::CallersUnknown,
-        Subject::new("Service", namespace, service),
-        format!("{declared_by} leads to Service {namespace}/{service}, which has no selector: whether it is to pods in scope is not known"),
-    )
-    .remedy(format!(
-        "kubectl get endpointslices -n {namespace} -l kubernetes.io/service-name={service}; where they are not in scope, or their port is excepted: acknowledge this finding in the rollout's spec.acknowledgements"
-    ))
 }
 
 fn subject(refusal: &Refusal<'_>) -> Subject {

@@ -24,11 +24,18 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
             .remedy("give the operator the right to list MutatingWebhookConfigurations"),
         ),
         Reading::Known(injectors) => {
-            for workload in facts.servers() {
+            for workload in facts.workloads.values().filter(|workload| !workload.is_gateway()) {
                 let Some(template) = &workload.template else { continue };
                 let injection = injection::decide(&facts.name, &facts.labels, template, injectors);
-                if let Injection::None(why) = injection {
-                    findings.extend(not_injected(context, workload, &why));
+                match injection {
+                    Injection::None(NotInjected::Ambient) => {
+                        findings.extend(to_ztunnel(context, workload))
+                    }
+                    // Where nobody is up, nobody is unprotected.
+                    Injection::None(why) if workload.running().next().is_some() => {
+                        findings.push(not_injected(context, workload, &why));
+                    }
+                    Injection::None(_) | Injection::Sidecar { .. } => {}
                 }
             }
         }
@@ -139,13 +146,21 @@ fn live(workload: &Workload, findings: &mut Vec<Finding>) {
     }
 }
 
+/// Its next pods are served by ztunnel, which STRICT binds as well; those that run say it themselves.
+fn to_ztunnel(context: Context<'_>, workload: &Workload) -> Option<Finding> {
+    let is_said = workload.running().any(|pod| pod.proxy == Proxy::Ambient);
+    (!is_said).then(|| not_injected(context, workload, &NotInjected::Ambient))
+}
+
 /// What a pod made from the template now would come out as.
-fn not_injected(context: Context<'_>, workload: &Workload, why: &NotInjected) -> Option<Finding> {
+fn not_injected(context: Context<'_>, workload: &Workload, why: &NotInjected) -> Finding {
     let namespace = &context.facts.name;
     let label = format!("kubectl label namespace {namespace} istio-injection=enabled --overwrite");
-    Some(match why {
-        // Its pods say it themselves.
-        NotInjected::Ambient => return None,
+    match why {
+        NotInjected::Ambient => not_covered(
+            Subject::from(&workload.id),
+            format!("new pods of {} are served by ztunnel (ambient)", workload.id),
+        ),
         NotInjected::NotSelected => Finding::new(
             Code::NamespaceNotInjected,
             Subject::namespace(namespace),
@@ -185,7 +200,7 @@ fn not_injected(context: Context<'_>, workload: &Workload, why: &NotInjected) ->
             format!("a label asks for revision {revision:?}, which no injector serves"),
         )
         .remedy("kubectl get mutatingwebhookconfigurations -l istio.io/rev; then correct the label"),
-    })
+    }
 }
 
 fn not_covered(subject: Subject, what: String) -> Finding {

@@ -1,17 +1,16 @@
 //! Callers from outside the mesh that can never speak its mutual TLS, and what lets them in.
 
-use meshrollout_core::exposure::{
-    Caller, Check, Dialled, Entrance, Inbound, IngressController, Opener, Opening, Scheduled,
-};
+use meshrollout_core::exposure::{Caller, Check, Inbound, IngressController, Opener, Opening};
 use meshrollout_core::finding::{Code, Subject};
 use meshrollout_core::gate::Evaluation;
 use meshrollout_core::ident::{Host, Labels, Namespace, Port, WorkloadRef};
 use meshrollout_core::injection::Template;
 use meshrollout_core::mode::Mode;
 use meshrollout_core::reading::{Cause, Reading};
+use meshrollout_core::scheduled::{Ran, Scheduled};
 use meshrollout_core::testing::{World, at, seconds};
 use meshrollout_core::waiver::{Answer, Exception};
-use meshrollout_core::workload::{NamespaceFacts, Phase, Proxy, Workload};
+use meshrollout_core::workload::{NamespaceFacts, Phase, Pod, Proxy, Workload};
 use std::sync::Arc;
 
 /// Enough visits for a whole rollout of the shop.
@@ -60,11 +59,7 @@ fn holds_while_it_is_not_known_who_is_led_in() {
 
 /// The controller of class `nginx`, whoever that is.
 fn controller(name: &str) -> IngressController {
-    IngressController {
-        class: Some("nginx".into()),
-        name: Some(name.into()),
-        through_service: false,
-    }
+    IngressController { class: Some("nginx".into()), name: Some(name.into()), calls: None }
 }
 
 /// A shop with an Ingress of this controller, and `front` as the pods of this name.
@@ -81,11 +76,16 @@ fn routed(controller: IngressController, pods: &'static str) -> World {
 #[test]
 fn an_ingress_is_no_obstacle_where_its_controller_has_a_sidecar_and_calls_the_service() {
     let nginx = || controller("k8s.io/ingress-nginx");
-    let through = || IngressController { through_service: true, ..nginx() };
+    let through = || IngressController { calls: Some("catalog.catalog".into()), ..nginx() };
     let mut world = routed(through(), "ingress-nginx");
     world.visits(LONG);
     assert_eq!(world.mode("catalog"), Some(Mode::Strict));
     held_by(routed(nginx(), "ingress-nginx"), Code::IngressWithoutProxy);
+    let elsewhere = IngressController { calls: Some("front.front".into()), ..nginx() };
+    held_by(routed(elsewhere, "ingress-nginx"), Code::IngressWithoutProxy);
+    let mut headless = routed(through(), "ingress-nginx");
+    headless.edit("catalog", |facts| facts.services[0].headless = true);
+    held_by(headless, Code::IngressWithoutProxy);
     let mut bare = routed(through(), "ingress-nginx");
     bare.edit_pods("front", |pod| pod.proxy = Proxy::None);
     held_by(bare, Code::IngressWithoutProxy);
@@ -102,23 +102,56 @@ fn no_other_application_speaks_for_an_ingress_controller() {
         ("nginx.org/ingress-controller", "nginx"),
         ("example.com/ingress", "ingress"),
     ] {
-        let through = IngressController { through_service: true, ..controller(of) };
+        let through = IngressController { calls: Some("catalog.catalog".into()), ..controller(of) };
         held_by(routed(through, pods), Code::IngressWithoutProxy);
     }
-    let nobody = IngressController { class: None, name: None, through_service: true };
+    let nobody =
+        IngressController { class: None, name: None, calls: Some("catalog.catalog".into()) };
     held_by(routed(nobody, "default"), Code::IngressWithoutProxy);
 }
 
 /// Whom it dials is not read, so it is asked of the traffic, where there was somebody to hear it.
 #[test]
-fn a_controller_with_a_sidecar_that_may_dial_pods_is_an_obstacle_where_nobody_listened() {
-    let traefik = || routed(controller("traefik.io/ingress-controller"), "traefik");
-    let mut heard = traefik();
-    heard.visits(LONG);
-    assert_eq!(heard.mode("catalog"), Some(Mode::Strict));
-    let mut unheard = traefik();
-    unheard.telemetry.callers = Reading::Unknown(Cause::NotRead("callers".into()));
-    held_by(unheard, Code::IngressWithoutProxy);
+fn a_controller_with_a_sidecar_that_may_dial_pods_must_be_seen_to_call_the_service() {
+    for (of, pods) in [
+        ("haproxy.org/ingress-controller", "kubernetes-ingress"),
+        ("ingress-controllers.konghq.com/kong", "kong"),
+        ("nginx.org/ingress-controller", "nginx-ingress"),
+        ("traefik.io/ingress-controller", "traefik"),
+    ] {
+        // The shop's only client is seen to call the catalog.
+        let meshed = || routed(controller(of), pods);
+        let mut seen = meshed();
+        seen.visits(LONG);
+        assert_eq!(seen.mode("catalog"), Some(Mode::Strict), "{of}");
+        let mut unheard = meshed();
+        unheard.telemetry.callers = Reading::Unknown(Cause::NotRead("callers".into()));
+        held_by(unheard, Code::IngressWithoutProxy);
+        let mut unseen = meshed();
+        if let Reading::Known(edges) = &mut unseen.telemetry.edges {
+            edges
+                .iter_mut()
+                .for_each(|edge| edge.service = "other.catalog.svc.cluster.local".into());
+        }
+        held_by(unseen, Code::IngressWithoutProxy);
+        let mut bare = meshed();
+        bare.edit_pods("front", |pod| pod.proxy = Proxy::None);
+        held_by(bare, Code::IngressWithoutProxy);
+    }
+}
+
+/// One of its pods without a sidecar is one that sends plaintext.
+#[test]
+fn every_pod_of_a_controller_must_have_a_sidecar() {
+    let calls = Some("catalog.catalog".into());
+    let nginx = IngressController { calls, ..controller("k8s.io/ingress-nginx") };
+    let mut world = routed(nginx, "ingress-nginx");
+    world.edit("front", |facts| {
+        let workload = facts.workloads.values_mut().next().unwrap();
+        let bare = Pod { proxy: Proxy::None, name: "bare".into(), ..workload.pods[0].clone() };
+        workload.pods.push(bare);
+    });
+    held_by(world, Code::IngressWithoutProxy);
 }
 
 #[test]
@@ -242,44 +275,121 @@ fn a_policy_that_stands_before_ours_hides_no_caller() {
     assert!(evaluation.has(Code::PolicyShadowed) && evaluation.has(Code::WebhookBackend));
 }
 
-/// It is there so seldom that nobody has seen what it sends.
-#[test]
-fn holds_for_work_by_a_schedule_that_rests_for_longer_than_anybody_looked() {
-    let work = |rests: Option<i64>, home: &str, labels: Labels| {
-        shop(|world| {
-            let template = Template { labels, ..Template::default() };
-            let rests = rests.map(seconds);
-            let entrance = Entrance {
-                caller: Caller::Scheduled(Arc::new(Scheduled { rests, template })),
-                declared_by: Subject::new("CronJob", &home.into(), "report"),
-                detail: String::new(),
-                namespace: "catalog".into(),
-                service: "catalog".into(),
-                port: Dialled::Any,
-            };
-            world.snapshot.entrances = Reading::Known(Arc::new(vec![entrance]));
-        })
+/// Work by a schedule that names `words`: service and port.
+fn work(ran: Ran, home: &str, labels: Labels, words: &[(&str, Option<u16>)]) -> World {
+    let names = words.iter().map(|(name, port)| ("catalog", *name, port.map(Port)));
+    let work = Scheduled {
+        job: Subject::new("CronJob", &home.into(), "report"),
+        names: names.collect(),
+        ran,
+        rests: Some(seconds(60)),
+        template: Template { labels, ..Template::default() },
     };
-    let bare = || Labels::default().with("sidecar.istio.io/inject", "false");
-    // The look-back is an hour.
-    for rests in [None, Some(7200), Some(3599)] {
-        held_by(work(rests, "front", bare()), Code::RareCaller);
-        held_by(work(rests, "elsewhere", Labels::default()), Code::RareCaller);
-        held_by(
-            work(rests, "front", bare().with("istio.io/dataplane-mode", "ambient")),
-            Code::RareCaller,
-        );
+    shop(|world| world.snapshot.scheduled = Reading::Known(Arc::new(vec![Arc::new(work)])))
+}
+
+fn bare() -> Labels {
+    Labels::default().with("sidecar.istio.io/inject", "false")
+}
+
+/// It is there so seldom that nobody has seen what it sends. The look-back is an hour.
+#[test]
+fn holds_for_work_by_a_schedule_that_nobody_saw() {
+    let catalog = [("catalog", None)];
+    let long_ago = Ran::At(at(World::shop().now - 3599));
+    for ran in [Ran::Never, long_ago] {
+        held_by(work(ran, "front", bare(), &catalog), Code::RareCaller);
+        held_by(work(ran, "elsewhere", Labels::default(), &catalog), Code::RareCaller);
+        let ambient = bare().with("istio.io/dataplane-mode", "ambient");
+        held_by(work(ran, "front", ambient, &catalog), Code::RareCaller);
     }
-    let world = work(None, "front", bare());
+    let world = work(Ran::Never, "front", bare(), &catalog);
     let evaluation = judged(&world);
     let found = evaluation.obstacles().into_iter().find(|one| one.code == Code::RareCaller);
     assert_eq!(found.unwrap().subject, Subject::new("CronJob", &"front".into(), "report"));
-    for mut passes in [work(Some(1800), "front", bare()), work(None, "front", Labels::default())] {
+    for mut passes in [
+        work(Ran::At(at(World::shop().now)), "front", bare(), &catalog),
+        work(Ran::Never, "front", Labels::default(), &catalog),
+        work(Ran::Never, "front", bare(), &[("elsewhere", None)]),
+    ] {
         passes.visits(LONG);
         assert_eq!(passes.mode("catalog"), Some(Mode::Strict));
     }
-    let mut excepted = work(None, "front", bare());
+    let mut excepted = work(Ran::Never, "front", bare(), &catalog);
     excepted.set_workload_policy("catalog", "port", 8080, Mode::Permissive);
     excepted.visits(LONG);
     assert_eq!(excepted.mode("catalog"), Some(Mode::Strict));
+    let unread = Cause::NotRead("CronJobs".into());
+    held_by(shop(|w| w.snapshot.scheduled = Reading::Unknown(unread)), Code::CallersUnknown);
+}
+
+/// The name of a headless Service leads to its pods, and the number to the container.
+#[test]
+fn the_port_that_a_word_names_is_the_containers_behind_a_headless_service() {
+    let is_held = |dialled: u16, headless: bool, excepted: u16| {
+        let mut world = work(Ran::Never, "front", bare(), &[("catalog", Some(dialled))]);
+        world.edit("catalog", |facts| facts.services[0].headless = headless);
+        world.set_workload_policy("catalog", "port", excepted, Mode::Permissive);
+        judged(&world).has(Code::RareCaller)
+    };
+    // The Service's port 80 leads to the container's 8080.
+    assert!(!is_held(80, false, 8080));
+    assert!(!is_held(8080, true, 8080));
+    assert!(is_held(80, true, 8080));
+    assert!(is_held(9090, true, 8080));
+    // A number that the Service does not have was no port, perhaps.
+    assert!(is_held(9090, false, 9090));
+}
+
+/// An ExternalName is another name for the same pods.
+#[test]
+fn whoever_is_led_here_under_another_name_is_refused_as_well() {
+    let led_to = |external: &str| {
+        let mut world = shop(|world| world.entrance(Caller::Admission, "front"));
+        world.edit("front", |facts| {
+            let service = &mut facts.services[0];
+            service.selector = Labels::default();
+            service.external = Some(Host::new(external));
+        });
+        judged(&world).has(Code::WebhookBackend)
+    };
+    assert!(led_to("catalog.catalog.svc.cluster.local"));
+    assert!(led_to("catalog.catalog.svc.cluster.local."));
+    assert!(!led_to("example.com"));
+}
+
+#[test]
+fn nobody_in_the_mesh_stands_behind_the_apiservers_own_service() {
+    let mut world = shop(|world| {
+        world.entrance(Caller::Admission, "catalog");
+        world.edit("catalog", |facts| facts.services[0].selector = Labels::default());
+    });
+    assert!(judged(&world).has(Code::CallersUnknown));
+    let own = world.snapshot.namespaces.remove(&"catalog".into()).unwrap();
+    let mut own = Arc::unwrap_or_clone(own);
+    own.name = "default".into();
+    own.services[0].name = "kubernetes".into();
+    world.entrance(Caller::Admission, "default");
+    let Reading::Known(entrances) = &mut world.snapshot.entrances else { unreachable!() };
+    Arc::make_mut(entrances).iter_mut().for_each(|one| one.service = "kubernetes".into());
+    world.snapshot.namespaces.insert("default".into(), Arc::new(own.clone()));
+    assert!(!Evaluation::run(&world.plan, &world.snapshot, &own).has(Code::CallersUnknown));
+}
+
+#[test]
+fn pods_that_ztunnel_will_serve_are_refused_before_they_are_there() {
+    let to_come = |labels: Labels| {
+        let mut world = World::shop();
+        world.edit("catalog", |facts| {
+            let mut other = facts.workloads.values().next().unwrap().clone();
+            other.id.name = "other".into();
+            other.pods.clear();
+            other.template = Some(Template { labels, ..Template::default() });
+            facts.workloads.insert(other.id.clone(), other);
+        });
+        judged(&world).has(Code::DataplaneNotCovered)
+    };
+    assert!(to_come(bare().with("istio.io/dataplane-mode", "ambient")));
+    assert!(!to_come(bare()));
+    assert!(!to_come(Labels::default()));
 }

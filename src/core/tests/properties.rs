@@ -191,13 +191,15 @@ proptest! {
     fn losing_sight_of_anything_never_helps(
         world in world(),
         name in prop::sample::select(SHOP.to_vec()),
-        lost in 0_u8..8,
+        lost in 0_u8..10,
     ) {
         let before = verdict(&world, name);
         let mut blind = world;
         let cause = || Cause::SourceUnavailable("down".into());
         let telemetry = &mut blind.telemetry;
         match lost {
+            8 => blind.snapshot.entrances = Reading::Unknown(cause()),
+            9 => blind.snapshot.scheduled = Reading::Unknown(cause()),
             0 => telemetry.skew = Reading::Unknown(cause()),
             1 => telemetry.callers = Reading::Unknown(cause()),
             2 => telemetry.mutual = Reading::Unknown(cause()),

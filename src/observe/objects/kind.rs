@@ -15,7 +15,9 @@ use meshrollout_core::client_tls::Rule;
 use meshrollout_core::exposure::Entrance;
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::policy::Policy;
+use meshrollout_core::scheduled::Scheduled;
 use meshrollout_core::snapshot::TelemetryOverride;
+use std::sync::Arc;
 
 /// How objects `K` become facts `T`.
 pub(super) struct Kind<K, T> {
@@ -148,9 +150,9 @@ pub(super) const API_SERVICES: Kind<kubernetes::APIService, Entrance> =
 pub(super) const DEFINITIONS: Kind<kubernetes::CustomResourceDefinition, Entrance> =
     Kind::new("CustomResourceDefinition", entrance::conversion, |store| &mut store.definitions);
 
-pub(super) const CRON_JOBS: Kind<kubernetes::CronJob, Vec<Entrance>> = Kind::new(
+pub(super) const CRON_JOBS: Kind<kubernetes::CronJob, Arc<Scheduled>> = Kind::new(
     "CronJob",
-    |object| Some(schedule::scheduled(object)).filter(|all| !all.is_empty()),
+    |object| schedule::scheduled(object).map(Arc::new),
     |store| &mut store.cron_jobs,
 );
 

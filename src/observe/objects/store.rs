@@ -15,6 +15,7 @@ use meshrollout_core::ident::{Namespace, PodRef};
 use meshrollout_core::injection::Injector;
 use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::{Cause, Reading};
+use meshrollout_core::scheduled::Scheduled;
 use meshrollout_core::snapshot::{Mesh, Snapshot, Source, TelemetryOverride};
 use meshrollout_core::traffic::Telemetry;
 use meshrollout_core::workload::{NamespaceFacts, Pod, Proxy};
@@ -51,7 +52,7 @@ pub(super) struct Store {
     pub(super) validators: Table<Vec<Entrance>>,
     pub(super) api_services: Table<Entrance>,
     pub(super) definitions: Table<Entrance>,
-    pub(super) cron_jobs: Table<Vec<Entrance>>,
+    pub(super) cron_jobs: Table<Arc<Scheduled>>,
     pub(super) ingresses: Table<Routed>,
     pub(super) ingress_classes: Table<(String, String)>,
     pub(super) named_mesh: Table<MeshConfig>,
@@ -71,6 +72,7 @@ struct MeshWide {
     rules: Rules,
     injectors: Reading<Vec<Injector>>,
     entrances: Reading<Arc<Vec<Entrance>>>,
+    scheduled: Reading<Arc<Vec<Arc<Scheduled>>>>,
     overrides: Vec<TelemetryOverride>,
 }
 
@@ -235,7 +237,8 @@ impl Store {
                 None => drop(self.facts.remove(&name)),
             }
         }
-        let MeshWide { mesh, policies, rules, injectors, entrances, overrides } = self.wide();
+        let MeshWide { mesh, policies, rules, injectors, entrances, scheduled, overrides } =
+            self.wide();
         Snapshot {
             at,
             source: Source::Watches,
@@ -245,6 +248,7 @@ impl Store {
             rules,
             injectors,
             entrances,
+            scheduled,
             overrides,
             telemetry,
             stale,
@@ -253,8 +257,9 @@ impl Store {
 
     /// `snapshot` with all that speaks for the whole mesh taken from here.
     pub(super) fn mesh_wide(&mut self, snapshot: Snapshot) -> Snapshot {
-        let MeshWide { mesh, policies, rules, injectors, entrances, overrides } = self.wide();
-        Snapshot { mesh, policies, rules, injectors, entrances, overrides, ..snapshot }
+        let MeshWide { mesh, policies, rules, injectors, entrances, scheduled, overrides } =
+            self.wide();
+        Snapshot { mesh, policies, rules, injectors, entrances, scheduled, overrides, ..snapshot }
     }
 
     fn wide(&mut self) -> MeshWide {
@@ -279,6 +284,10 @@ impl Store {
                 false => Reading::Unknown(Cause::NotRead("the injectors' webhooks".into())),
             },
             entrances: self.entrances(),
+            scheduled: match self.cron_jobs.listed {
+                true => Reading::Known(Arc::new(self.cron_jobs.all().cloned().collect())),
+                false => Reading::Unknown(Cause::NotRead("CronJobs".into())),
+            },
             overrides: self.overrides.all().cloned().collect(),
             mesh,
         };
@@ -291,7 +300,6 @@ impl Store {
             ("webhook configurations", self.injectors.listed && self.validators.listed),
             ("APIServices", self.api_services.listed),
             ("CustomResourceDefinitions", self.definitions.listed),
-            ("CronJobs", self.cron_jobs.listed),
             ("Ingresses", self.ingresses.listed && self.ingress_classes.listed),
         ];
         if let Some((missing, _)) = known.iter().find(|(_, is_listed)| !is_listed) {
@@ -303,7 +311,6 @@ impl Store {
         all.extend(self.validators.all().flatten().cloned());
         all.extend(self.api_services.all().cloned());
         all.extend(self.definitions.all().cloned());
-        all.extend(self.cron_jobs.all().flatten().cloned());
         Reading::Known(Arc::new(all))
     }
 

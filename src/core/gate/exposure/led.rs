@@ -1,0 +1,291 @@
+//! Whom objects lead here from outside the mesh: the apiserver, ingress controllers, and work by a
+//! schedule that names a Service.
+
+use super::ingress::{self, Arrival};
+use super::{After, Refusal, injectors, port_of, subject};
+use crate::exposure::{Caller, Dialled, Entrance};
+use crate::finding::{Code, Finding, Level, Subject};
+use crate::ident::Namespace;
+use crate::reading::Cause;
+use crate::scheduled::{Ran, Scheduled};
+use crate::workload::{Proxy, Service, ServicePort};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A Service here, under one of the names by which it is reached.
+pub(super) struct Led<'a> {
+    pub(super) service: &'a Service,
+    /// The ExternalName that leads to it.
+    pub(super) alias: Option<&'a Service>,
+}
+
+/// By namespace and name, as objects say them.
+type Names<'a> = BTreeMap<(&'a Namespace, &'a str), Led<'a>>;
+
+impl<'a> After<'a> {
+    pub(super) fn led_in(&self) -> Vec<Finding> {
+        let names = self.names();
+        let mut findings = vec![];
+        match self.snapshot.entrances.known() {
+            None => {
+                findings.extend(self.snapshot.entrances.cause().map(|cause| self.unknown(cause)))
+            }
+            Some(entrances) => {
+                findings.extend(entrances.iter().flat_map(|one| self.entrance(one, &names)));
+            }
+        }
+        match self.snapshot.scheduled.known() {
+            None => {
+                findings.extend(self.snapshot.scheduled.cause().map(|cause| self.unknown(cause)))
+            }
+            Some(all) => {
+                findings.extend(all.iter().flat_map(|work| self.scheduled(work, &names)));
+            }
+        }
+        findings
+    }
+
+    fn unknown(&self, cause: &Cause) -> Finding {
+        let name = &self.facts.name;
+        Finding::new(
+            Code::CallersUnknown,
+            Subject::namespace(name),
+            format!("who calls into {name} from outside the mesh is not known: {cause}"),
+        )
+        .remedy("give the operator the right to list webhook configurations, APIServices, CustomResourceDefinitions, CronJobs and Ingresses")
+    }
+
+    /// The Services of this namespace, and the ExternalNames anywhere that lead to them.
+    fn names(&self) -> Names<'a> {
+        let mut names = Names::new();
+        let own: BTreeMap<_, _> = self
+            .facts
+            .services
+            .iter()
+            .filter(|service| service.external.is_none())
+            .map(|service| (service.host.as_str(), service))
+            .collect();
+        for service in own.values().copied() {
+            names.insert((&self.facts.name, &service.name), Led { service, alias: None });
+        }
+        for other in self.snapshot.namespaces.values() {
+            for alias in &other.services {
+                let Some(host) = &alias.external else { continue };
+                let host = host.as_str().trim_end_matches('.');
+                if let Some(&service) = own.get(host) {
+                    names.insert((&other.name, &alias.name), Led { service, alias: Some(alias) });
+                }
+            }
+        }
+        names
+    }
+
+    /// Where a CronJob would call that has not been there to be seen.
+    fn scheduled(&self, work: &Arc<Scheduled>, names: &Names<'a>) -> Vec<Finding> {
+        // Seldom is anybody here named, and then it is looked at more closely.
+        let spaces: BTreeSet<_> = names.keys().map(|(space, _)| *space).collect();
+        let named = spaces.into_iter().flat_map(|space| {
+            work.names.of(space).map(move |(service, port)| (space, service, port))
+        });
+        let mut named =
+            named.filter(|(space, name, _)| names.contains_key(&(*space, *name))).peekable();
+        if named.peek().is_none() || self.is_seen(work) {
+            return vec![];
+        }
+        let entrance = |(space, service, port): (&Namespace, &str, Dialled)| Entrance {
+            caller: Caller::Scheduled(work.clone()),
+            declared_by: work.job.clone(),
+            detail: String::new(),
+            namespace: space.clone(),
+            service: service.to_owned(),
+            port,
+        };
+        named.flat_map(|one| self.entrance(&entrance(one), names)).collect()
+    }
+
+    /// Its pods speak mutual TLS, or what they send was seen.
+    fn is_seen(&self, work: &Scheduled) -> bool {
+        let Some(home) = &work.job.namespace else { return false };
+        let labels = self.snapshot.namespace(home).map(|facts| facts.labels.clone());
+        let injectors = injectors(self.snapshot);
+        let made = work.template.proxy(home, &labels.unwrap_or_default(), injectors);
+        // What ztunnel sends to a sidecar may be plaintext (B5).
+        matches!(made, Proxy::Sidecar { .. } | Proxy::Gateway)
+            || work.was_there(self.snapshot.at, self.lookback)
+    }
+
+    fn entrance(&self, entrance: &Entrance, names: &Names<'a>) -> Vec<Finding> {
+        let Some(led) = names.get(&(&entrance.namespace, entrance.service.as_str())) else {
+            return vec![];
+        };
+        let service = led.service;
+        let port = match (&entrance.port, led.alias) {
+            // An ExternalName's ports have names for its own numbers.
+            (Dialled::Name(name), Some(alias)) => {
+                let port = alias.ports.iter().find(|port| port.name == *name);
+                port.map_or(Dialled::Any, |port| Dialled::Number(port.port))
+            }
+            (port, _) => port.clone(),
+        };
+        let arrival = match &entrance.caller {
+            Caller::Ingress(controller) => {
+                ingress::arrival(self.snapshot, controller, &entrance.namespace, led, &port)
+            }
+            Caller::Admission | Caller::Aggregation | Caller::Conversion | Caller::Scheduled(_) => {
+                Arrival::Plaintext
+            }
+        };
+        if arrival == Arrival::MutualTls {
+            return vec![];
+        }
+        if service.selector.is_empty() {
+            // The apiserver itself, which has no sidecar.
+            let is_apiserver =
+                (self.facts.name.as_str(), &*service.name) == ("default", "kubernetes");
+            return if is_apiserver {
+                vec![]
+            } else {
+                vec![unselected(&self.facts.name, service, entrance)]
+            };
+        }
+        self.reached(service, &port, &entrance.caller)
+            .iter()
+            .map(|refusal| self.let_in(entrance, arrival, service, refusal))
+            .collect()
+    }
+
+    /// Where plaintext that is sent to `port` of `service` would be refused.
+    fn reached(&self, service: &'a Service, port: &Dialled, by: &Caller) -> Vec<Refusal<'a>> {
+        let is_word = matches!(by, Caller::Scheduled(_));
+        if let (Dialled::Number(number), true, true) = (port, service.headless, is_word) {
+            // Its name leads to the pods themselves.
+            return self.refusals(service, Some(*number));
+        }
+        let is_at = |number| service.ports.iter().any(|port| port.port == number);
+        let is_dialled = |one: &&ServicePort| match port {
+            Dialled::Number(number) => one.port == *number || (is_word && !is_at(*number)),
+            Dialled::Name(name) => one.name == *name,
+            Dialled::Any => true,
+        };
+        let ports = service.ports.iter().filter(is_dialled);
+        ports.flat_map(|port| self.refusals(service, port.target)).collect()
+    }
+
+    fn let_in(
+        &self,
+        entrance: &Entrance,
+        arrival: Arrival,
+        service: &Service,
+        refusal: &Refusal<'_>,
+    ) -> Finding {
+        let Entrance { declared_by, detail, .. } = entrance;
+        let at = port_of(&refusal.workload.id, refusal.port);
+        let (code, led) = match &entrance.caller {
+            Caller::Admission => (
+                Code::WebhookBackend,
+                format!("kube-apiserver calls {at} by {declared_by}, and it is never in the mesh"),
+            ),
+            Caller::Aggregation => (
+                Code::ApiServiceBackend,
+                format!("kube-apiserver leads {declared_by} to {at}, and it is never in the mesh"),
+            ),
+            Caller::Conversion => (
+                Code::ConversionBackend,
+                format!(
+                    "kube-apiserver has objects of {declared_by} converted at {at}, and it is never in the mesh"
+                ),
+            ),
+            Caller::Scheduled(work) => {
+                let unseen = self.unseen(work);
+                let led = format!(
+                    "{declared_by} names {} and has no sidecar; {unseen}. What it sends to {at} is plaintext",
+                    service.name
+                );
+                (Code::RareCaller, led)
+            }
+            Caller::Ingress(controller) => {
+                let how = match arrival {
+                    Arrival::Plaintext => "no sidecar is seen at its controller",
+                    Arrival::PastItsSidecar => "its controller dials the pods, past its sidecar",
+                    Arrival::MutualTls | Arrival::Calls => {
+                        "its controller may dial the pods, past its sidecar"
+                    }
+                    Arrival::Unsaid => {
+                        "its controller, which may dial the pods past its sidecar, was not seen to call the Service"
+                    }
+                };
+                let led = format!("{declared_by} leads to {at}, and {how} ({controller})");
+                (Code::IngressWithoutProxy, led)
+            }
+        };
+        let let_in = self.exception(&service.selector, refusal);
+        let about = match &entrance.caller {
+            Caller::Scheduled(_) => declared_by.clone(),
+            Caller::Admission | Caller::Aggregation | Caller::Conversion | Caller::Ingress(_) => {
+                subject(refusal)
+            }
+        };
+        let found = Finding::new(code, about, format!("{led}: refused after STRICT"))
+            .evidence(match &entrance.port {
+                Dialled::Any => format!("through Service {}/{}", self.facts.name, service.name),
+                port => format!("through Service {}/{}:{port}", self.facts.name, service.name),
+            })
+            .remedy(match &entrance.caller {
+                Caller::Admission | Caller::Aggregation | Caller::Conversion => let_in,
+                Caller::Scheduled(_) => format!(
+                    "give its pods a sidecar; or have it seen: kubectl create job {name}-now --from=cronjob/{name}{within}; or let it in: {let_in}",
+                    name = declared_by.name,
+                    within = declared_by.namespace.as_ref().map_or_else(String::new, |one| format!(" -n {one}")),
+                ),
+                Caller::Ingress(controller) => {
+                    let name = format!("ingress {} -n {}", declared_by.name, self.facts.name);
+                    let mesh_it = ingress::remedy(controller, &name, service.host.as_str());
+                    format!("{mesh_it}; or let it in: {let_in}")
+                }
+            });
+        let found = match arrival {
+            Arrival::Calls => found.at(self.unless_heard()),
+            // Somebody may have to visit it once.
+            Arrival::Unsaid if self.unless_heard() == Level::Warn => found.at(Level::Hold),
+            Arrival::Unsaid | Arrival::MutualTls | Arrival::PastItsSidecar | Arrival::Plaintext => {
+                found
+            }
+        };
+        match detail.as_str() {
+            "" => found,
+            detail => found.evidence(detail),
+        }
+    }
+
+    /// Why what it sends need not have been seen.
+    fn unseen(&self, work: &Scheduled) -> String {
+        let lookback = self.lookback;
+        match (work.ran, work.rests) {
+            (Ran::At(at), _) => {
+                format!(
+                    "it last ended well at {at}, too long ago for the look-back of {lookback:#}"
+                )
+            }
+            (Ran::Never, _) => "it has not ended well since it was made or changed".to_owned(),
+            (Ran::Unsaid, Some(rests)) => format!(
+                "it rests for {rests:#} at the longest, so that the look-back of {lookback:#} need not have seen it"
+            ),
+            (Ran::Unsaid, None) => {
+                "it begins at no time that can be told, so that nobody need have seen it".to_owned()
+            }
+        }
+    }
+}
+
+/// Its endpoints are somebody's to write, and may be pods of the mesh.
+fn unselected(namespace: &Namespace, service: &Service, entrance: &Entrance) -> Finding {
+    let (declared_by, service) = (&entrance.declared_by, &service.name);
+    Finding::new(
+        Code::CallersUnknown,
+        Subject::new("Service", namespace, service),
+        format!("{declared_by} leads to Service {namespace}/{service}, which has no selector: whether it is to pods in scope is not known"),
+    )
+    .remedy(format!(
+        "kubectl get endpointslices -n {namespace} -l kubernetes.io/service-name={service}; where they are not in scope, or their port is excepted: acknowledge this finding in the rollout's spec.acknowledgements"
+    ))
+}
