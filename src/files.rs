@@ -5,8 +5,9 @@ mod pieces;
 
 use crate::observe::evidence::not_asked;
 use crate::translate::DOMAIN;
-use crate::translate::entrance::{self, Routed};
+use crate::translate::entrance::{self, Class, Routed};
 use crate::translate::facts::{Header, NamedService, Parts};
+use crate::translate::gateway::{self, GatewayName, Route};
 use crate::translate::mesh::{MeshConfig, mesh};
 use crate::translate::pod::{OwnedPod, Owner};
 use meshrollout_core::client_tls::{Rule, Rules};
@@ -18,6 +19,7 @@ use meshrollout_core::injection::{Injector, chart_injectors};
 use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::Reading;
 use meshrollout_core::scheduled::Scheduled;
+use meshrollout_core::scrape::Monitor;
 use meshrollout_core::snapshot::{Mesh, Snapshot, Source, TelemetryOverride};
 use meshrollout_core::waiver::Waivers;
 use object::{Fact, Object, Outcome};
@@ -45,7 +47,11 @@ pub struct Input {
     entrances: Vec<Entrance>,
     scheduled: Vec<Arc<Scheduled>>,
     ingresses: Vec<Routed>,
-    ingress_classes: Vec<(String, String)>,
+    ingress_classes: Vec<Class>,
+    routes: Vec<Route>,
+    gateways: Vec<(GatewayName, String)>,
+    gateway_classes: Vec<(String, String)>,
+    monitors: Vec<Monitor>,
     control_planes: BTreeSet<Namespace>,
     mesh: Vec<MeshConfig>,
     /// What the authors of rollouts answer for.
@@ -166,9 +172,13 @@ impl Input {
                 self.entrances.extend(entrances);
             }
             Fact::Entrances(entrances) => self.entrances.extend(entrances),
-            Fact::Scheduled(work) => self.scheduled.push(Arc::new(work)),
+            Fact::Scheduled(work) => self.scheduled.push(work),
             Fact::Ingress(ingress) => self.ingresses.push(ingress),
             Fact::IngressClass(class) => self.ingress_classes.push(class),
+            Fact::Route(route) => self.routes.push(route),
+            Fact::Gateway(gateway) => self.gateways.push(gateway),
+            Fact::GatewayClass(class) => self.gateway_classes.push(class),
+            Fact::Monitor(monitor) => self.monitors.push(monitor),
             Fact::Mesh(config) => self.mesh.push(config),
             Fact::Waivers(waivers) => self.waivers.add(waivers),
         }
@@ -210,6 +220,7 @@ impl Input {
         let root = mesh.known().and_then(|mesh| mesh.roots.first().cloned());
         let root = root.unwrap_or_else(|| Namespace::new(ROOT));
         let mut entrances = entrance::by_class(&self.ingresses, &self.ingress_classes);
+        entrances.extend(gateway::by_gateway(&self.routes, &self.gateways, &self.gateway_classes));
         entrances.extend(self.entrances.iter().cloned());
         Snapshot {
             at,
@@ -221,6 +232,7 @@ impl Input {
             injectors: Reading::Known(injectors),
             entrances: Reading::Known(Arc::new(entrances)),
             scheduled: Reading::Known(Arc::new(self.scheduled.clone())),
+            monitors: Reading::Known(Arc::new(self.monitors.clone())),
             overrides: self.overrides.clone(),
             telemetry: Arc::new(not_asked(at)),
             stale: vec![],
@@ -236,6 +248,7 @@ impl Input {
             roots: vec![Namespace::new(ROOT)],
             auto_mtls: true,
             trust_domain: DOMAIN.into(),
+            networks: vec![],
         })
     }
 }

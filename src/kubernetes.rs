@@ -59,9 +59,13 @@ macro_rules! kind {
 
 mod batch;
 mod entrance;
+mod gateway;
+mod monitor;
 
 pub use batch::*;
 pub use entrance::*;
+pub use gateway::*;
+pub use monitor::*;
 
 kind! {
     /// A namespace: its labels and whether it is on its way out.
@@ -87,7 +91,7 @@ kind! {
 }
 
 kind! {
-    /// A ConfigMap, of which only `mesh` is read.
+    /// A ConfigMap, of which `mesh` and `meshNetworks` are read.
     ConfigMap, NamespaceResourceScope, "", "configmaps", {
         /// Its entries.
         data: Option<MeshData>,
@@ -325,10 +329,12 @@ fn is_tcp(protocol: Option<&str>) -> bool {
 
 /// The entries of a ConfigMap that we read.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct MeshData {
     /// Istio's mesh configuration, as YAML.
     pub mesh: Option<String>,
+    /// The networks that the mesh spans, as YAML.
+    pub mesh_networks: Option<String>,
 }
 
 /// What a workload's pods are made from.

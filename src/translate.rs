@@ -3,8 +3,10 @@
 pub mod entrance;
 pub mod evidence;
 pub mod facts;
+pub mod gateway;
 mod inbound;
 pub mod mesh;
+pub mod monitor;
 pub mod ours;
 pub mod pod;
 pub mod process;
@@ -164,9 +166,16 @@ pub fn service(object: &kubernetes::Service, domain: &str) -> Service {
         Some("LoadBalancer") => Some("LoadBalancer"),
         _ => spec.external_ips.iter().flatten().next().map(|_| "Service with external addresses"),
     };
+    let export_to =
+        meta.annotations.as_ref().and_then(|all| all.get("networking.istio.io/exportTo"));
+    let export_to = export_to
+        .map(|text| text.split(',').map(|one| one.trim().to_owned()).collect::<Vec<_>>())
+        .filter(|to| !to.iter().any(|one| one == "*"));
     Service {
+        export_to,
         host: Host::new(format!("{name}.{}.svc.{domain}", namespace(meta))),
         name,
+        labels: labels(meta),
         ports: spec.tcp_ports().map(port).collect(),
         selector: spec.selector.iter().flatten().collect(),
         headless: spec.cluster_ip.as_deref() == Some("None"),

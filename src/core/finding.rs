@@ -65,8 +65,14 @@ codes! {
     InjectionLabelConflict = "MR0105", Warn;
     /// A label names a revision or tag that no injector serves.
     RevisionUnserved = "MR0106", Block;
+    /// A pod's proxy is of another revision than a new one would be.
+    ProxyOutdated = "MR0107", Warn;
     /// An injected pod lacks the label `security.istio.io/tlsMode: istio`: clients send it plaintext.
     TlsModeLabelMissing = "MR0108", Block;
+    /// Init containers run before the sidecar: what gets out of the pod then is plaintext.
+    InitContainerCallsEarly = "MR0110", Warn;
+    /// The application may start before its sidecar does: what it sends first may fail.
+    AppStartsBeforeProxy = "MR0111", Inform;
     /// A namespace asks for sidecars and for ambient at once; the sidecars win.
     DataplaneContradiction = "MR0112", Warn;
     /// A workload speaks proxyless gRPC: nothing is captured, and what PeerAuthentication means is up to its library.
@@ -79,8 +85,10 @@ codes! {
     PlaintextSeen = "MR0201", Block;
     /// A client that the proxy could not name sent plaintext in the look-back.
     PlaintextSourceUnknown = "MR0202", Block;
-    /// A CronJob without sidecars names a server in scope, and rests for longer than the look-back: what it sends has not been seen.
+    /// A CronJob without sidecars names a server in scope, and no run of it as it is now is in the look-back: what it sends has not been seen.
     RareCaller = "MR0204", Hold;
+    /// The mesh spans clusters or networks: clients elsewhere are in no apiserver and no metrics that are read here.
+    OtherClusterClients = "MR0208", Block;
     /// A proxied pod has not reported when it should have.
     SeriesMissing = "MR0301", Hold;
     /// The metric's security label was removed or switched off, so plaintext cannot be told from mutual TLS.
@@ -119,6 +127,8 @@ codes! {
     UndeclaredPeerPort = "MR0412", Warn;
     /// A DestinationRule in force cannot be understood.
     ClientTlsUnknown = "MR0413", Block;
+    /// A Service is not exported to all namespaces: sidecars elsewhere do not know it, and send what is sent there as plaintext.
+    HostHidden = "MR0409", Warn;
     /// Automatic mutual TLS is off and no rule turns it on: clients send plaintext.
     AutoMtlsOff = "MR0410", Block;
     /// Our policy would not be the effective one: an older policy of the same scope wins.
@@ -143,6 +153,8 @@ codes! {
     ExceptionExpired = "MR0510", Block;
     /// Namespace or mesh at DISABLE above a STRICT workload policy: clients never start mutual TLS, an outage today.
     DisabledAboveStrict = "MR0511", Block;
+    /// A policy for single ports selects pods that ztunnel serves, which reads it otherwise than a sidecar: one shape opens the whole workload.
+    AmbientPolicyShape = "MR0512", Block;
     /// A root or system namespace is in the plan. Nothing is ever written there.
     RootNamespaceInScope = "MR0513", Block;
     /// A policy or the mesh's configuration cannot be understood, so the effective mode is unknown.
@@ -163,7 +175,7 @@ codes! {
     ProbeNotRewritten = "MR0704", Block;
     /// A lifecycle hook of the kubelet goes to the application's own port.
     LifecycleHookNotRewritten = "MR0705", Block;
-    /// An ingress controller outside the mesh sends requests to a server in scope.
+    /// An ingress controller or a gateway outside the mesh sends requests to a server in scope.
     IngressWithoutProxy = "MR0706", Block;
     /// A Service is reachable from outside the cluster without a gateway of the mesh.
     NodePortOrLoadBalancer = "MR0707", Warn;

@@ -157,6 +157,7 @@ impl Template {
             host_network: self.host_network,
             restarts: 0,
             inbound: self.inbound.clone(),
+            start: Arc::default(),
         }
     }
 }

@@ -61,6 +61,7 @@ pub mod reading;
 pub mod restore;
 pub mod rollback;
 pub mod scheduled;
+pub mod scrape;
 pub mod snapshot;
 pub mod standing;
 pub mod terms;

@@ -7,6 +7,7 @@ use crate::ident::Namespace;
 use crate::injection::Injector;
 use crate::reading::{Cause, Reading};
 use crate::scheduled::Scheduled;
+use crate::scrape::Monitor;
 use crate::traffic::Telemetry;
 use crate::workload::NamespaceFacts;
 use jiff::Timestamp;
@@ -34,6 +35,8 @@ pub struct Snapshot {
     pub entrances: Reading<Arc<Vec<Entrance>>>,
     /// CronJobs that name somebody.
     pub scheduled: Reading<Arc<Vec<Arc<Scheduled>>>>,
+    /// What a Prometheus operator has scraped.
+    pub monitors: Reading<Arc<Vec<Monitor>>>,
     /// Telemetry objects that take away what the evidence stands on.
     pub overrides: Vec<TelemetryOverride>,
     /// What the metrics source said.
@@ -62,6 +65,8 @@ pub struct Mesh {
     pub auto_mtls: bool,
     /// `trustDomain`.
     pub trust_domain: String,
+    /// `meshNetworks`, by their names: there is more of the mesh than this cluster.
+    pub networks: Vec<String>,
 }
 
 /// A Telemetry object that disables a metric or a label the evidence stands on

@@ -103,6 +103,7 @@ impl World {
                 roots: vec!["istio-system".into()],
                 auto_mtls: true,
                 trust_domain: "cluster.local".into(),
+                networks: vec![],
             }),
             namespaces,
             policies,
@@ -110,6 +111,7 @@ impl World {
             injectors: Reading::Known(chart_injectors("default", true)),
             entrances: Reading::Known(Arc::default()),
             scheduled: Reading::Known(Arc::default()),
+            monitors: Reading::Known(Arc::default()),
             overrides: vec![],
             telemetry: Arc::new(telemetry.clone()),
             stale: vec![],
@@ -342,6 +344,7 @@ fn namespace(name: &str) -> (Namespace, Arc<NamespaceFacts>) {
             host_network: false,
             restarts: 0,
             inbound: Arc::default(),
+            start: Arc::default(),
         })
         .collect();
     let template = Template { labels: labels.clone(), ..Template::default() };
@@ -358,7 +361,9 @@ fn namespace(name: &str) -> (Namespace, Arc<NamespaceFacts>) {
         selector: labels,
         headless: false,
         external: None,
+        export_to: None,
         published: None,
+        labels: Labels::default(),
     };
     let facts = NamespaceFacts {
         name: name.into(),

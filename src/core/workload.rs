@@ -62,6 +62,17 @@ pub struct Pod {
     pub restarts: u32,
     /// What its sidecar captures, and who comes in past its Services.
     pub inbound: Arc<Inbound>,
+    /// How it starts.
+    pub start: Arc<Start>,
+}
+
+/// Who of a pod is up before its sidecar is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Start {
+    /// Init containers, by name.
+    pub early: Vec<String>,
+    /// The application starts together with the sidecar, and does not wait for it.
+    pub together: bool,
 }
 
 /// How a pod takes part in the mesh (`istio-semantics.md` C3, D1).
@@ -104,6 +115,8 @@ pub struct Service {
     pub name: String,
     /// Its full host name.
     pub host: Host,
+    /// Its labels, by which monitors look for it.
+    pub labels: Labels,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// The pods behind it; empty for a Service without selector.
@@ -112,6 +125,8 @@ pub struct Service {
     pub headless: bool,
     /// `type: ExternalName`: no server here, but at this name.
     pub external: Option<Host>,
+    /// `networking.istio.io/exportTo`: only sidecars there know it. `None`: all do.
+    pub export_to: Option<Vec<String>>,
     /// How it is reached from outside the cluster, if it is: `NodePort`, `LoadBalancer`.
     pub published: Option<&'static str>,
 }

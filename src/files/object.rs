@@ -3,9 +3,12 @@
 use super::pieces::{Piece, Text, Typed, top_level};
 use crate::api::MeshRollout;
 use crate::api::parse::waivers;
-use crate::translate::entrance::{self, Routed};
+use crate::kubernetes::GATEWAY_GROUP;
+use crate::translate::entrance::{self, Class, Routed};
 use crate::translate::facts::{Header, NamedService, header, named_service};
+use crate::translate::gateway::{self, GatewayName, Route};
 use crate::translate::mesh::{MeshConfig, config};
+use crate::translate::monitor;
 use crate::translate::pod::{
     OwnedPod, Owner, daemon_set, deployment, job, owned_pod, stateful_set,
 };
@@ -22,11 +25,13 @@ use meshrollout_core::ident::Namespace;
 use meshrollout_core::injection::Injector;
 use meshrollout_core::policy::Policy;
 use meshrollout_core::scheduled::Scheduled;
+use meshrollout_core::scrape::Monitor;
 use meshrollout_core::snapshot::TelemetryOverride;
 use meshrollout_core::waiver::Waivers;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// What became of a piece of a file.
 pub(super) enum Outcome {
@@ -65,9 +70,13 @@ pub(super) enum Fact {
         entrances: Vec<Entrance>,
     },
     Entrances(Vec<Entrance>),
-    Scheduled(Scheduled),
+    Scheduled(Arc<Scheduled>),
     Ingress(Routed),
-    IngressClass((String, String)),
+    IngressClass(Class),
+    Route(Route),
+    Gateway((GatewayName, String)),
+    GatewayClass((String, String)),
+    Monitor(Monitor),
     Mesh(MeshConfig),
     /// What the author of a rollout answers for.
     Waivers(Waivers),
@@ -263,15 +272,30 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
                 Some(Fact::Entrances(entrance::conversion(object).into_iter().collect()))
             })
         }
-        ("batch", "CronJob") => {
-            of(source, "CronJob", |object| schedule::scheduled(object).map(Fact::Scheduled))
-        }
+        ("batch", "CronJob") => of(source, "CronJob", |object| {
+            schedule::scheduled(object).map(|work| Fact::Scheduled(Arc::new(work)))
+        }),
         ("networking.k8s.io", "Ingress") => {
             of(source, "Ingress", |object| Some(Fact::Ingress(entrance::routed(object))))
         }
-        ("networking.k8s.io", "IngressClass") => of(source, "IngressClass", |object| {
-            Some(Fact::IngressClass(entrance::controller(object)))
+        ("networking.k8s.io", "IngressClass") => {
+            of(source, "IngressClass", |object| Some(Fact::IngressClass(entrance::class(object))))
+        }
+        (GATEWAY_GROUP, "HTTPRoute") => {
+            of(source, "HTTPRoute", |object| Some(Fact::Route(gateway::route(object))))
+        }
+        (GATEWAY_GROUP, "Gateway") => {
+            of(source, "Gateway", |object| Some(Fact::Gateway(gateway::gateway(object))))
+        }
+        (GATEWAY_GROUP, "GatewayClass") => of(source, "GatewayClass", |object| {
+            Some(Fact::GatewayClass(gateway::controller(object)))
         }),
+        ("monitoring.coreos.com", "ServiceMonitor") => {
+            of(source, "ServiceMonitor", |object| monitor::of_services(object).map(Fact::Monitor))
+        }
+        ("monitoring.coreos.com", "PodMonitor") => {
+            of(source, "PodMonitor", |object| monitor::of_pods(object).map(Fact::Monitor))
+        }
         ("", "ConfigMap") => of(source, "ConfigMap", |object| config(object).map(Fact::Mesh)),
         ("meshrollout.dev", "MeshRollout") => {
             let rollout: MeshRollout = source.parse()?;

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meshrollout_core::exposure::{Caller, Dialled, Entrance, IngressController};
 use meshrollout_core::finding::Subject;
 use meshrollout_core::ident::{Namespace, Port};
+use std::collections::BTreeMap;
 
 /// An Ingress, until it is known whose its class is.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,24 +133,44 @@ pub fn routed(object: &Ingress) -> Routed {
     Routed { controller, is_annotated: annotated.is_some(), entrances }
 }
 
-/// Whose Ingresses of a class are.
-pub fn controller(object: &kubernetes::IngressClass) -> (String, String) {
-    let name = object.metadata.name.clone().unwrap_or_default();
-    (name, object.spec.controller.clone().unwrap_or_default())
+/// A class of Ingresses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Class {
+    name: String,
+    controller: String,
+    /// That of Ingresses which name none.
+    is_default: bool,
 }
 
-/// The entrances of Ingresses whose classes are `classes`, by name and controller. Those of Istio's
+/// Whose Ingresses of a class are.
+pub fn class(object: &kubernetes::IngressClass) -> Class {
+    let meta = &object.metadata;
+    let is_default = |all: &BTreeMap<String, String>| {
+        all.get("ingressclass.kubernetes.io/is-default-class").is_some_and(|says| says == "true")
+    };
+    Class {
+        name: meta.name.clone().unwrap_or_default(),
+        controller: object.spec.controller.clone().unwrap_or_default(),
+        is_default: meta.annotations.as_ref().is_some_and(is_default),
+    }
+}
+
+/// The entrances of Ingresses whose classes are `classes`. Those of Istio's
 /// own gateways come over mutual TLS: the annotation `istio`, or a class with Istio's controller
 /// (`pilot/pkg/config/kube/ingress/conversion.go:shouldProcessIngressWithClass`).
 pub fn by_class<'a>(
     routed: impl IntoIterator<Item = &'a Routed>,
-    classes: &[(String, String)],
+    classes: &[Class],
 ) -> Vec<Entrance> {
     let mut entrances = vec![];
     for Routed { controller, is_annotated, entrances: leads } in routed {
         let class = controller.class.as_ref();
-        let known = class.and_then(|class| classes.iter().find(|(name, _)| name == class));
-        let name = known.map(|(_, name)| name.clone());
+        // The apiserver writes the default one into those that it makes; in files it may be missing.
+        let known = match class {
+            Some(class) => classes.iter().find(|one| one.name == *class),
+            None => classes.iter().find(|one| one.is_default),
+        };
+        let name = known.map(|class| class.controller.clone());
         let is_istio = match name.as_deref() {
             _ if *is_annotated => class.is_some_and(|class| class == "istio"),
             Some(name) => name == "istio.io/ingress-controller",
@@ -248,7 +269,11 @@ mod tests {
                 ]}}, {}],
             }});
             let classes = [("mesh", "istio.io/ingress-controller"), ("istio", of_istio)];
-            let classes = classes.map(|(name, of)| (name.to_owned(), of.to_owned()));
+            let classes = classes.map(|(name, of)| Class {
+                name: name.into(),
+                controller: of.into(),
+                is_default: false,
+            });
             let all = by_class([&routed(&serde_json::from_value(object).unwrap())], &classes);
             all.iter().map(leads).collect::<Vec<_>>()
         };
@@ -260,5 +285,28 @@ mod tests {
         assert!(ingress("istio", "istio.io/ingress-controller").is_empty());
         // Anybody may call a class so.
         assert_eq!(ingress("istio", "k8s.io/ingress-nginx").len(), 2);
+    }
+
+    #[test]
+    fn an_ingress_without_a_class_is_of_the_default_one() {
+        let ingress = json!({"metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}}});
+        let ingress = routed(&serde_json::from_value(ingress).unwrap());
+        let controller = |is_default: &str| {
+            let class = json!({"metadata": {"name": "nginx", "annotations":
+                {"ingressclass.kubernetes.io/is-default-class": is_default}},
+                "spec": {"controller": "k8s.io/ingress-nginx"}});
+            let class = class_of(class);
+            match &by_class([&ingress], &[class])[0].caller {
+                Caller::Ingress(controller) => controller.name.clone(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(controller("true").as_deref(), Some("k8s.io/ingress-nginx"));
+        assert_eq!(controller("false"), None);
+    }
+
+    fn class_of(object: Value) -> Class {
+        class(&serde_json::from_value(object).unwrap())
     }
 }

@@ -6,7 +6,8 @@ use meshrollout_core::ident::Namespace;
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::snapshot::Mesh;
 use serde::Deserialize;
-use std::collections::BTreeSet;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The mesh configuration of one control plane.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -24,6 +25,14 @@ struct Says {
     root: Namespace,
     auto_mtls: bool,
     trust_domain: String,
+    networks: Vec<String>,
+}
+
+/// `meshNetworks`, a text of its own.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Networks {
+    networks: Option<BTreeMap<String, IgnoredAny>>,
 }
 
 /// `meshConfig` as Istio reads it: protobuf's JSON takes both spellings of a name.
@@ -45,24 +54,30 @@ pub fn config(object: &ConfigMap) -> Option<MeshConfig> {
     if name != "istio" && !name.starts_with("istio-") {
         return None;
     }
-    let text = object.data.as_ref()?.mesh.as_deref()?;
+    let data = object.data.as_ref()?;
     let namespace = namespace(&object.metadata);
-    let says = read(text, &namespace);
+    let says = read(data.mesh.as_deref()?, data.mesh_networks.as_deref(), &namespace);
     Some(MeshConfig { namespace, name: name.to_owned(), says })
 }
 
-fn read(text: &str, namespace: &Namespace) -> Result<Says, String> {
-    let is_blank = text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#'));
-    let written: Written = match is_blank {
-        true => Written::default(),
-        false => serde_saphyr::from_str(text).map_err(|error| error.to_string())?,
-    };
+fn read(text: &str, networks: Option<&str>, namespace: &Namespace) -> Result<Says, String> {
+    let written: Written = or_default(text)?;
+    let networks: Networks = or_default(networks.unwrap_or_default())?;
     let set = |text: Option<String>| text.filter(|text| !text.is_empty());
     Ok(Says {
         root: set(written.root_namespace).map_or_else(|| namespace.clone(), Namespace::new),
         auto_mtls: written.enable_auto_mtls.unwrap_or(true),
         trust_domain: set(written.trust_domain).unwrap_or_else(|| super::DOMAIN.to_owned()),
+        networks: networks.networks.into_iter().flatten().map(|(name, _)| name).collect(),
     })
+}
+
+fn or_default<T: DeserializeOwned + Default>(text: &str) -> Result<T, String> {
+    let is_blank = text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#'));
+    match is_blank {
+        true => Ok(T::default()),
+        false => serde_saphyr::from_str(text).map_err(|error| error.to_string()),
+    }
 }
 
 /// The mesh that `configs` describe.
@@ -95,9 +110,11 @@ pub fn mesh<'a>(
                 roots: vec![says.root.clone()],
                 auto_mtls: says.auto_mtls,
                 trust_domain: says.trust_domain.clone(),
+                networks: says.networks.clone(),
             });
             continue;
         };
+        mesh.networks.extend(says.networks.iter().cloned());
         if !mesh.roots.contains(&says.root) {
             mesh.roots.push(says.root.clone());
         }
@@ -146,6 +163,7 @@ mod tests {
                 roots: vec!["istio-system".into()],
                 auto_mtls: true,
                 trust_domain: "cluster.local".into(),
+                networks: vec![],
             };
             assert_eq!(
                 read(&[("istio-system", "istio", text)]),
@@ -164,6 +182,7 @@ mod tests {
                 roots: vec!["mesh".into()],
                 auto_mtls: false,
                 trust_domain: "corp.example".into(),
+                networks: vec![],
             };
             assert_eq!(read(&[("istio-system", "istio", text)]), Reading::Known(expected));
         }
@@ -209,5 +228,21 @@ mod tests {
         assert_eq!(map("a", "istiod", ""), None);
         let no_mesh = json!({"metadata": {"name": "istio-ca-root-cert"}, "data": {"root": "x"}});
         assert_eq!(config(&serde_json::from_value(no_mesh).unwrap()), None);
+    }
+
+    #[test]
+    fn the_networks_of_all_control_planes_are_the_meshs() {
+        let object = |name: &str, networks: &str| {
+            let object = json!({"metadata": {"namespace": "istio-system", "name": name},
+                "data": {"mesh": "", "meshNetworks": networks}});
+            config(&serde_json::from_value(object).unwrap()).unwrap()
+        };
+        let networks = |second: &str| {
+            let configs = [object("istio", "networks: {}"), object("istio-canary", second)];
+            mesh(&configs, &BTreeSet::new()).known().map(|mesh| mesh.networks.clone())
+        };
+        assert_eq!(networks(""), Some(vec![]));
+        assert_eq!(networks("networks: {far: {}}"), Some(vec!["far".to_owned()]));
+        assert_eq!(networks("networks: ["), None);
     }
 }

@@ -7,7 +7,7 @@ use crate::kubernetes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use meshrollout_core::ident::{Port, WorkloadRef};
 use meshrollout_core::injection::{Template, in_place_of_a_sidecar};
-use meshrollout_core::workload::{Phase, Pod, Proxy};
+use meshrollout_core::workload::{Phase, Pod, Proxy, Start};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -40,6 +40,7 @@ impl OwnedPod {
         share(&mut self.pod.labels, &other.pod.labels);
         share(&mut self.ports, &other.ports);
         share(&mut self.pod.inbound, &other.pod.inbound);
+        share(&mut self.pod.start, &other.pod.start);
     }
 }
 
@@ -81,7 +82,28 @@ pub fn pod(object: &kubernetes::Pod) -> Pod {
             .map(|one| u32::try_from(one.restart_count).unwrap_or(0))
             .sum(),
         inbound: Arc::new(inbound(meta, &object.spec, inbound::Of::Pod)),
+        start: Arc::new(start(&object.spec)),
     }
+}
+
+/// Who is up before the sidecar (`istio-semantics.md` C5): a native one comes after the init
+/// containers that stand before it, any other after all of them and together with the application,
+/// unless it was told to hold that back, which it does in its own first moment.
+fn start(spec: &kubernetes::PodSpec) -> Start {
+    let is_proxy = |one: &&kubernetes::Container| one.name == "istio-proxy";
+    let init = || spec.init_containers.iter().flatten();
+    let others =
+        |one: &&kubernetes::Container| one.name != "istio-init" && one.name != "istio-validation";
+    let names = |one: &kubernetes::Container| one.name.clone();
+    if init().any(|one| is_proxy(&one)) {
+        let early = init().take_while(|one| !is_proxy(one)).filter(others).map(names).collect();
+        return Start { early, together: false };
+    }
+    let Some(proxy) = spec.containers.iter().flatten().find(is_proxy) else {
+        return Start::default();
+    };
+    let holds = proxy.lifecycle.as_ref().is_some_and(|one| one.post_start.is_some());
+    Start { early: init().filter(others).map(names).collect(), together: !holds }
 }
 
 fn proxy(object: &kubernetes::Pod) -> Proxy {
@@ -264,6 +286,34 @@ mod tests {
             }}))
             .metadata,
         )
+    }
+
+    #[test]
+    fn a_sidecar_comes_after_whoever_stands_before_it() {
+        let start = |init: &[&str], native: bool, hold: bool| {
+            let one = |name: &&str| json!({"name": name});
+            let mut proxy = json!({"name": "istio-proxy"});
+            if hold {
+                proxy["lifecycle"] = json!({"postStart": {"exec": {"command": ["wait"]}}});
+            }
+            let mut init: Vec<_> = init.iter().map(one).collect();
+            let mut containers = vec![json!({"name": "app"})];
+            match native {
+                true => init.insert(1, proxy),
+                false => containers.push(proxy),
+            }
+            start(&read(json!({"spec": {"initContainers": init, "containers": containers}})).spec)
+        };
+        let early = |names: &[&str], together: bool| Start {
+            early: names.iter().map(ToString::to_string).collect(),
+            together,
+        };
+        assert_eq!(start(&["istio-init", "migrate"], true, false), early(&[], false));
+        assert_eq!(start(&["migrate", "istio-init"], true, false), early(&["migrate"], false));
+        assert_eq!(start(&["istio-init", "migrate"], false, false), early(&["migrate"], true));
+        assert_eq!(start(&["istio-validation"], false, true), early(&[], false));
+        let bare = read(json!({"spec": {"initContainers": [{"name": "migrate"}]}}));
+        assert_eq!(super::start(&bare.spec), Start::default());
     }
 
     /// The cases of `pkg/kube/util_test.go:TestDeploymentMeta` and of the label.

@@ -48,7 +48,31 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         let clients = list(clients.into_iter().map(ToString::to_string));
         found.evidence(format!("in force for clients in namespace {clients}"))
     });
-    told.chain(aliases(context)).chain(uncaptured(context)).collect()
+    told.chain(aliases(context)).chain(hidden(context)).chain(uncaptured(context)).collect()
+}
+
+/// Services that sidecars elsewhere do not know
+/// (`pilot/pkg/serviceregistry/kube/conversion.go`, annotation `networking.istio.io/exportTo`).
+fn hidden(context: Context<'_>) -> impl Iterator<Item = Finding> {
+    let facts = context.facts;
+    let is_taken =
+        |service: &&Service| facts.endpoints(service).any(|(_, pod)| pod.takes_mutual_tls());
+    facts.services.iter().filter(is_taken).filter_map(move |service| {
+        let to = service.export_to.as_ref()?;
+        Some(
+            Finding::new(
+                Code::HostHidden,
+                Subject::new("Service", &facts.name, &service.name),
+                format!(
+                    "Service {}/{} is exported to {} alone: sidecars elsewhere do not know it, and send what is sent there as plaintext",
+                    facts.name,
+                    service.name,
+                    list(to.iter().map(|one| if one == "." { facts.name.to_string() } else { one.clone() }))
+                ),
+            )
+            .remedy(format!("export it to whoever calls it: kubectl annotate service {} -n {} networking.istio.io/exportTo='*' --overwrite", service.name, facts.name)),
+        )
+    })
 }
 
 /// Names elsewhere that stand for a Service in scope.

@@ -5,8 +5,10 @@
 //! Source: `istio-semantics.md` F1–F6. Whether STRICT would be in force is asked of the after-image,
 //! port by port, so that an exception for exactly that port is all that it takes.
 
+mod elsewhere;
 mod ingress;
 mod led;
+mod scraped;
 
 use super::{Context, policy};
 use crate::effective::Policies;
@@ -51,7 +53,9 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     let after = After::new(snapshot, &expected, plan.gates.lookback);
     let facts = after.facts;
     let mut findings: BTreeSet<Finding> = BTreeSet::new();
+    findings.extend(elsewhere::examine(snapshot, facts));
     findings.extend(after.led_in());
+    findings.extend(after.scraped());
     // Whoever is known to come in says more of a port than its name does.
     let known: BTreeSet<_> = findings.iter().map(|found| found.subject.clone()).collect();
     for service in &facts.services {

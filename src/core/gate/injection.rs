@@ -4,7 +4,8 @@ use super::{Context, list};
 use crate::finding::{Code, Finding, Subject};
 use crate::injection::{self, Injection, NotInjected};
 use crate::reading::Reading;
-use crate::workload::{Proxy, Workload};
+use crate::workload::{Pod, Proxy, Workload};
+use std::collections::BTreeSet;
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     let Context { snapshot, facts, .. } = context;
@@ -12,6 +13,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
 
     for workload in facts.servers() {
         live(workload, &mut findings);
+        starts(workload, &mut findings);
     }
 
     match &snapshot.injectors {
@@ -29,13 +31,16 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
                 let injection = injection::decide(&facts.name, &facts.labels, template, injectors);
                 match injection {
                     Injection::None(NotInjected::Ambient) => {
-                        findings.extend(to_ztunnel(context, workload))
+                        findings.extend(to_ztunnel(context, workload));
                     }
                     // Where nobody is up, nobody is unprotected.
                     Injection::None(why) if workload.running().next().is_some() => {
                         findings.push(not_injected(context, workload, &why));
                     }
-                    Injection::None(_) | Injection::Sidecar { .. } => {}
+                    Injection::None(_) => {}
+                    Injection::Sidecar { revision } => {
+                        findings.extend(outdated(workload, &revision));
+                    }
                 }
             }
         }
@@ -83,7 +88,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
 /// What the pods that run now say.
 fn live(workload: &Workload, findings: &mut Vec<Finding>) {
     let running = workload.running().count();
-    let named = |wanted: &dyn Fn(&crate::workload::Pod) -> bool| {
+    let named = |wanted: &dyn Fn(&Pod) -> bool| {
         workload.running().filter(|pod| wanted(pod)).map(|pod| pod.name.clone()).collect::<Vec<_>>()
     };
 
@@ -97,12 +102,7 @@ fn live(workload: &Workload, findings: &mut Vec<Finding>) {
             )
             .evidence(format!("without a sidecar: {}", list(bare.iter().cloned())))
             .measured(format!("{}/{running} meshed", running - bare.len()), "all meshed")
-            .remedy(format!(
-                "enable injection, then: kubectl rollout restart {}/{} -n {}",
-                workload.id.kind.to_lowercase(),
-                workload.id.name,
-                workload.id.namespace
-            )),
+            .remedy(format!("enable injection, then: {}", restart(workload))),
         );
     }
 
@@ -144,6 +144,66 @@ fn live(workload: &Workload, findings: &mut Vec<Finding>) {
         let found = not_covered(Subject::from(&workload.id), what);
         findings.push(Finding { code: Code::ProxylessGrpc, ..found });
     }
+}
+
+/// Pods of another control plane than the one that new pods would come to.
+fn outdated(workload: &Workload, revision: &str) -> Option<Finding> {
+    let is_other = |pod: &&Pod| pod.revision().is_some_and(|one| one != revision);
+    let others: Vec<_> = workload.meshed().filter(is_other).collect();
+    let first = others.first()?;
+    Some(
+        Finding::new(
+            Code::ProxyOutdated,
+            &workload.id,
+            format!(
+                "{} of {} pods of {} have a sidecar of revision {}; new ones would have one of {revision}",
+                others.len(),
+                workload.meshed().count(),
+                workload.id,
+                first.revision().unwrap_or_default()
+            ),
+        )
+        .evidence(format!("of another revision: {}", list(others.iter().map(|pod| pod.name.clone()))))
+        .remedy(restart(workload)),
+    )
+}
+
+/// Who sends something before the sidecar is there.
+fn starts(workload: &Workload, findings: &mut Vec<Finding>) {
+    let early: BTreeSet<_> = workload.meshed().flat_map(|pod| &pod.start.early).collect();
+    if !early.is_empty() {
+        findings.push(
+            Finding::new(
+                Code::InitContainerCallsEarly,
+                &workload.id,
+                format!(
+                    "init containers of {} run before its sidecar ({}): what gets out of the pod then is plaintext, and a STRICT server refuses it",
+                    workload.id,
+                    list(early.into_iter().cloned())
+                ),
+            )
+            .remedy("use native sidecars (Kubernetes 1.29 and ENABLE_NATIVE_SIDECARS at istiod), and let what they call wait for the application"),
+        );
+    }
+    if workload.meshed().any(|pod| pod.start.together) {
+        findings.push(
+            Finding::new(
+                Code::AppStartsBeforeProxy,
+                &workload.id,
+                format!("the application of {} may start before its sidecar: what it sends first may fail", workload.id),
+            )
+            .remedy("use native sidecars, or set holdApplicationUntilProxyStarts in the mesh configuration; then restart"),
+        );
+    }
+}
+
+fn restart(workload: &Workload) -> String {
+    format!(
+        "kubectl rollout restart {}/{} -n {}",
+        workload.id.kind.to_lowercase(),
+        workload.id.name,
+        workload.id.namespace
+    )
 }
 
 /// Its next pods are served by ztunnel, which STRICT binds as well; those that run say it themselves.

@@ -10,7 +10,7 @@ use crate::plan::Existing;
 use crate::policy::{OUR_NAME, Policy};
 use crate::reading::Reading;
 use crate::snapshot::Snapshot;
-use crate::workload::NamespaceFacts;
+use crate::workload::{NamespaceFacts, Pod, Proxy, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -35,6 +35,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     findings.extend(disabled_above_strict(snapshot, facts, &targets));
     for policy in snapshot.policies.of(&facts.name) {
         findings.extend(misses(facts, &ports, policy));
+        findings.extend(of_ambient(context, policy));
         if let Some(revision) = &policy.revision {
             findings.push(
                 Finding::new(
@@ -57,6 +58,35 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
 
 /// Container ports that Services lead to, by whose they are.
 type Ports<'a> = BTreeMap<&'a WorkloadRef, BTreeSet<Port>>;
+
+/// What a policy says of single ports ztunnel reads otherwise (`istio-semantics.md` A9).
+fn of_ambient(context: Context<'_>, policy: &Policy) -> Option<Finding> {
+    let Context { snapshot, facts, .. } = context;
+    if policy.ports.is_empty() {
+        return None;
+    }
+    let injectors = snapshot.injectors.known().map_or(&[][..], Vec::as_slice);
+    let is_ambient = |workload: &&Workload| {
+        let to_come = workload.template.as_ref().is_some_and(|template| {
+            policy.selector.select(&template.labels)
+                && template.proxy(&facts.name, &facts.labels, injectors) == Proxy::Ambient
+        });
+        let is_so = |pod: &Pod| pod.proxy == Proxy::Ambient && policy.selector.select(&pod.labels);
+        to_come || workload.pods.iter().any(is_so)
+    };
+    let workload = facts.workloads.values().find(is_ambient)?;
+    Some(
+        Finding::new(
+            Code::AmbientPolicyShape,
+            subject(policy),
+            format!(
+                "PeerAuthentication {}/{} is for single ports of {}, which ztunnel serves: it reads such a policy otherwise than a sidecar",
+                policy.namespace, policy.name, workload.id
+            ),
+        )
+        .remedy("take the ports out of it, or the workload out of ambient"),
+    )
+}
 
 /// A policy for workloads that are not there, or for ports by their numbers in the Service.
 fn misses(facts: &NamespaceFacts, ports: &Ports<'_>, policy: &Policy) -> Vec<Finding> {

@@ -1,15 +1,18 @@
 //! Callers from outside the mesh that can never speak its mutual TLS, and what lets them in.
 
 use meshrollout_core::exposure::{Caller, Check, Inbound, IngressController, Opener, Opening};
-use meshrollout_core::finding::{Code, Subject};
+use meshrollout_core::finding::{Code, Level, Subject};
 use meshrollout_core::gate::Evaluation;
-use meshrollout_core::ident::{Host, Labels, Namespace, Port, WorkloadRef};
+use meshrollout_core::ident::{
+    Host, Labels, Namespace, Operator, Port, Requirement, Selector, WorkloadRef,
+};
 use meshrollout_core::injection::Template;
 use meshrollout_core::mode::Mode;
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::scheduled::{Ran, Scheduled};
+use meshrollout_core::scrape::{Monitor, Scraped};
 use meshrollout_core::testing::{World, at, seconds};
-use meshrollout_core::waiver::{Answer, Exception};
+use meshrollout_core::waiver::{Acknowledgement, Answer, Exception};
 use meshrollout_core::workload::{NamespaceFacts, Phase, Pod, Proxy, Workload};
 use std::sync::Arc;
 
@@ -392,4 +395,96 @@ fn pods_that_ztunnel_will_serve_are_refused_before_they_are_there() {
     assert!(to_come(bare().with("istio.io/dataplane-mode", "ambient")));
     assert!(!to_come(bare()));
     assert!(!to_come(Labels::default()));
+}
+
+/// A Prometheus operator's scraper dials pods, whatever it is in itself.
+#[test]
+fn a_scraper_that_is_sent_to_the_application_is_an_obstacle_where_nobody_listened() {
+    let monitored = |of_pods: bool, namespace: &str, labels: &[(&str, &str)], port: Scraped| {
+        let mut world = shop(|world| {
+            let requirement = |(key, value): &(&str, &str)| Requirement {
+                key: (*key).into(),
+                operator: Operator::In(vec![(*value).into()]),
+            };
+            let monitor = Monitor {
+                declared_by: Subject::new("ServiceMonitor", &"ops".into(), "web"),
+                namespaces: Some([namespace.into()].into()),
+                selector: Selector::new(labels.iter().map(requirement).collect()),
+                ports: vec![port],
+                of_pods,
+            };
+            world.snapshot.monitors = Reading::Known(Arc::new(vec![monitor]));
+            world.edit("catalog", |facts| {
+                facts.services[0].labels = Labels::default().with("scraped", "yes");
+                facts.services[0].ports[0].name = "web".into();
+            });
+        });
+        let level = |world: &World| {
+            let evaluation = judged(world);
+            let all = evaluation.findings();
+            all.into_iter().find(|one| one.code == Code::ScrapedAppPort).map(|one| one.level)
+        };
+        let heard = level(&world);
+        let telemetry = Arc::make_mut(&mut world.snapshot.telemetry);
+        telemetry.callers = Reading::Unknown(Cause::NotRead("callers".into()));
+        (heard, level(&world))
+    };
+    let web = || Scraped::OfService("web".into());
+    let found = (Some(Level::Warn), Some(Level::Block));
+    assert_eq!(monitored(false, "catalog", &[("scraped", "yes")], web()), found);
+    assert_eq!(monitored(false, "catalog", &[], Scraped::Container(Port(8080))), found);
+    assert_eq!(monitored(true, "catalog", &[("app", "catalog")], web()), found);
+    for nothing in [
+        monitored(false, "front", &[("scraped", "yes")], web()),
+        monitored(false, "catalog", &[("scraped", "no")], web()),
+        monitored(false, "catalog", &[], Scraped::OfService("other".into())),
+        monitored(true, "catalog", &[("app", "other")], web()),
+        // The sidecar's own metrics are not captured.
+        monitored(true, "catalog", &[], Scraped::Container(Port(15020))),
+    ] {
+        assert_eq!(nothing, (None, None));
+    }
+    let unread = Cause::NotRead("monitors".into());
+    held_by(shop(|w| w.snapshot.monitors = Reading::Unknown(unread)), Code::CallersUnknown);
+}
+
+/// What nginx resolves for an ExternalName is not what its sidecar knows.
+#[test]
+fn an_ingress_to_another_name_goes_past_the_sidecar() {
+    let calls = Some("catalog.catalog".into());
+    let nginx = IngressController { calls, ..controller("k8s.io/ingress-nginx") };
+    let mut world = routed(nginx.clone(), "ingress-nginx");
+    assert!(!judged(&world).has(Code::IngressWithoutProxy));
+    world.edit("front", |facts| {
+        let service = &mut facts.services[0];
+        service.selector = Labels::default();
+        service.external = Some(Host::new("catalog.catalog.svc.cluster.local"));
+    });
+    world.entrance(Caller::Ingress(nginx), "front");
+    assert!(judged(&world).has(Code::IngressWithoutProxy));
+}
+
+/// Clients in other clusters are in no object that is read here.
+#[test]
+fn a_mesh_that_is_larger_than_the_cluster_holds_until_somebody_answers_for_it() {
+    let mut world = shop(|world| {
+        world.edit("front", |facts| {
+            facts.services[0].labels = Labels::default().with("istio", "eastwestgateway");
+        });
+    });
+    held_by(world.clone(), Code::OtherClusterClients);
+    world.plan.waivers.acknowledgements.push(Acknowledgement {
+        code: Code::OtherClusterClients.id().into(),
+        subject: Subject::namespace(&"catalog".into()),
+        answer: Answer {
+            owner: "platform".into(),
+            reason: "all of them have sidecars".into(),
+            expires: at(1_000_000),
+        },
+    });
+    assert!(judged(&world).obstacles().is_empty());
+    world.edit("front", |facts| {
+        facts.services[0].labels = Labels::default().with("istio", "ingressgateway");
+    });
+    assert!(!judged(&world).has(Code::OtherClusterClients));
 }

@@ -191,7 +191,7 @@ proptest! {
     fn losing_sight_of_anything_never_helps(
         world in world(),
         name in prop::sample::select(SHOP.to_vec()),
-        lost in 0_u8..10,
+        lost in 0_u8..11,
     ) {
         let before = verdict(&world, name);
         let mut blind = world;
@@ -199,6 +199,7 @@ proptest! {
         let telemetry = &mut blind.telemetry;
         match lost {
             8 => blind.snapshot.entrances = Reading::Unknown(cause()),
+            10 => blind.snapshot.monitors = Reading::Unknown(cause()),
             9 => blind.snapshot.scheduled = Reading::Unknown(cause()),
             0 => telemetry.skew = Reading::Unknown(cause()),
             1 => telemetry.callers = Reading::Unknown(cause()),

@@ -59,6 +59,11 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
         cron_jobs,
         ingresses,
         ingress_classes,
+        routes,
+        gateways,
+        gateway_classes,
+        service_monitors,
+        pod_monitors,
         named_mesh,
         labelled_mesh,
     ) = tokio::try_join!(
@@ -79,6 +84,11 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
         everywhere(client, kind::CRON_JOBS),
         everywhere(client, kind::INGRESSES),
         everywhere(client, kind::INGRESS_CLASSES),
+        everywhere(client, kind::ROUTES),
+        everywhere(client, kind::GATEWAYS),
+        everywhere(client, kind::GATEWAY_CLASSES),
+        everywhere(client, kind::SERVICE_MONITORS),
+        everywhere(client, kind::POD_MONITORS),
         everywhere(client, kind::NAMED_MESH),
         everywhere(client, kind::LABELLED_MESH),
     )?;
@@ -100,13 +110,18 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
     file(&mut store, kind::CRON_JOBS, cron_jobs);
     file(&mut store, kind::INGRESSES, ingresses);
     file(&mut store, kind::INGRESS_CLASSES, ingress_classes);
+    file(&mut store, kind::ROUTES, routes);
+    file(&mut store, kind::GATEWAYS, gateways);
+    file(&mut store, kind::GATEWAY_CLASSES, gateway_classes);
+    file(&mut store, kind::SERVICE_MONITORS, service_monitors);
+    file(&mut store, kind::POD_MONITORS, pod_monitors);
     file(&mut store, kind::NAMED_MESH, named_mesh);
     file(&mut store, kind::LABELLED_MESH, labelled_mesh);
     Ok(store)
 }
 
 /// The kinds of which [`read`] reads every object, so that their watches do not matter.
-pub(super) const WHOLE: [&str; 12] = [
+pub(super) const WHOLE: [&str; 17] = [
     kind::POLICIES.name,
     kind::RULES.name,
     kind::OVERRIDES.name,
@@ -117,6 +132,11 @@ pub(super) const WHOLE: [&str; 12] = [
     kind::CRON_JOBS.name,
     kind::INGRESSES.name,
     kind::INGRESS_CLASSES.name,
+    kind::ROUTES.name,
+    kind::GATEWAYS.name,
+    kind::GATEWAY_CLASSES.name,
+    kind::SERVICE_MONITORS.name,
+    kind::POD_MONITORS.name,
     kind::NAMED_MESH.name,
     kind::LABELLED_MESH.name,
 ];
@@ -166,7 +186,12 @@ where
     };
     in_time(kind.name, async {
         loop {
-            let list = api.list(&page).await?;
+            let list = match api.list(&page).await {
+                Err(kube::Error::Api(status)) if kind.is_optional && status.code == 404 => {
+                    return Ok(());
+                }
+                list => list?,
+            };
             facts.extend(list.items.iter().filter_map(|object| fact(kind, object)));
             page.continue_token = list.metadata.continue_.filter(|token| !token.is_empty());
             if page.continue_token.is_none() {

@@ -51,6 +51,11 @@ where
                     }
                     Err(error) => error,
                 };
+                if self.kind.is_optional && is_not_served(&error) {
+                    self.is_empty();
+                    tokio::time::sleep(self.patience / 3).await;
+                    continue;
+                }
                 self.pulse.is_troubled(words(&error));
                 let loses = loses_an_event(&error);
                 if loses {
@@ -62,6 +67,12 @@ where
                 }
             }
         }
+    }
+
+    /// There can be none: all that was there is gone.
+    fn is_empty(&self) {
+        self.take(Event::Init);
+        self.take(Event::InitDone);
     }
 
     fn config(&self) -> watcher::Config {
@@ -147,16 +158,24 @@ fn loses_an_event(error: &watcher::Error) -> bool {
     }
 }
 
-fn words(error: &watcher::Error) -> String {
-    let status = match error {
+/// Without its definition a path leads nowhere; the answer is not even a Status.
+fn is_not_served(error: &watcher::Error) -> bool {
+    status(error).is_some_and(|status| status.code == 404)
+}
+
+fn status(error: &watcher::Error) -> Option<&kube::core::Status> {
+    match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status,
-        watcher::Error::WatchError(status) => status,
-        error => return error.to_string(),
-    };
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => Some(status),
+        watcher::Error::WatchError(status) => Some(status),
+        _ => None,
+    }
+}
+
+fn words(error: &watcher::Error) -> String {
+    let Some(status) = status(error) else { return error.to_string() };
     match status.code {
-        // Without its definition a path leads nowhere; the answer is not even a Status.
         404 => "the apiserver does not serve this kind: is Istio installed?".to_owned(),
         0 => "an event could not be read".to_owned(),
         _ => status.message.clone(),

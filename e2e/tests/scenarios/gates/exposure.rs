@@ -140,3 +140,68 @@ spec:
     mesh.delete("cronjob", "office", "figures").await.unwrap();
     mesh.end("fetched").await;
 }
+
+/// Its definitions may come while the operator runs; until then there are no routes.
+#[tokio::test]
+async fn a_route_of_a_gateway_outside_the_mesh_holds_until_it_leads_elsewhere() {
+    let mesh = mesh().await;
+    mesh.serve("guided").await;
+    for (plural, kind, scope) in [
+        ("httproutes", "HTTPRoute", "Namespaced"),
+        ("gateways", "Gateway", "Namespaced"),
+        ("gatewayclasses", "GatewayClass", "Cluster"),
+    ] {
+        let definition = format!(
+            "
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: {plural}.gateway.networking.k8s.io
+  annotations: {{api-approved.kubernetes.io: 'unapproved, only a part of it'}}
+spec:
+  group: gateway.networking.k8s.io
+  scope: {scope}
+  names: {{plural: {plural}, kind: {kind}}}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {{openAPIV3Schema: {{type: object, x-kubernetes-preserve-unknown-fields: true}}}}
+"
+        );
+        mesh.apply_yaml(&definition).await.unwrap();
+    }
+    let route = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: edge}
+spec: {controllerName: gateway.envoyproxy.io/gatewayclass-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: guided}
+spec: {gatewayClassName: edge}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop, namespace: guided}
+spec:
+  parentRefs: [{name: edge}]
+  rules: [{backendRefs: [{name: app, port: 8080}]}]
+";
+    mesh.wait("the new kinds to be served", async || {
+        mesh.apply_yaml(route).await.map_err(|e| e.to_string())
+    })
+    .await;
+    mesh.roll_out("guided").await;
+
+    let held = mesh.held("guided", "guided", Code::IngressWithoutProxy).await;
+    assert_eq!(held.text("subject"), "Deployment guided/app:8080");
+    let of = "HTTPRoute guided/shop leads to container port 8080 of guided/app";
+    assert!(held.ready.message.contains(of), "{held:?}");
+    assert!(held.ready.message.contains("class edge, gateway.envoyproxy.io"), "{held:?}");
+
+    mesh.delete("httproute", "guided", "shop").await.unwrap();
+    mesh.until_strict("guided", "guided").await;
+    mesh.end("guided").await;
+}

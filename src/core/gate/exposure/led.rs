@@ -6,10 +6,10 @@ use super::{After, Refusal, injectors, port_of, subject};
 use crate::exposure::{Caller, Dialled, Entrance};
 use crate::finding::{Code, Finding, Level, Subject};
 use crate::ident::Namespace;
-use crate::reading::Cause;
+use crate::reading::{Cause, Reading};
 use crate::scheduled::{Ran, Scheduled};
 use crate::workload::{Proxy, Service, ServicePort};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A Service here, under one of the names by which it is reached.
@@ -20,39 +20,35 @@ pub(super) struct Led<'a> {
 }
 
 /// By namespace and name, as objects say them.
-type Names<'a> = BTreeMap<(&'a Namespace, &'a str), Led<'a>>;
+type Names<'a> = BTreeMap<&'a Namespace, BTreeMap<&'a str, Led<'a>>>;
 
 impl<'a> After<'a> {
     pub(super) fn led_in(&self) -> Vec<Finding> {
         let names = self.names();
         let mut findings = vec![];
-        match self.snapshot.entrances.known() {
-            None => {
-                findings.extend(self.snapshot.entrances.cause().map(|cause| self.unknown(cause)))
-            }
-            Some(entrances) => {
+        match &self.snapshot.entrances {
+            Reading::Unknown(cause) => findings.push(self.unknown(cause)),
+            Reading::Known(entrances) => {
                 findings.extend(entrances.iter().flat_map(|one| self.entrance(one, &names)));
             }
         }
-        match self.snapshot.scheduled.known() {
-            None => {
-                findings.extend(self.snapshot.scheduled.cause().map(|cause| self.unknown(cause)))
-            }
-            Some(all) => {
+        match &self.snapshot.scheduled {
+            Reading::Unknown(cause) => findings.push(self.unknown(cause)),
+            Reading::Known(all) => {
                 findings.extend(all.iter().flat_map(|work| self.scheduled(work, &names)));
             }
         }
         findings
     }
 
-    fn unknown(&self, cause: &Cause) -> Finding {
+    pub(super) fn unknown(&self, cause: &Cause) -> Finding {
         let name = &self.facts.name;
         Finding::new(
             Code::CallersUnknown,
             Subject::namespace(name),
             format!("who calls into {name} from outside the mesh is not known: {cause}"),
         )
-        .remedy("give the operator the right to list webhook configurations, APIServices, CustomResourceDefinitions, CronJobs and Ingresses")
+        .remedy("give the operator the right to list webhook configurations, APIServices, CustomResourceDefinitions, CronJobs, Ingresses, the Gateway API's HTTPRoutes and the Prometheus operator's monitors")
     }
 
     /// The Services of this namespace, and the ExternalNames anywhere that lead to them.
@@ -66,14 +62,16 @@ impl<'a> After<'a> {
             .map(|service| (service.host.as_str(), service))
             .collect();
         for service in own.values().copied() {
-            names.insert((&self.facts.name, &service.name), Led { service, alias: None });
+            let known = names.entry(&self.facts.name).or_default();
+            known.insert(&service.name, Led { service, alias: None });
         }
         for other in self.snapshot.namespaces.values() {
             for alias in &other.services {
                 let Some(host) = &alias.external else { continue };
                 let host = host.as_str().trim_end_matches('.');
                 if let Some(&service) = own.get(host) {
-                    names.insert((&other.name, &alias.name), Led { service, alias: Some(alias) });
+                    let known = names.entry(&other.name).or_default();
+                    known.insert(&alias.name, Led { service, alias: Some(alias) });
                 }
             }
         }
@@ -82,13 +80,11 @@ impl<'a> After<'a> {
 
     /// Where a CronJob would call that has not been there to be seen.
     fn scheduled(&self, work: &Arc<Scheduled>, names: &Names<'a>) -> Vec<Finding> {
-        // Seldom is anybody here named, and then it is looked at more closely.
-        let spaces: BTreeSet<_> = names.keys().map(|(space, _)| *space).collect();
-        let named = spaces.into_iter().flat_map(|space| {
-            work.names.of(space).map(move |(service, port)| (space, service, port))
+        let named = names.iter().flat_map(|(space, services)| {
+            let all = work.names.of(space).map(move |(service, port)| (*space, service, port));
+            all.filter(|(_, service, _)| services.contains_key(service))
         });
-        let mut named =
-            named.filter(|(space, name, _)| names.contains_key(&(*space, *name))).peekable();
+        let mut named = named.peekable();
         if named.peek().is_none() || self.is_seen(work) {
             return vec![];
         }
@@ -115,7 +111,9 @@ impl<'a> After<'a> {
     }
 
     fn entrance(&self, entrance: &Entrance, names: &Names<'a>) -> Vec<Finding> {
-        let Some(led) = names.get(&(&entrance.namespace, entrance.service.as_str())) else {
+        let Some(led) =
+            names.get(&entrance.namespace).and_then(|all| all.get(entrance.service.as_str()))
+        else {
             return vec![];
         };
         let service = led.service;

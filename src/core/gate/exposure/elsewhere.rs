@@ -1,0 +1,33 @@
+//! Clients in other clusters of the mesh.
+
+use crate::finding::{Code, Finding, Subject};
+use crate::gate::list;
+use crate::ident::Namespace;
+use crate::snapshot::Snapshot;
+use crate::workload::{NamespaceFacts, Service};
+
+/// Signs that the mesh is larger than this cluster. Who is elsewhere and has no sidecar is seen by
+/// the servers here alone, and only when he comes.
+pub(super) fn examine(snapshot: &Snapshot, facts: &NamespaceFacts) -> Option<Finding> {
+    let networks = snapshot.mesh.known().into_iter().flat_map(|mesh| &mesh.networks);
+    let networks = networks.map(|network| format!("meshNetworks names {network}"));
+    let of_it = |(space, service): &(&Namespace, &Service)| {
+        (service.labels.value("istio") == Some("eastwestgateway"))
+            .then(|| format!("Service {space}/{} is an east-west gateway", service.name))
+    };
+    let services = snapshot
+        .namespaces
+        .values()
+        .flat_map(|other| other.services.iter().map(move |service| (&other.name, service)));
+    let mut signs = networks.chain(services.filter_map(|one| of_it(&one))).peekable();
+    signs.peek()?;
+    Some(
+        Finding::new(
+            Code::OtherClusterClients,
+            Subject::namespace(&facts.name),
+            format!("the mesh is larger than this cluster: who calls {} from elsewhere without a sidecar is in no object that is read here", facts.name),
+        )
+        .evidence(list(signs))
+        .remedy("run preflight in the other clusters as well; where their clients are in the mesh, acknowledge this finding in the rollout's spec.acknowledgements"),
+    )
+}
