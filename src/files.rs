@@ -159,7 +159,7 @@ impl Input {
                 return;
             }
             Fact::Owner(owner) => self.owners.push(*owner),
-            Fact::Service(service) => self.services.push((of(), service)),
+            Fact::Service(service) => self.services.push((of(), *service)),
             Fact::WorkloadEntry => self.workload_entries.push((of(), name)),
             Fact::Policy(policy) => self.policies.push(*policy),
             Fact::Rule(rule) => self.rules.push(*rule),

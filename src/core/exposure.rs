@@ -6,7 +6,7 @@
 use crate::finding::Subject;
 use crate::ident::{Namespace, Port};
 use crate::scheduled::Scheduled;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -74,6 +74,10 @@ pub struct Inbound {
     pub but: BTreeSet<Port>,
     /// The ports that the application's containers declare.
     pub declared: BTreeSet<Port>,
+    /// Those of them that have names, the proxy's own as well.
+    pub named: BTreeMap<String, Port>,
+    /// Some of what it sends goes past its sidecar.
+    pub sends_past: bool,
     /// Ports that somebody dials who is not in the mesh.
     pub openings: Vec<Opening>,
 }

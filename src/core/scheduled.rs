@@ -16,6 +16,8 @@ pub struct Scheduled {
     pub job: Subject,
     /// Whom it may call.
     pub names: Names,
+    /// Whom it may call before a sidecar of its own runs: by the words of its init containers.
+    pub early: Names,
     /// When it last did what it would do today.
     pub ran: Ran,
     /// The longest time between two runs; `None` where it never runs, or it cannot be told when.
@@ -27,11 +29,12 @@ pub struct Scheduled {
 /// When a CronJob last ran, as it is now.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Ran {
-    /// It has never been in a cluster, so that its schedule alone is known.
+    /// It has never been in a cluster, or it is not said when it was changed, so that its schedule
+    /// alone is known.
     Unsaid,
     /// Not since it was made or changed; what failed may have ended before it called anybody.
     Never,
-    /// A run ended well then.
+    /// A run that ended well began then, as far as it is told.
     At(Timestamp),
 }
 
@@ -63,31 +66,33 @@ impl Names {
 
     /// Those of this namespace: service and port.
     pub fn of(&self, namespace: &Namespace) -> impl Iterator<Item = (&str, Dialled)> + use<'_> {
-        self.0.get(namespace).into_iter().flat_map(|names| names.lines()).map(|line| {
-            match line.split_once(' ') {
-                Some((service, port)) => {
-                    (service, port.parse().map_or(Dialled::Any, |port| Dialled::Number(Port(port))))
-                }
-                None => (line, Dialled::Any),
+        let all = self.0.get(namespace).into_iter().chain(self.0.get(&Namespace::new(ANY)));
+        all.flat_map(|names| names.lines()).map(|line| match line.split_once(' ') {
+            Some((service, port)) => {
+                (service, port.parse().map_or(Dialled::Any, |port| Dialled::Number(Port(port))))
             }
+            None => (line, Dialled::Any),
         })
     }
 }
 
+/// In place of a namespace that is not said.
+pub const ANY: &str = "";
+
 /// From namespace, service and port.
-impl<'a> FromIterator<(&'a str, &'a str, Option<Port>)> for Names {
-    fn from_iter<I: IntoIterator<Item = (&'a str, &'a str, Option<Port>)>>(names: I) -> Self {
-        let mut lines: BTreeMap<&str, BTreeSet<(&str, Option<Port>)>> = BTreeMap::new();
+impl<S: AsRef<str> + Ord> FromIterator<(S, S, Option<Port>)> for Names {
+    fn from_iter<I: IntoIterator<Item = (S, S, Option<Port>)>>(names: I) -> Self {
+        let mut lines: BTreeMap<S, BTreeSet<(S, Option<Port>)>> = BTreeMap::new();
         for (namespace, service, port) in names {
             lines.entry(namespace).or_default().insert((service, port));
         }
-        let text = |(service, port): (&str, Option<Port>)| match port {
-            Some(port) => format!("{service} {port}\n"),
-            None => format!("{service}\n"),
+        let text = |(service, port): (S, Option<Port>)| match port {
+            Some(port) => format!("{} {port}\n", service.as_ref()),
+            None => format!("{}\n", service.as_ref()),
         };
-        let text = |(namespace, lines): (&str, BTreeSet<_>)| {
+        let text = |(namespace, lines): (S, BTreeSet<_>)| {
             let text: String = lines.into_iter().map(text).collect();
-            (Namespace::new(namespace), text.into_boxed_str())
+            (Namespace::new(namespace.as_ref()), text.into_boxed_str())
         };
         Self(lines.into_iter().map(text).collect())
     }
@@ -120,6 +125,7 @@ mod tests {
             let work = Scheduled {
                 job: Subject::new("CronJob", &"ops".into(), "report"),
                 names: Names::default(),
+                early: Names::default(),
                 ran,
                 rests: rests.map(SignedDuration::from_hours),
                 template: Template::default(),

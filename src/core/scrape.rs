@@ -29,8 +29,10 @@ pub enum Scraped {
     OfService(String),
     /// That of the container.
     Container(Port),
-    /// That of the container which has this name; what it is called there is not kept.
+    /// That of the container which has this name.
     ContainerNamed(String),
+    /// Whatever the containers declare.
+    Declared,
 }
 
 impl Monitor {

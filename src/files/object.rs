@@ -59,7 +59,7 @@ pub(super) enum Fact {
     Namespace(Header),
     Pod(Box<OwnedPod>),
     Owner(Box<Owner>),
-    Service(NamedService),
+    Service(Box<NamedService>),
     WorkloadEntry,
     Policy(Box<Policy>),
     Rule(Box<Rule>),
@@ -233,9 +233,9 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
             of(source, "DaemonSet", |object| Some(Fact::Owner(Box::new(daemon_set(object)))))
         }
         ("batch", "Job") => of(source, "Job", |object| Some(Fact::Owner(Box::new(job(object)?)))),
-        ("", "Service") => {
-            of(source, "Service", |object| Some(Fact::Service(named_service(object, DOMAIN))))
-        }
+        ("", "Service") => of(source, "Service", |object| {
+            Some(Fact::Service(Box::new(named_service(object, DOMAIN))))
+        }),
         ("networking.istio.io", "WorkloadEntry") => {
             of(source, "WorkloadEntry", |_: &istio::WorkloadEntry| Some(Fact::WorkloadEntry))
         }
@@ -282,7 +282,10 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
             of(source, "IngressClass", |object| Some(Fact::IngressClass(entrance::class(object))))
         }
         (GATEWAY_GROUP, "HTTPRoute") => {
-            of(source, "HTTPRoute", |object| Some(Fact::Route(gateway::route(object))))
+            of(source, "HTTPRoute", |object| Some(Fact::Route(gateway::http(object))))
+        }
+        (GATEWAY_GROUP, "GRPCRoute") => {
+            of(source, "GRPCRoute", |object| Some(Fact::Route(gateway::grpc(object))))
         }
         (GATEWAY_GROUP, "Gateway") => {
             of(source, "Gateway", |object| Some(Fact::Gateway(gateway::gateway(object))))

@@ -42,6 +42,8 @@ pub struct CronJobSpec {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CronJobStatus {
+    /// When a Job of it was last to be made.
+    pub last_schedule_time: Option<Time>,
     /// When a Job of it last ended well.
     pub last_successful_time: Option<Time>,
 }
@@ -69,8 +71,12 @@ pub struct JobTemplateSpec {
 pub struct Made {
     /// As of all pods.
     pub template: PodTemplate,
-    /// In no order.
+    /// Of its containers.
     pub words: Vec<String>,
+    /// Of its init containers, which may run before a sidecar does.
+    pub early: Vec<String>,
+    /// Where names are looked for besides its own namespace (`dnsConfig`).
+    pub searches: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -84,6 +90,13 @@ struct Wordy {
 struct Words {
     containers: Option<Vec<ContainerWords>>,
     init_containers: Option<Vec<ContainerWords>>,
+    dns_config: Option<DnsConfig>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct DnsConfig {
+    searches: Option<Vec<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -105,15 +118,19 @@ impl TryFrom<Option<serde_json::Value>> for Made {
 
     fn try_from(pods: Option<serde_json::Value>) -> Result<Self, Self::Error> {
         let Some(pods) = pods else { return Ok(Self::default()) };
-        let Words { containers, init_containers } =
+        let Words { containers, init_containers, dns_config } =
             Wordy::deserialize(&pods)?.spec.unwrap_or_default();
-        let containers = containers.into_iter().chain(init_containers).flatten();
-        let words = containers.flat_map(|one| {
-            let env = one.env.into_iter().flatten().filter_map(|variable| variable.value);
-            one.command.into_iter().chain(one.args).flatten().chain(env)
-        });
-        let words = words.collect();
-        Ok(Self { template: PodTemplate::deserialize(pods)?, words })
+        let words = |containers: Option<Vec<ContainerWords>>| {
+            let words = containers.into_iter().flatten().flat_map(|one| {
+                let env = one.env.into_iter().flatten().filter_map(|variable| variable.value);
+                one.command.into_iter().chain(one.args).flatten().chain(env)
+            });
+            // As resolvers have them.
+            words.map(|word| word.to_ascii_lowercase()).collect()
+        };
+        let (words, early) = (words(containers), words(init_containers));
+        let searches = dns_config.and_then(|config| config.searches).unwrap_or_default();
+        Ok(Self { template: PodTemplate::deserialize(pods)?, words, early, searches })
     }
 }
 

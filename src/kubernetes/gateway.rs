@@ -17,6 +17,14 @@ kind! {
 }
 
 kind! {
+    /// The same for gRPC.
+    GRPCRoute, NamespaceResourceScope, "gateway.networking.k8s.io", "grpcroutes", {
+        /// What it says.
+        spec: RouteSpec,
+    }
+}
+
+kind! {
     /// A gateway.
     Gateway, NamespaceResourceScope, "gateway.networking.k8s.io", "gateways", {
         /// What it says.
@@ -47,8 +55,19 @@ pub struct RouteSpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct RouteRule {
     /// Each takes a share.
-    pub backend_refs: Option<Vec<Reference>>,
+    pub backend_refs: Option<Vec<Backend>>,
     /// What is done to them on the way.
+    pub filters: Option<Vec<RouteFilter>>,
+}
+
+/// Who takes a share, and what is done to it on the way.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Backend {
+    /// Who.
+    #[serde(flatten)]
+    pub to: Reference,
+    /// What.
     pub filters: Option<Vec<RouteFilter>>,
 }
 

@@ -95,6 +95,7 @@ impl Objects {
         watches.begin(kind::INGRESSES);
         watches.begin(kind::INGRESS_CLASSES);
         watches.begin(kind::ROUTES);
+        watches.begin(kind::GRPC_ROUTES);
         watches.begin(kind::GATEWAYS);
         watches.begin(kind::GATEWAY_CLASSES);
         watches.begin(kind::SERVICE_MONITORS);

@@ -1,6 +1,7 @@
 //! Ways into the mesh that objects open to Services, for those who are not in it.
 
 use super::namespace;
+use super::schedule::hosts;
 use crate::kubernetes::{self, APIService, CustomResourceDefinition, Ingress, ServiceReference};
 use k8s_openapi::api::admissionregistration::v1 as admission;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -17,7 +18,18 @@ pub struct Routed {
     is_annotated: bool,
     /// Where it leads, each with the controller still to be said.
     entrances: Vec<Entrance>,
+    /// Whom its controller calls by name before or besides that.
+    asks: Vec<Entrance>,
 }
+
+/// Annotations by which ingress-nginx itself calls a Service, by its name.
+const ASKS: [&str; 5] = [
+    "nginx.ingress.kubernetes.io/auth-url",
+    "nginx.ingress.kubernetes.io/configuration-snippet",
+    "nginx.ingress.kubernetes.io/default-backend",
+    "nginx.ingress.kubernetes.io/mirror-target",
+    "nginx.ingress.kubernetes.io/server-snippet",
+];
 
 /// Where the apiserver calls for admission by this configuration.
 pub fn mutating(object: &admission::MutatingWebhookConfiguration) -> Vec<Entrance> {
@@ -130,7 +142,18 @@ pub fn routed(object: &Ingress) -> Routed {
     // The annotation comes first with everybody who knows both.
     let class = annotated.or(object.spec.ingress_class_name.as_ref()).cloned();
     let controller = IngressController { class, name: None, calls: calls.cloned() };
-    Routed { controller, is_annotated: annotated.is_some(), entrances }
+    let texts: Vec<_> =
+        ASKS.into_iter().filter_map(annotation).map(|text| text.to_ascii_lowercase()).collect();
+    let named = texts.iter().flat_map(|text| hosts(text, &[own.as_str()]));
+    let asks = named.map(|(space, service, port)| Entrance {
+        caller: Caller::Ingress(IngressController::default()),
+        declared_by: Subject::new("Ingress", &own, name),
+        detail: "by an annotation".into(),
+        namespace: Namespace::new(space),
+        service,
+        port: port.map_or(Dialled::Any, Dialled::Number),
+    });
+    Routed { controller, is_annotated: annotated.is_some(), entrances, asks: asks.collect() }
 }
 
 /// A class of Ingresses.
@@ -163,7 +186,7 @@ pub fn by_class<'a>(
     classes: &[Class],
 ) -> Vec<Entrance> {
     let mut entrances = vec![];
-    for Routed { controller, is_annotated, entrances: leads } in routed {
+    for Routed { controller, is_annotated, entrances: leads, asks } in routed {
         let class = controller.class.as_ref();
         // The apiserver writes the default one into those that it makes; in files it may be missing.
         let known = match class {
@@ -180,7 +203,13 @@ pub fn by_class<'a>(
         if is_istio {
             continue;
         }
-        let caller = Caller::Ingress(IngressController { name, ..controller.clone() });
+        let controller = IngressController { name, ..controller.clone() };
+        entrances.extend(asks.iter().map(|one| {
+            let calls = Some(format!("{}.{}", one.service, one.namespace));
+            let caller = Caller::Ingress(IngressController { calls, ..controller.clone() });
+            Entrance { caller, ..one.clone() }
+        }));
+        let caller = Caller::Ingress(controller);
         entrances
             .extend(leads.iter().map(|one| Entrance { caller: caller.clone(), ..one.clone() }));
     }
@@ -308,5 +337,20 @@ mod tests {
 
     fn class_of(object: Value) -> Class {
         class(&serde_json::from_value(object).unwrap())
+    }
+
+    #[test]
+    fn a_controller_asks_whomever_an_annotation_names() {
+        let object = json!({"metadata": {"namespace": "shop", "name": "web", "annotations": {
+            "nginx.ingress.kubernetes.io/auth-url": "http://proxy.auth.svc.cluster.local:4180/auth",
+            "nginx.ingress.kubernetes.io/default-backend": "errors",
+            "nginx.ingress.kubernetes.io/upstream-vhost": "web.shop"}}, "spec": {}});
+        let all = by_class([&routed(&serde_json::from_value(object).unwrap())], &[]);
+        let all: Vec<_> = all.iter().map(leads).collect();
+        for expected in ["auth/proxy:4180", "shop/errors:any port"] {
+            let expected = format!("Ingress shop/web to {expected}");
+            assert!(all.contains(&expected), "{expected}: {all:?}");
+        }
+        assert!(all.iter().all(|one| !one.contains("shop/web:")), "{all:?}");
     }
 }

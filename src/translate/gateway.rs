@@ -1,7 +1,8 @@
 //! The Gateway API: where routes lead requests from outside the cluster, and whose the gateways are.
 
 use super::namespace;
-use crate::kubernetes::{GATEWAY_GROUP, Gateway, GatewayClass, HTTPRoute, Reference};
+use crate::kubernetes::{GRPCRoute, Gateway, GatewayClass, HTTPRoute, Reference, RouteSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meshrollout_core::exposure::{Caller, Dialled, Entrance, IngressController};
 use meshrollout_core::finding::Subject;
 use meshrollout_core::ident::{Namespace, Port};
@@ -21,34 +22,45 @@ pub struct Route {
     entrances: Vec<Entrance>,
 }
 
-/// Where a route leads.
-pub fn route(object: &HTTPRoute) -> Route {
-    let own = namespace(&object.metadata);
-    let name = object.metadata.name.as_deref().unwrap_or_default();
+/// Where an HTTPRoute leads.
+pub fn http(object: &HTTPRoute) -> Route {
+    route("HTTPRoute", &object.metadata, &object.spec)
+}
+
+/// Where a GRPCRoute leads.
+pub fn grpc(object: &GRPCRoute) -> Route {
+    route("GRPCRoute", &object.metadata, &object.spec)
+}
+
+fn route(kind: &str, meta: &ObjectMeta, spec: &RouteSpec) -> Route {
+    let own = namespace(meta);
+    let name = meta.name.as_deref().unwrap_or_default();
     let place = |reference: &Reference| {
         let namespace = reference.namespace.as_deref().map_or_else(|| own.clone(), Namespace::new);
         (namespace, reference.name.clone())
     };
-    // A Service as a parent is within the mesh: its callers are sidecars.
+    // A Service or a ServiceEntry as a parent is within the mesh: its callers are sidecars. Whatever
+    // else is one stands before a gateway, or will.
     let is_gateway = |one: &&Reference| {
-        one.group.as_deref().unwrap_or(GATEWAY_GROUP) == GATEWAY_GROUP
-            && one.kind.as_deref().unwrap_or("Gateway") == "Gateway"
+        let kind = one.kind.as_deref().unwrap_or("Gateway");
+        kind != "Service" && kind != "ServiceEntry"
     };
-    let is_service = |one: &&Reference| {
-        one.group.as_deref().unwrap_or_default().is_empty()
-            && one.kind.as_deref().unwrap_or("Service") == "Service"
-    };
-    let rules = object.spec.rules.iter().flatten();
+    // Of several clusters one is this.
+    let is_service =
+        |one: &&Reference| matches!(one.kind.as_deref(), None | Some("Service" | "ServiceImport"));
+    let rules = spec.rules.iter().flatten();
     let backends = rules.flat_map(|rule| {
-        let mirrors = rule.filters.iter().flatten().filter_map(|one| one.request_mirror.as_ref());
-        rule.backend_refs.iter().flatten().chain(mirrors.map(|mirror| &mirror.backend_ref))
+        let backends = rule.backend_refs.iter().flatten();
+        let filters = backends.clone().flat_map(|backend| &backend.filters).chain(&rule.filters);
+        let mirrors = filters.flatten().filter_map(|one| one.request_mirror.as_ref());
+        backends.map(|one| &one.to).chain(mirrors.map(|mirror| &mirror.backend_ref))
     });
     let entrance = |backend: &Reference| {
         let (namespace, service) = place(backend);
         let port = backend.port.and_then(|port| u16::try_from(port).ok());
         Entrance {
             caller: Caller::Ingress(IngressController::default()),
-            declared_by: Subject::new("HTTPRoute", &own, name),
+            declared_by: Subject::new(kind, &own, name),
             detail: String::new(),
             namespace,
             service,
@@ -58,7 +70,7 @@ pub fn route(object: &HTTPRoute) -> Route {
     let mut entrances: Vec<_> = backends.filter(is_service).map(entrance).collect();
     entrances.sort();
     entrances.dedup();
-    let parents = object.spec.parent_refs.iter().flatten();
+    let parents = spec.parent_refs.iter().flatten();
     Route { gateways: parents.filter(is_gateway).map(place).collect(), entrances }
 }
 
@@ -116,7 +128,7 @@ mod tests {
     fn leads(parents: Value, rule: Value) -> Vec<String> {
         let object = json!({"metadata": {"namespace": "shop", "name": "web"},
             "spec": {"parentRefs": parents, "rules": [rule]}});
-        let route = route(&serde_json::from_value(object).unwrap());
+        let route = http(&serde_json::from_value(object).unwrap());
         let name = |name: &str| (Namespace::from("infra"), name.to_owned());
         let gateways = [("mesh", "istio"), ("own", "mine"), ("edge", "edge"), ("lost", "lost")];
         let gateways = gateways.map(|(gateway, class)| (name(gateway), class.to_owned()));
@@ -148,6 +160,13 @@ mod tests {
         assert!(leads(by("mesh"), to.clone()).is_empty());
         assert!(leads(by("own"), to.clone()).is_empty());
         let service = json!([{"group": "", "kind": "Service", "name": "cart"}]);
-        assert!(leads(service, to).is_empty());
+        assert!(leads(service, to.clone()).is_empty());
+        // Whatever it is, it leads to a gateway.
+        let set =
+            json!([{"group": "gateway.networking.x-k8s.io", "kind": "XListenerSet", "name": "x"}]);
+        assert_eq!(leads(set, to), all("class of Gateway shop/x, which is not there"));
+        let mirrored = json!({"backendRefs": [{"kind": "Bucket", "name": "files", "filters": [
+            {"requestMirror": {"backendRef": {"kind": "ServiceImport", "name": "copy", "port": 82}}}]}]});
+        assert_eq!(leads(by("lost"), mirrored), ["shop/copy:82 by class lost"]);
     }
 }

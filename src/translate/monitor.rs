@@ -30,14 +30,15 @@ pub fn of_pods(object: &PodMonitor) -> Option<Monitor> {
 /// Not scraped with a certificate of the mesh.
 fn is_plain(one: &&ScrapedEndpoint) -> bool {
     let file = one.tls_config.as_ref().and_then(|tls| tls.cert_file.as_deref());
-    one.scheme.as_deref() != Some("https")
-        || !file.is_some_and(|file| file.starts_with(OF_THE_MESH))
+    let is_tls = one.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"));
+    !is_tls || !file.is_some_and(|file| file.starts_with(OF_THE_MESH))
 }
 
 fn port(one: &ScrapedEndpoint, of_pods: bool) -> Option<Scraped> {
     let number =
         |number: i32| u16::try_from(number).ok().map(|number| Scraped::Container(Port(number)));
-    match (&one.port, one.port_number, &one.target_port) {
+    let name = one.port.as_ref().filter(|name| !name.is_empty());
+    match (name, one.port_number, &one.target_port) {
         (Some(name), _, _) if of_pods => Some(Scraped::ContainerNamed(name.clone())),
         (Some(name), _, _) => Some(Scraped::OfService(name.clone())),
         (None, Some(port), _) => number(port),
@@ -45,8 +46,7 @@ fn port(one: &ScrapedEndpoint, of_pods: bool) -> Option<Scraped> {
         (None, None, Some(IntOrString::String(name))) => {
             Some(Scraped::ContainerNamed(name.clone()))
         }
-        // Whatever the pods declare.
-        (None, None, None) => Some(Scraped::ContainerNamed(String::new())),
+        (None, None, None) => Some(Scraped::Declared),
     }
 }
 
@@ -110,6 +110,12 @@ mod tests {
         assert_eq!(ports(json!({"targetPort": 9090})), Some(vec![Scraped::Container(Port(9090))]));
         assert_eq!(ports(tls("/etc/prom-certs/cert-chain.pem")), None);
         assert!(ports(tls("/etc/other/cert.pem")).is_some());
+        let of = |endpoint: Value| ports(endpoint).unwrap();
+        assert_eq!(
+            of(json!({"port": "", "targetPort": "web"})),
+            [Scraped::ContainerNamed("web".into())]
+        );
+        assert_eq!(of(json!({})), [Scraped::Declared]);
         let object = json!({"metadata": {"namespace": "ops", "name": "web"},
             "spec": {"podMetricsEndpoints": [{"port": "web"}, {"portNumber": 9091}]}});
         let found = of_pods(&serde_json::from_value(object).unwrap()).unwrap();

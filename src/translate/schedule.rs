@@ -9,25 +9,30 @@ use crate::kubernetes::{CronJob, Made};
 use jiff::{SignedDuration, Timestamp};
 use meshrollout_core::finding::Subject;
 use meshrollout_core::ident::Port;
-use meshrollout_core::scheduled::{Names, Ran, Scheduled};
+use meshrollout_core::scheduled::{ANY, Names, Ran, Scheduled};
 
 /// Whom a CronJob names, by the words of its containers; `None` if nobody. What it reads from
 /// ConfigMaps, Secrets or its image is not seen.
 pub fn scheduled(object: &CronJob) -> Option<Scheduled> {
     let own = namespace(&object.metadata);
     let spec = &object.spec;
-    let Made { template: made, words } = &spec.job_template.spec.template;
-    // As resolvers have them.
-    let words: Vec<_> = words.iter().map(|word| word.to_ascii_lowercase()).collect();
-    let names: Names = words.iter().flat_map(|text| hosts(text, own.as_str())).collect();
+    let Made { template: made, words, early, searches } = &spec.job_template.spec.template;
+    let spaces = searches.iter().filter_map(|search| {
+        // `shop.svc.cluster.local`
+        search.split_once('.').filter(|(_, rest)| rest.starts_with("svc")).map(|(name, _)| name)
+    });
+    let spaces: Vec<_> = spaces.chain([own.as_str()]).collect();
+    let names = |words: &[String]| words.iter().flat_map(|text| hosts(text, &spaces)).collect();
+    let (names, early): (Names, Names) = (names(words), names(early));
     // Each run is an event: what names nobody costs no calculation.
-    if names.is_empty() {
+    if names.is_empty() && early.is_empty() {
         return None;
     }
     let name = object.metadata.name.as_deref().unwrap_or_default();
     Some(Scheduled {
         job: Subject::new("CronJob", &own, name),
         names,
+        early,
         ran: ran(object),
         rests: match spec.suspend {
             Some(true) => None,
@@ -37,52 +42,95 @@ pub fn scheduled(object: &CronJob) -> Option<Scheduled> {
     })
 }
 
-/// When it last ended well, and was already what it is now. Runs that somebody makes of it by hand
-/// count as well, as they do in its status.
+/// When the last run began that ended well and was already what the CronJob is now. Runs that
+/// somebody makes of it by hand count as well, as they do in its status; those end within moments.
 fn ran(object: &CronJob) -> Ran {
     let meta = &object.metadata;
-    if meta.uid.is_none() {
-        return Ran::Unsaid;
-    }
     let managers = meta.managed_fields.iter().flatten();
     // Who writes its status changes nothing of what it does.
     let edits = managers.filter(|one| one.subresource.as_deref().unwrap_or_default().is_empty());
-    let edits = edits.filter_map(|one| one.time.as_ref());
+    let mut edits = edits.filter_map(|one| one.time.as_ref()).peekable();
+    if meta.uid.is_none() || edits.peek().is_none() {
+        return Ran::Unsaid;
+    }
     let changed = edits.chain(&meta.creation_timestamp).map(|time| time.0).max();
-    match (&object.status.last_successful_time, changed) {
-        (Some(ended), Some(changed)) if ended.0 > changed => Ran::At(ended.0),
+    let status = &object.status;
+    let (Some(ended), Some(changed)) = (&status.last_successful_time, changed) else {
+        return Ran::Never;
+    };
+    // What began before the change did what it did before.
+    let begun = status.last_schedule_time.as_ref().map(|time| time.0);
+    let begun = begun.filter(|begun| *begun <= ended.0 && ended.0.duration_since(*begun) <= LONG);
+    match begun.unwrap_or(ended.0) {
+        begun if begun > changed => Ran::At(begun),
         _ => Ran::Never,
     }
 }
 
+/// What ends later after the last time by the schedule was made by hand.
+const LONG: SignedDuration = SignedDuration::from_hours(24);
+
+/// A namespace, a Service and a port that a text may mean.
+pub(super) type Meant = (String, String, Option<Port>);
+
 /// The Services that a text may mean, in any way that a resolver knows: by their name alone where
-/// it is their own namespace, with that of their namespace, with a pod's before it.
-fn hosts<'t>(text: &'t str, own: &'t str) -> Vec<(&'t str, &'t str, Option<Port>)> {
+/// it is looked for in their namespace, with that of their namespace, with a pod's before it. The
+/// text is in lower case.
+pub(super) fn hosts(text: &str, spaces: &[&str]) -> Vec<Meant> {
     let ends = |letter: char| !letter.is_ascii_alphanumeric() && !".-:".contains(letter);
-    // `-hdb.shop` is an option of one letter with its value.
-    let after_option = |word: &'t str| word.strip_prefix('-')?.get(1..);
-    let words = text.split(ends).flat_map(|word| [Some(word), after_option(word)]).flatten();
-    words.flat_map(|word| meant(word, own)).collect()
+    let mut found = vec![];
+    for piece in text.split_inclusive(ends) {
+        let word = piece.trim_end_matches(ends);
+        found.extend(meant(word, spaces));
+        // `-hdb.shop` is an option of one letter with its value.
+        if let Some(value) = word.strip_prefix('-').and_then(|rest| rest.get(1..)) {
+            found.extend(meant(value, spaces));
+        }
+        // `orders.${SPACE}` is put together when it is run.
+        if piece.ends_with('$')
+            && let Some(host) = word.strip_suffix('.')
+            && let Some(service) = host.rsplit(['.', ':']).next()
+        {
+            found.push((ANY.to_owned(), service.to_owned(), None));
+        }
+    }
+    // What Kubernetes puts into each container's environment of the Services beside it.
+    let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    for word in text.split(|letter| !is_name(letter)) {
+        let of = |end| word.split_once(end).filter(|(name, _)| !name.is_empty());
+        if let Some((name, _)) = of("_service_host").or_else(|| of("_service_port")) {
+            let name = name.split('_').collect::<Vec<_>>().join("-");
+            found.extend(spaces.iter().map(|space| ((*space).to_owned(), name.clone(), None)));
+        }
+    }
+    found
 }
 
-fn meant<'t>(word: &'t str, own: &'t str) -> Vec<(&'t str, &'t str, Option<Port>)> {
-    let (host, port) = word.split_once(':').unwrap_or((word, ""));
-    // A port that is put together, or followed by more, may be any.
-    let port = port.parse().ok().map(Port);
-    let host = host.trim_matches(['.', '-']);
-    let labels: Vec<&str> = host.split('.').collect();
+/// A host may stand behind others, a scheme or a port of our own: `dns:orders.shop:50051`. What
+/// follows it and is no port may be put together, and be any.
+fn meant(word: &str, spaces: &[&str]) -> Vec<Meant> {
     let mut found = vec![];
-    match labels.as_slice() {
-        [service] => found.push((own, *service)),
-        [first, second] => found.extend([(*second, *first), (own, *second)]),
-        [service, namespace, "svc", ..] => found.push((*namespace, *service)),
-        _ => {}
+    let mut parts = word.split(':').peekable();
+    while let Some(host) = parts.next() {
+        let port = parts.peek().and_then(|port| port.parse().ok()).map(Port);
+        let host = host.trim_matches(['.', '-']);
+        let labels: Vec<&str> = host.split('.').collect();
+        let mut add = |namespace: &str, service: &str| {
+            if !namespace.is_empty() && !service.is_empty() {
+                found.push((namespace.to_owned(), service.to_owned(), port));
+            }
+        };
+        if let [service] | [_, service] = labels.as_slice() {
+            spaces.iter().for_each(|space| add(space, service));
+        }
+        if let [service, namespace] | [service, namespace, "svc", ..] = labels.as_slice() {
+            add(namespace, service);
+        }
+        if let [_, service, namespace] | [_, service, namespace, "svc", ..] = labels.as_slice() {
+            add(namespace, service);
+        }
     }
-    if let [_, service, namespace] | [_, service, namespace, "svc", ..] = labels.as_slice() {
-        found.push((*namespace, *service));
-    }
-    found.retain(|(namespace, service)| !namespace.is_empty() && !service.is_empty());
-    found.into_iter().map(|(namespace, service)| (namespace, service, port)).collect()
+    found
 }
 
 /// The longest time between two runs; `None` where it never runs, or it cannot be told when.
@@ -152,9 +200,9 @@ mod tests {
         let object = json!({"metadata": {"namespace": "batch", "name": "report"}, "spec": {
             "schedule": "@daily", "jobTemplate": {"spec": {"template": {"spec": pod}}}}});
         let found = scheduled(&serde_json::from_value(object).unwrap());
-        let names = found.map(|found| found.names).unwrap_or_default();
+        let found = found.map(|found| [found.names, found.early]).unwrap_or_default();
         let of = |space: &&str| {
-            let all = names.of(&(*space).into());
+            let all = found.iter().flat_map(|names| names.of(&(*space).into()));
             all.map(|(service, port)| format!("{space}/{service}:{port}")).collect::<Vec<_>>()
         };
         spaces.iter().flat_map(of).collect()
@@ -176,15 +224,25 @@ mod tests {
             ("orders.shop.svc.cluster.local.", "shop/orders:any port"),
             // The port is put together when it is run, or is no port.
             ("http://orders.shop:$(PORT)/", "shop/orders:any port"),
-            ("redis.shop:6379:0", "shop/redis:any port"),
+            ("redis.shop:6379:0", "shop/redis:6379"),
             ("orders.shop:latest", "shop/orders:any port"),
             ("-hdb.shop", "shop/db:any port"),
             ("orders.2nd", "2nd/orders:any port"),
+            ("dns:orders.shop:50051", "shop/orders:50051"),
+            ("tcp:db.shop:5432", "shop/db:5432"),
+            ("::orders.shop:80", "shop/orders:80"),
+            ("8080:orders.shop:80", "shop/orders:80"),
+            ("http://orders.${SPACE}.svc:80/", "shop/orders:any port"),
+            ("http://$ORDER_API_SERVICE_HOST:80", "batch/order-api:any port"),
         ] {
             assert!(told(word).iter().any(|one| one == expected), "{word}: {:?}", told(word));
         }
         for word in ["10.0.0.1:80", "a.b.example.com", "", "---", "..."] {
-            assert_eq!(told(word), [""; 0], "{word}");
+            let told = told(word);
+            assert!(
+                told.iter().all(|one| !one.contains("shop/") && !one.contains("example")),
+                "{word}: {told:?}"
+            );
         }
     }
 
@@ -204,6 +262,24 @@ mod tests {
         let script = format!("{} curl late.shop", script.join(" "));
         let all = named(json!({"containers": [{"command": ["sh", "-c", script]}]}), &["shop"]);
         assert_eq!(all, ["shop/late:any port"]);
+    }
+
+    #[test]
+    fn names_are_looked_for_where_the_pod_says_and_init_containers_are_told_apart() {
+        let pod = json!({"dnsConfig": {"searches": ["shop.svc.cluster.local", "example.com"]},
+            "initContainers": [{"args": ["first"]}], "containers": [{"args": ["second"]}]});
+        let object = json!({"metadata": {"namespace": "batch", "name": "report"}, "spec": {
+            "schedule": "@daily", "jobTemplate": {"spec": {"template": {"spec": pod}}}}});
+        let found = scheduled(&serde_json::from_value(object).unwrap()).unwrap();
+        for space in ["batch", "shop"] {
+            let of = |names: &Names| {
+                names.of(&space.into()).map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+            };
+            assert_eq!(
+                (of(&found.early), of(&found.names)),
+                (vec!["first".into()], vec!["second".into()])
+            );
+        }
     }
 
     #[test]
@@ -270,22 +346,34 @@ mod tests {
 
     #[test]
     fn a_run_of_what_it_was_before_is_none_of_what_it_is() {
-        let ran = |status: Value| {
-            let fields = json!([
-                {"manager": "kubectl", "operation": "Apply", "time": "2026-01-02T00:00:00Z"},
-                {"manager": "kube-controller-manager", "operation": "Update",
-                    "subresource": "status", "time": "2026-01-09T00:00:00Z"},
-            ]);
+        let fields = json!([
+            {"manager": "kubectl", "operation": "Apply", "time": "2026-01-02T00:00:00Z"},
+            {"manager": "kube-controller-manager", "operation": "Update",
+                "subresource": "status", "time": "2026-01-09T00:00:00Z"},
+        ]);
+        let of = |fields: &Value, status: Value| {
             let object = json!({"metadata": {"namespace": "batch", "name": "report", "uid": "1",
                 "creationTimestamp": "2026-01-01T00:00:00Z", "managedFields": fields},
                 "spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template":
                     {"spec": {"containers": [{"args": ["orders.shop"]}]}}}}}, "status": status});
             scheduled(&serde_json::from_value(object).unwrap()).unwrap().ran
         };
+        let ran = |status: Value| of(&fields, status);
         let last = |ended: &str| ran(json!({"lastSuccessfulTime": ended}));
         assert_eq!(ran(json!({})), Ran::Never);
         assert_eq!(ran(json!({"lastScheduleTime": "2026-01-05T00:00:00Z"})), Ran::Never);
         assert_eq!(last("2026-01-01T12:00:00Z"), Ran::Never);
+        let both = |begun: &str, ended: &str| {
+            ran(json!({"lastScheduleTime": begun, "lastSuccessfulTime": ended}))
+        };
+        // It began before the change; it took its time; it was made by hand long after the last.
+        assert_eq!(both("2026-01-01T23:00:00Z", "2026-01-02T01:00:00Z"), Ran::Never);
+        let begun = "2026-01-03T00:00:00Z".parse().unwrap();
+        assert_eq!(both("2026-01-03T00:00:00Z", "2026-01-03T05:00:00Z"), Ran::At(begun));
+        let by_hand = "2026-01-08T05:00:00Z".parse().unwrap();
+        assert_eq!(both("2026-01-03T00:00:00Z", "2026-01-08T05:00:00Z"), Ran::At(by_hand));
+        // kubectl leaves it out unless it is asked for it.
+        assert_eq!(of(&Value::Null, json!({})), Ran::Unsaid);
         let ended = "2026-01-03T00:00:00Z";
         assert_eq!(last(ended), Ran::At(ended.parse().unwrap()));
     }

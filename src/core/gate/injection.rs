@@ -4,7 +4,7 @@ use super::{Context, list};
 use crate::finding::{Code, Finding, Subject};
 use crate::injection::{self, Injection, NotInjected};
 use crate::reading::Reading;
-use crate::workload::{Pod, Proxy, Workload};
+use crate::workload::{Phase, Pod, Proxy, Workload};
 use std::collections::BTreeSet;
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
@@ -16,6 +16,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         starts(workload, &mut findings);
     }
 
+    let is_there = |pod: &Pod| matches!(pod.phase, Phase::Running | Phase::Pending);
     match &snapshot.injectors {
         Reading::Unknown(cause) => findings.push(
             Finding::new(
@@ -33,8 +34,8 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
                     Injection::None(NotInjected::Ambient) => {
                         findings.extend(to_ztunnel(context, workload));
                     }
-                    // Where nobody is up, nobody is unprotected.
-                    Injection::None(why) if workload.running().next().is_some() => {
+                    // Where nobody is up, nor on the way, nobody is unprotected and nobody calls.
+                    Injection::None(why) if workload.pods.iter().any(is_there) => {
                         findings.push(not_injected(context, workload, &why));
                     }
                     Injection::None(_) => {}

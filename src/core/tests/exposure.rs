@@ -9,7 +9,7 @@ use meshrollout_core::ident::{
 use meshrollout_core::injection::Template;
 use meshrollout_core::mode::Mode;
 use meshrollout_core::reading::{Cause, Reading};
-use meshrollout_core::scheduled::{Ran, Scheduled};
+use meshrollout_core::scheduled::{Names, Ran, Scheduled};
 use meshrollout_core::scrape::{Monitor, Scraped};
 use meshrollout_core::testing::{World, at, seconds};
 use meshrollout_core::waiver::{Acknowledgement, Answer, Exception};
@@ -284,6 +284,7 @@ fn work(ran: Ran, home: &str, labels: Labels, words: &[(&str, Option<u16>)]) -> 
     let work = Scheduled {
         job: Subject::new("CronJob", &home.into(), "report"),
         names: names.collect(),
+        early: Names::default(),
         ran,
         rests: Some(seconds(60)),
         template: Template { labels, ..Template::default() },
@@ -340,6 +341,12 @@ fn the_port_that_a_word_names_is_the_containers_behind_a_headless_service() {
     assert!(!is_held(8080, true, 8080));
     assert!(is_held(80, true, 8080));
     assert!(is_held(9090, true, 8080));
+    let mut portless = work(Ran::Never, "front", bare(), &[("catalog", None)]);
+    portless.edit("catalog", |facts| {
+        facts.services[0].headless = true;
+        facts.services[0].ports.clear();
+    });
+    assert!(judged(&portless).has(Code::RareCaller));
     // A number that the Service does not have was no port, perhaps.
     assert!(is_held(9090, false, 9090));
 }
@@ -358,6 +365,8 @@ fn whoever_is_led_here_under_another_name_is_refused_as_well() {
     };
     assert!(led_to("catalog.catalog.svc.cluster.local"));
     assert!(led_to("catalog.catalog.svc.cluster.local."));
+    // Of a Service with an address pods have no names.
+    assert!(!led_to("catalog-0.catalog.catalog.svc.cluster.local"));
     assert!(!led_to("example.com"));
 }
 
@@ -418,6 +427,10 @@ fn a_scraper_that_is_sent_to_the_application_is_an_obstacle_where_nobody_listene
                 facts.services[0].labels = Labels::default().with("scraped", "yes");
                 facts.services[0].ports[0].name = "web".into();
             });
+            world.edit_pods("catalog", |pod| {
+                let named = [("web".to_owned(), Port(8080))].into();
+                pod.inbound = Arc::new(Inbound { named, ..Inbound::default() });
+            });
         });
         let level = |world: &World| {
             let evaluation = judged(world);
@@ -433,12 +446,15 @@ fn a_scraper_that_is_sent_to_the_application_is_an_obstacle_where_nobody_listene
     let found = (Some(Level::Warn), Some(Level::Block));
     assert_eq!(monitored(false, "catalog", &[("scraped", "yes")], web()), found);
     assert_eq!(monitored(false, "catalog", &[], Scraped::Container(Port(8080))), found);
-    assert_eq!(monitored(true, "catalog", &[("app", "catalog")], web()), found);
+    let named = |name: &str| Scraped::ContainerNamed(name.into());
+    assert_eq!(monitored(true, "catalog", &[("app", "catalog")], named("web")), found);
+    assert_eq!(monitored(false, "catalog", &[], named("web")), found);
     for nothing in [
+        monitored(true, "catalog", &[], named("http-envoy-prom")),
         monitored(false, "front", &[("scraped", "yes")], web()),
         monitored(false, "catalog", &[("scraped", "no")], web()),
         monitored(false, "catalog", &[], Scraped::OfService("other".into())),
-        monitored(true, "catalog", &[("app", "other")], web()),
+        monitored(true, "catalog", &[("app", "other")], named("web")),
         // The sidecar's own metrics are not captured.
         monitored(true, "catalog", &[], Scraped::Container(Port(15020))),
     ] {
@@ -451,17 +467,91 @@ fn a_scraper_that_is_sent_to_the_application_is_an_obstacle_where_nobody_listene
 /// What nginx resolves for an ExternalName is not what its sidecar knows.
 #[test]
 fn an_ingress_to_another_name_goes_past_the_sidecar() {
-    let calls = Some("catalog.catalog".into());
-    let nginx = IngressController { calls, ..controller("k8s.io/ingress-nginx") };
-    let mut world = routed(nginx.clone(), "ingress-nginx");
+    let calls = |name: &str| {
+        let calls = Some(name.into());
+        IngressController { calls, ..controller("k8s.io/ingress-nginx") }
+    };
+    let mut world = routed(calls("catalog.catalog"), "ingress-nginx");
     assert!(!judged(&world).has(Code::IngressWithoutProxy));
     world.edit("front", |facts| {
         let service = &mut facts.services[0];
+        service.name = "catalog".into();
         service.selector = Labels::default();
         service.external = Some(Host::new("catalog.catalog.svc.cluster.local"));
     });
-    world.entrance(Caller::Ingress(nginx), "front");
+    world.entrance(Caller::Ingress(calls("catalog.front")), "front");
+    let Reading::Known(entrances) = &mut world.snapshot.entrances else { unreachable!() };
+    Arc::make_mut(entrances).iter_mut().for_each(|one| one.service = "catalog".into());
     assert!(judged(&world).has(Code::IngressWithoutProxy));
+}
+
+/// What a sidecar does not take it does not send as mutual TLS.
+#[test]
+fn whoever_sends_past_its_sidecar_is_none_of_the_mesh() {
+    let past = || Arc::new(Inbound { sends_past: true, ..Inbound::default() });
+    let calls = Some("catalog.catalog".into());
+    let nginx = IngressController { calls, ..controller("k8s.io/ingress-nginx") };
+    let mut world = routed(nginx, "ingress-nginx");
+    world.edit_pods("front", |pod| pod.inbound = past());
+    assert!(judged(&world).has(Code::IngressWithoutProxy));
+    let mut job = work(Ran::Never, "front", Labels::default(), &[("catalog", None)]);
+    assert!(!judged(&job).has(Code::RareCaller));
+    let Reading::Known(all) = &mut job.snapshot.scheduled else { unreachable!() };
+    Arc::make_mut(&mut Arc::make_mut(all)[0]).template.inbound = past();
+    assert!(judged(&job).has(Code::RareCaller));
+}
+
+/// Its init containers run before any sidecar that is not native.
+#[test]
+fn what_a_meshed_job_calls_before_its_sidecar_runs_must_have_been_seen() {
+    let early = |ran: Ran| {
+        let mut world = work(ran, "front", Labels::default(), &[("catalog", None)]);
+        let Reading::Known(all) = &mut world.snapshot.scheduled else { unreachable!() };
+        let work = Arc::make_mut(&mut Arc::make_mut(all)[0]);
+        work.early = std::mem::take(&mut work.names);
+        judged(&world).has(Code::RareCaller)
+    };
+    assert!(early(Ran::Never));
+    assert!(!early(Ran::At(at(World::shop().now))));
+}
+
+/// A run that had a sidecar shows nothing of what one without would send.
+#[test]
+fn a_run_that_had_a_sidecar_does_not_count_for_those_that_will_not() {
+    let now = World::shop().now;
+    let held = |proxy: Proxy| {
+        let mut world = work(Ran::At(at(now)), "front", bare(), &[("catalog", None)]);
+        world.edit("front", |facts| {
+            let mut run = facts.workloads.values().next().unwrap().clone();
+            run.id = WorkloadRef::new("front", "CronJob", "report");
+            run.template = None;
+            run.pods.truncate(1);
+            run.pods[0].phase = Phase::Completed;
+            run.pods[0].proxy = proxy;
+            facts.workloads.insert(run.id.clone(), run);
+        });
+        judged(&world).has(Code::RareCaller)
+    };
+    assert!(!held(Proxy::None));
+    assert!(held(Proxy::Sidecar { revision: None, announces_tls: true }));
+}
+
+/// A pod that is on its way without a sidecar calls somebody as soon as it is there.
+#[test]
+fn pods_on_their_way_without_a_sidecar_are_said() {
+    let said = |phase: Phase| {
+        let mut world = World::shop();
+        world.edit("catalog", |facts| {
+            let mut other = facts.workloads.values().next().unwrap().clone();
+            other.id.name = "other".into();
+            other.template = Some(Template { labels: bare(), ..Template::default() });
+            other.pods.iter_mut().for_each(|pod| pod.phase = phase);
+            facts.workloads.insert(other.id.clone(), other);
+        });
+        judged(&world).has(Code::TemplateOptsOut)
+    };
+    assert!(said(Phase::Pending));
+    assert!(!said(Phase::Completed));
 }
 
 /// Clients in other clusters are in no object that is read here.

@@ -185,7 +185,11 @@ pub(super) const INGRESS_CLASSES: Kind<kubernetes::IngressClass, Class> = Kind::
 );
 
 pub(super) const ROUTES: Kind<kubernetes::HTTPRoute, Route> =
-    Kind::new("HTTPRoute", |object| Some(gateway::route(object)), |store| &mut store.routes)
+    Kind::new("HTTPRoute", |object| Some(gateway::http(object)), |store| &mut store.routes)
+        .optional();
+
+pub(super) const GRPC_ROUTES: Kind<kubernetes::GRPCRoute, Route> =
+    Kind::new("GRPCRoute", |object| Some(gateway::grpc(object)), |store| &mut store.grpc_routes)
         .optional();
 
 pub(super) const GATEWAYS: Kind<kubernetes::Gateway, (GatewayName, String)> =

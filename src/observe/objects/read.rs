@@ -2,6 +2,7 @@
 
 use super::kind::{self, Kind, place};
 use super::store::{Place, Store};
+use super::watch::is_undefined;
 use kube::api::ListParams;
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
@@ -60,6 +61,7 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
         ingresses,
         ingress_classes,
         routes,
+        grpc_routes,
         gateways,
         gateway_classes,
         service_monitors,
@@ -85,6 +87,7 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
         everywhere(client, kind::INGRESSES),
         everywhere(client, kind::INGRESS_CLASSES),
         everywhere(client, kind::ROUTES),
+        everywhere(client, kind::GRPC_ROUTES),
         everywhere(client, kind::GATEWAYS),
         everywhere(client, kind::GATEWAY_CLASSES),
         everywhere(client, kind::SERVICE_MONITORS),
@@ -111,6 +114,7 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
     file(&mut store, kind::INGRESSES, ingresses);
     file(&mut store, kind::INGRESS_CLASSES, ingress_classes);
     file(&mut store, kind::ROUTES, routes);
+    file(&mut store, kind::GRPC_ROUTES, grpc_routes);
     file(&mut store, kind::GATEWAYS, gateways);
     file(&mut store, kind::GATEWAY_CLASSES, gateway_classes);
     file(&mut store, kind::SERVICE_MONITORS, service_monitors);
@@ -121,7 +125,7 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
 }
 
 /// The kinds of which [`read`] reads every object, so that their watches do not matter.
-pub(super) const WHOLE: [&str; 17] = [
+pub(super) const WHOLE: [&str; 18] = [
     kind::POLICIES.name,
     kind::RULES.name,
     kind::OVERRIDES.name,
@@ -133,6 +137,7 @@ pub(super) const WHOLE: [&str; 17] = [
     kind::INGRESSES.name,
     kind::INGRESS_CLASSES.name,
     kind::ROUTES.name,
+    kind::GRPC_ROUTES.name,
     kind::GATEWAYS.name,
     kind::GATEWAY_CLASSES.name,
     kind::SERVICE_MONITORS.name,
@@ -162,18 +167,18 @@ where
     K: Clone + Debug + DeserializeOwned,
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
-    list(Api::namespaced(client.clone(), namespace), kind).await
+    list(client, Api::namespaced(client.clone(), namespace), kind).await
 }
 
 async fn everywhere<K, T>(client: &Client, kind: Kind<K, T>) -> Result<Facts<T>, ReadError>
 where
     K: Clone + Debug + DeserializeOwned + Resource<DynamicType = ()>,
 {
-    list(Api::all(client.clone()), kind).await
+    list(client, Api::all(client.clone()), kind).await
 }
 
 /// Without a resource version a list is as of now, by the quorum's word.
-async fn list<K, T>(api: Api<K>, kind: Kind<K, T>) -> Result<Facts<T>, ReadError>
+async fn list<K, T>(client: &Client, api: Api<K>, kind: Kind<K, T>) -> Result<Facts<T>, ReadError>
 where
     K: Clone + Debug + DeserializeOwned + Resource<DynamicType = ()>,
 {
@@ -187,7 +192,12 @@ where
     in_time(kind.name, async {
         loop {
             let list = match api.list(&page).await {
-                Err(kube::Error::Api(status)) if kind.is_optional && status.code == 404 => {
+                Err(kube::Error::Api(status))
+                    if kind.is_optional
+                        && status.code == 404
+                        && page.continue_token.is_none()
+                        && is_undefined::<K>(client).await =>
+                {
                     return Ok(());
                 }
                 list => list?,

@@ -58,6 +58,7 @@ pub(super) struct Store {
     pub(super) ingresses: Table<Routed>,
     pub(super) ingress_classes: Table<Class>,
     pub(super) routes: Table<Route>,
+    pub(super) grpc_routes: Table<Route>,
     pub(super) gateways: Table<(GatewayName, String)>,
     pub(super) gateway_classes: Table<(String, String)>,
     pub(super) service_monitors: Table<Monitor>,
@@ -327,7 +328,7 @@ impl Store {
             ("APIServices", self.api_services.listed),
             ("CustomResourceDefinitions", self.definitions.listed),
             ("Ingresses", self.ingresses.listed && self.ingress_classes.listed),
-            ("HTTPRoutes", self.routes.listed),
+            ("HTTPRoutes and GRPCRoutes", self.routes.listed && self.grpc_routes.listed),
             ("Gateways", self.gateways.listed && self.gateway_classes.listed),
         ];
         if let Some((missing, _)) = known.iter().find(|(_, is_listed)| !is_listed) {
@@ -337,7 +338,11 @@ impl Store {
         let mut all = entrance::by_class(self.ingresses.all(), &classes);
         let gateways: Vec<_> = self.gateways.all().cloned().collect();
         let classes: Vec<_> = self.gateway_classes.all().cloned().collect();
-        all.extend(gateway::by_gateway(self.routes.all(), &gateways, &classes));
+        all.extend(gateway::by_gateway(
+            self.routes.all().chain(self.grpc_routes.all()),
+            &gateways,
+            &classes,
+        ));
         all.extend(self.injectors.all().flat_map(|one| one.entrances.iter().cloned()));
         all.extend(self.validators.all().flatten().cloned());
         all.extend(self.api_services.all().cloned());

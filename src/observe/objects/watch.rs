@@ -3,6 +3,7 @@
 use super::Shared;
 use super::kind::{Kind, place};
 use super::pulse::{Pulse, listening};
+use crate::kubernetes::CustomResourceDefinition;
 use futures::StreamExt;
 use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
 use kube::{Api, Client, Resource};
@@ -27,7 +28,7 @@ where
 {
     /// Follows it for as long as it is polled.
     pub(super) async fn follow(self, client: Client) {
-        let api = Api::<K>::all(listening(client, self.pulse.clone()));
+        let api = Api::<K>::all(listening(client.clone(), self.pulse.clone()));
         let mut backoff = DefaultBackoff::default();
         let last_delay = Duration::from_secs(30);
         loop {
@@ -51,10 +52,14 @@ where
                     }
                     Err(error) => error,
                 };
-                if self.kind.is_optional && is_not_served(&error) {
+                if self.kind.is_optional
+                    && is_not_listed(&error)
+                    && is_undefined::<K>(&client).await
+                {
                     self.is_empty();
                     tokio::time::sleep(self.patience / 3).await;
-                    continue;
+                    // A new watcher begins with a list.
+                    break;
                 }
                 self.pulse.is_troubled(words(&error));
                 let loses = loses_an_event(&error);
@@ -158,9 +163,18 @@ fn loses_an_event(error: &watcher::Error) -> bool {
     }
 }
 
-/// Without its definition a path leads nowhere; the answer is not even a Status.
-fn is_not_served(error: &watcher::Error) -> bool {
-    status(error).is_some_and(|status| status.code == 404)
+/// The path leads nowhere; the answer is not even a Status. In a watch that was granted before, the
+/// same may come of one apiserver of several.
+fn is_not_listed(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
+}
+
+/// There is no definition of the kind, so that there are no objects of it: a path leads nowhere
+/// also where a definition has other versions than ours.
+pub(super) async fn is_undefined<K: Resource<DynamicType = ()>>(client: &Client) -> bool {
+    let name = format!("{}.{}", K::plural(&()), K::group(&()));
+    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+    matches!(definitions.get_opt(&name).await, Ok(None))
 }
 
 fn status(error: &watcher::Error) -> Option<&kube::core::Status> {

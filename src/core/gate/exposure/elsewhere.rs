@@ -11,9 +11,13 @@ use crate::workload::{NamespaceFacts, Service};
 pub(super) fn examine(snapshot: &Snapshot, facts: &NamespaceFacts) -> Option<Finding> {
     let networks = snapshot.mesh.known().into_iter().flat_map(|mesh| &mesh.networks);
     let networks = networks.map(|network| format!("meshNetworks names {network}"));
+    // By Istio's chart, by a Gateway of its own class, and by the network that either stands before.
     let of_it = |(space, service): &(&Namespace, &Service)| {
-        (service.labels.value("istio") == Some("eastwestgateway"))
-            .then(|| format!("Service {space}/{} is an east-west gateway", service.name))
+        let is_it = service.labels.value("istio") == Some("eastwestgateway")
+            || service.labels.value("gateway.istio.io/managed")
+                == Some("istio.io-eastwest-controller")
+            || service.labels.value("topology.istio.io/network").is_some();
+        is_it.then(|| format!("Service {space}/{} is an east-west gateway", service.name))
     };
     let services = snapshot
         .namespaces

@@ -49,9 +49,15 @@ pub(super) fn arrival(
     let Some((_, label)) = PODS.iter().find(|(known, _)| name == Some(known)) else {
         return Arrival::Plaintext;
     };
-    let is_of_it = |pod: &Pod| pod.labels.value("app.kubernetes.io/name") == Some(label);
+    let is_of_it = |pod: &Pod| {
+        pod.labels.value("app.kubernetes.io/name") == Some(label)
+            // What nginx's chart has beside it.
+            && pod.labels.value("app.kubernetes.io/component") != Some("default-backend")
+    };
     // What ztunnel sends to a sidecar may be plaintext (B5).
-    let has_sidecar = |pod: &Pod| matches!(pod.proxy, Proxy::Sidecar { .. } | Proxy::Gateway);
+    let has_sidecar = |pod: &Pod| {
+        matches!(pod.proxy, Proxy::Sidecar { .. } | Proxy::Gateway) && !pod.inbound.sends_past
+    };
     let all = snapshot.namespaces.values().flat_map(|facts| facts.workloads.values());
     let its: Vec<_> = all.filter(|one| one.running().any(is_of_it)).collect();
     let mut pods = its.iter().flat_map(|one| one.running()).filter(|pod| is_of_it(pod)).peekable();

@@ -5,9 +5,9 @@ use super::ingress::{self, Arrival};
 use super::{After, Refusal, injectors, port_of, subject};
 use crate::exposure::{Caller, Dialled, Entrance};
 use crate::finding::{Code, Finding, Level, Subject};
-use crate::ident::Namespace;
+use crate::ident::{Namespace, WorkloadRef};
 use crate::reading::{Cause, Reading};
-use crate::scheduled::{Ran, Scheduled};
+use crate::scheduled::{self, Ran, Scheduled};
 use crate::workload::{Proxy, Service, ServicePort};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,63 +51,89 @@ impl<'a> After<'a> {
         .remedy("give the operator the right to list webhook configurations, APIServices, CustomResourceDefinitions, CronJobs, Ingresses, the Gateway API's HTTPRoutes and the Prometheus operator's monitors")
     }
 
-    /// The Services of this namespace, and the ExternalNames anywhere that lead to them.
+    /// The Services of this namespace, and the ExternalNames anywhere that lead to them, by however
+    /// many steps.
     fn names(&self) -> Names<'a> {
         let mut names = Names::new();
-        let own: BTreeMap<_, _> = self
-            .facts
-            .services
-            .iter()
-            .filter(|service| service.external.is_none())
-            .map(|service| (service.host.as_str(), service))
-            .collect();
-        for service in own.values().copied() {
-            let known = names.entry(&self.facts.name).or_default();
-            known.insert(&service.name, Led { service, alias: None });
+        let own = self.facts.services.iter().filter(|service| service.external.is_none());
+        let mut known: BTreeMap<&str, &Service> =
+            own.map(|service| (service.host.as_str(), service)).collect();
+        for service in known.values().copied() {
+            let here = names.entry(&self.facts.name).or_default();
+            here.insert(&service.name, Led { service, alias: None });
         }
-        for other in self.snapshot.namespaces.values() {
-            for alias in &other.services {
-                let Some(host) = &alias.external else { continue };
-                let host = host.as_str().trim_end_matches('.');
-                if let Some(&service) = own.get(host) {
-                    let known = names.entry(&other.name).or_default();
-                    known.insert(&alias.name, Led { service, alias: Some(alias) });
-                }
+        let mut aliases: Vec<_> = self
+            .snapshot
+            .namespaces
+            .values()
+            .flat_map(|other| other.services.iter().map(move |alias| (&other.name, alias)))
+            .filter_map(|(space, alias)| Some((space, alias, alias.external.as_ref()?.as_str())))
+            .collect();
+        loop {
+            let before = aliases.len();
+            aliases.retain(|(space, alias, host)| {
+                let host = host.trim_end_matches('.');
+                // A pod of a headless Service has a name of its own before it.
+                let of_a_pod = host.split_once('.').and_then(|(_, rest)| known.get(rest));
+                let Some(&service) = known.get(host).or(of_a_pod.filter(|one| one.headless)) else {
+                    return true;
+                };
+                known.insert(alias.host.as_str(), service);
+                let there = names.entry(space).or_default();
+                there.insert(&alias.name, Led { service, alias: Some(alias) });
+                false
+            });
+            if aliases.len() == before {
+                return names;
             }
         }
-        names
     }
 
     /// Where a CronJob would call that has not been there to be seen.
     fn scheduled(&self, work: &Arc<Scheduled>, names: &Names<'a>) -> Vec<Finding> {
-        let named = names.iter().flat_map(|(space, services)| {
-            let all = work.names.of(space).map(move |(service, port)| (*space, service, port));
-            all.filter(|(_, service, _)| services.contains_key(service))
-        });
-        let mut named = named.peekable();
-        if named.peek().is_none() || self.is_seen(work) {
+        let of = |all: &'_ scheduled::Names| {
+            let mut found = vec![];
+            for (space, services) in names {
+                let here = all.of(space).filter(|(service, _)| services.contains_key(service));
+                found.extend(here.map(|(service, port)| Entrance {
+                    caller: Caller::Scheduled(work.clone()),
+                    declared_by: work.job.clone(),
+                    detail: String::new(),
+                    namespace: (*space).clone(),
+                    service: service.to_owned(),
+                    port,
+                }));
+            }
+            found
+        };
+        let (named, early) = (of(&work.names), of(&work.early));
+        // Seldom is anybody here named, and then it is looked at more closely.
+        if (named.is_empty() && early.is_empty()) || self.was_seen(work) {
             return vec![];
         }
-        let entrance = |(space, service, port): (&Namespace, &str, Dialled)| Entrance {
-            caller: Caller::Scheduled(work.clone()),
-            declared_by: work.job.clone(),
-            detail: String::new(),
-            namespace: space.clone(),
-            service: service.to_owned(),
-            port,
-        };
-        named.flat_map(|one| self.entrance(&entrance(one), names)).collect()
+        let named = if self.is_meshed(work) { vec![] } else { named };
+        named.iter().chain(&early).flat_map(|one| self.entrance(one, names)).collect()
     }
 
-    /// Its pods speak mutual TLS, or what they send was seen.
-    fn is_seen(&self, work: &Scheduled) -> bool {
+    /// What its pods send would go out as mutual TLS, once they have a sidecar.
+    fn is_meshed(&self, work: &Scheduled) -> bool {
         let Some(home) = &work.job.namespace else { return false };
         let labels = self.snapshot.namespace(home).map(|facts| facts.labels.clone());
         let injectors = injectors(self.snapshot);
         let made = work.template.proxy(home, &labels.unwrap_or_default(), injectors);
         // What ztunnel sends to a sidecar may be plaintext (B5).
-        matches!(made, Proxy::Sidecar { .. } | Proxy::Gateway)
-            || work.was_there(self.snapshot.at, self.lookback)
+        matches!(made, Proxy::Sidecar { .. } | Proxy::Gateway) && !work.template.inbound.sends_past
+    }
+
+    /// What its pods send was seen as they would send it today: those of its runs that are still
+    /// there had no sidecar either.
+    fn was_seen(&self, work: &Scheduled) -> bool {
+        let Some(home) = &work.job.namespace else { return false };
+        let id = WorkloadRef::new(home.clone(), "CronJob", &work.job.name);
+        let runs = self.snapshot.namespace(home).and_then(|facts| facts.workloads.get(&id));
+        let mut pods = runs.into_iter().flat_map(|runs| &runs.pods);
+        work.was_there(self.snapshot.at, self.lookback)
+            && (self.is_meshed(work) || pods.all(|pod| !pod.is_meshed_client()))
     }
 
     fn entrance(&self, entrance: &Entrance, names: &Names<'a>) -> Vec<Finding> {
@@ -146,18 +172,28 @@ impl<'a> After<'a> {
                 vec![unselected(&self.facts.name, service, entrance)]
             };
         }
-        self.reached(service, &port, &entrance.caller)
+        self.reached(service, &port, &entrance.caller, led.alias.is_some())
             .iter()
             .map(|refusal| self.let_in(entrance, arrival, service, refusal))
             .collect()
     }
 
     /// Where plaintext that is sent to `port` of `service` would be refused.
-    fn reached(&self, service: &'a Service, port: &Dialled, by: &Caller) -> Vec<Refusal<'a>> {
+    fn reached(
+        &self,
+        service: &'a Service,
+        port: &Dialled,
+        by: &Caller,
+        is_alias: bool,
+    ) -> Vec<Refusal<'a>> {
         let is_word = matches!(by, Caller::Scheduled(_));
-        if let (Dialled::Number(number), true, true) = (port, service.headless, is_word) {
-            // Its name leads to the pods themselves.
-            return self.refusals(service, Some(*number));
+        // Its name leads to the pods themselves.
+        let by_name = service.headless && (is_word || is_alias);
+        match port {
+            Dialled::Number(number) if by_name => return self.refusals(service, Some(*number)),
+            // It need not have ports at all.
+            Dialled::Any if by_name => return self.refusals(service, None),
+            Dialled::Number(_) | Dialled::Name(_) | Dialled::Any => {}
         }
         let is_at = |number| service.ports.iter().any(|port| port.port == number);
         let is_dialled = |one: &&ServicePort| match port {
@@ -236,7 +272,8 @@ impl<'a> After<'a> {
                     within = declared_by.namespace.as_ref().map_or_else(String::new, |one| format!(" -n {one}")),
                 ),
                 Caller::Ingress(controller) => {
-                    let name = format!("ingress {} -n {}", declared_by.name, self.facts.name);
+                    let home = declared_by.namespace.as_ref().unwrap_or(&self.facts.name);
+                    let name = format!("ingress {} -n {home}", declared_by.name);
                     let mesh_it = ingress::remedy(controller, &name, service.host.as_str());
                     format!("{mesh_it}; or let it in: {let_in}")
                 }

@@ -2,7 +2,7 @@
 
 use super::{After, Refusal, port_of, subject};
 use crate::finding::{Code, Finding};
-use crate::ident::Labels;
+use crate::ident::{Labels, Port};
 use crate::reading::Reading;
 use crate::scrape::{Monitor, Scraped};
 use crate::workload::{Pod, Service, Workload};
@@ -44,28 +44,36 @@ impl<'a> After<'a> {
     }
 
     fn of_service(&self, service: &'a Service, port: &Scraped) -> Vec<Refusal<'a>> {
-        match port {
-            Scraped::Container(number) => self.refusals(service, Some(*number)),
-            Scraped::ContainerNamed(_) => self.refusals(service, None),
-            Scraped::OfService(name) => {
-                let ports = service.ports.iter().filter(|port| port.name == *name);
-                ports.flat_map(|port| self.refusals(service, port.target)).collect()
-            }
+        if let Scraped::OfService(name) = port {
+            let ports = service.ports.iter().filter(|port| port.name == *name);
+            return ports.flat_map(|port| self.refusals(service, port.target)).collect();
         }
+        let behind = self.facts.endpoints(service);
+        let refused = behind.flat_map(|(workload, pod)| self.of_pod(workload, pod, port));
+        first_of_each(refused)
     }
 
     fn of_pods(&self, monitor: &Monitor, port: &Scraped) -> Vec<(Refusal<'a>, Option<&'a Labels>)> {
-        let port = match port {
-            Scraped::Container(number) => Some(*number),
-            Scraped::OfService(_) | Scraped::ContainerNamed(_) => None,
+        let pods = self.facts.servers().flat_map(|workload| {
+            let is_scraped = |pod: &&Pod| monitor.selector.matches(&pod.labels);
+            workload.running().filter(is_scraped).map(move |pod| (workload, pod))
+        });
+        let refused = pods.flat_map(|(workload, pod)| self.of_pod(workload, pod, port));
+        first_of_each(refused).into_iter().map(|refusal| (refusal, None)).collect()
+    }
+
+    /// The ports of `pod` that are scraped and would refuse it.
+    fn of_pod(&self, workload: &'a Workload, pod: &'a Pod, port: &Scraped) -> Vec<Refusal<'a>> {
+        let ports: Vec<Port> = match port {
+            Scraped::Container(number) => vec![*number],
+            Scraped::ContainerNamed(name) => {
+                pod.inbound.named.get(name).copied().into_iter().collect()
+            }
+            Scraped::Declared => pod.inbound.declared.iter().copied().collect(),
+            Scraped::OfService(_) => vec![],
         };
-        let first = |workload: &'a Workload| {
-            let is_scraped =
-                |pod: &&Pod| monitor.selector.matches(&pod.labels) && self.refuses(pod, port);
-            let pod = workload.running().find(is_scraped)?;
-            Some((Refusal { workload, pod, port }, None))
-        };
-        self.facts.servers().filter_map(first).collect()
+        let refused = ports.into_iter().filter(|port| self.refuses(pod, Some(*port)));
+        refused.map(|port| Refusal { workload, pod, port: Some(port) }).collect()
     }
 
     fn of_a_monitor(
@@ -91,4 +99,18 @@ impl<'a> After<'a> {
             "have the sidecar's merged metrics scraped (port 15020, /stats/prometheus), or give the scraper the mesh's certificates; or let it in: {exception}"
         ))
     }
+}
+
+/// Of like pods the first.
+fn first_of_each<'a>(refusals: impl Iterator<Item = Refusal<'a>>) -> Vec<Refusal<'a>> {
+    let mut found: Vec<Refusal<'a>> = vec![];
+    for one in refusals {
+        if !found
+            .iter()
+            .any(|known| (&known.workload.id, known.port) == (&one.workload.id, one.port))
+        {
+            found.push(one);
+        }
+    }
+    found
 }
