@@ -266,7 +266,7 @@ async fn a_quorum_read_needs_rights_and_leans_on_no_watch() {
     let blind = Objects::watch(nobody, STALE_AFTER);
     let missing = blind.ready(Duration::from_secs(3)).await.unwrap_err();
     let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
-    assert_eq!(missing.len(), 25, "{missing:?}");
+    assert_eq!(missing.len(), 19, "{missing:?}");
     assert!(missing.iter().all(|cause| cause.contains("forbidden")), "{missing:?}");
 
     // A quorum read leans on them for nothing but the other namespaces.
@@ -300,7 +300,7 @@ async fn idle_is_fresh_silence_is_stale_and_both_end() {
     signal(apiserver, "STOP");
     let silent = Instant::now();
     let all = until("all watches to be stale", SHORT, async || match look(&objects).stale {
-        stale if stale.len() == 25 => Ok(stale),
+        stale if stale.len() == 19 => Ok(stale),
         stale => Err(format!("{stale:?}")),
     })
     .await

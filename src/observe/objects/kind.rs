@@ -3,9 +3,7 @@
 use super::store::{Place, Store, Table, Webhooks};
 use crate::translate::entrance::{self, Class, Routed};
 use crate::translate::facts::{Header, NamedService, header, named_service};
-use crate::translate::gateway::{self, GatewayName, Route};
 use crate::translate::mesh::{MeshConfig, config};
-use crate::translate::monitor;
 use crate::translate::pod::{OwnedPod, Owner, daemon_set, deployment, owned_pod, stateful_set};
 use crate::translate::{self, DOMAIN, schedule};
 use crate::{istio, kubernetes};
@@ -18,7 +16,6 @@ use meshrollout_core::exposure::Entrance;
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::policy::Policy;
 use meshrollout_core::scheduled::Scheduled;
-use meshrollout_core::scrape::Monitor;
 use meshrollout_core::snapshot::TelemetryOverride;
 use std::sync::Arc;
 
@@ -38,8 +35,6 @@ pub(super) struct Kind<K, T> {
     pub(super) fields: Option<&'static str>,
     /// Selects by labels.
     pub(super) labels: Option<&'static str>,
-    /// Its definition need not be installed; then there are none.
-    pub(super) is_optional: bool,
 }
 
 impl<K, T> Clone for Kind<K, T> {
@@ -57,21 +52,7 @@ impl<K, T> Kind<K, T> {
         table: fn(&mut Store) -> &mut Table<T>,
     ) -> Self {
         let share = |_: &mut T, _: &T| {};
-        Self {
-            name,
-            read,
-            table,
-            share,
-            makes_namespace: false,
-            fields: None,
-            labels: None,
-            is_optional: false,
-        }
-    }
-
-    const fn optional(mut self) -> Self {
-        self.is_optional = true;
-        self
+        Self { name, read, table, share, makes_namespace: false, fields: None, labels: None }
     }
 
     const fn of_namespace(mut self) -> Self {
@@ -183,32 +164,6 @@ pub(super) const INGRESS_CLASSES: Kind<kubernetes::IngressClass, Class> = Kind::
     |object| Some(entrance::class(object)),
     |store| &mut store.ingress_classes,
 );
-
-pub(super) const ROUTES: Kind<kubernetes::HTTPRoute, Route> =
-    Kind::new("HTTPRoute", |object| Some(gateway::http(object)), |store| &mut store.routes)
-        .optional();
-
-pub(super) const GRPC_ROUTES: Kind<kubernetes::GRPCRoute, Route> =
-    Kind::new("GRPCRoute", |object| Some(gateway::grpc(object)), |store| &mut store.grpc_routes)
-        .optional();
-
-pub(super) const GATEWAYS: Kind<kubernetes::Gateway, (GatewayName, String)> =
-    Kind::new("Gateway", |object| Some(gateway::gateway(object)), |store| &mut store.gateways)
-        .optional();
-
-pub(super) const GATEWAY_CLASSES: Kind<kubernetes::GatewayClass, (String, String)> = Kind::new(
-    "GatewayClass",
-    |object| Some(gateway::controller(object)),
-    |store| &mut store.gateway_classes,
-)
-.optional();
-
-pub(super) const SERVICE_MONITORS: Kind<kubernetes::ServiceMonitor, Monitor> =
-    Kind::new("ServiceMonitor", monitor::of_services, |store| &mut store.service_monitors)
-        .optional();
-
-pub(super) const POD_MONITORS: Kind<kubernetes::PodMonitor, Monitor> =
-    Kind::new("PodMonitor", monitor::of_pods, |store| &mut store.pod_monitors).optional();
 
 /// The default control plane's mesh configuration. A selector keeps the watch narrow: a cluster's
 /// ConfigMaps are many and large.

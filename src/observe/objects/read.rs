@@ -2,7 +2,6 @@
 
 use super::kind::{self, Kind, place};
 use super::store::{Place, Store};
-use super::watch::is_undefined;
 use kube::api::ListParams;
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
@@ -60,12 +59,6 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
         cron_jobs,
         ingresses,
         ingress_classes,
-        routes,
-        grpc_routes,
-        gateways,
-        gateway_classes,
-        service_monitors,
-        pod_monitors,
         named_mesh,
         labelled_mesh,
     ) = tokio::try_join!(
@@ -86,12 +79,6 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
         everywhere(client, kind::CRON_JOBS),
         everywhere(client, kind::INGRESSES),
         everywhere(client, kind::INGRESS_CLASSES),
-        everywhere(client, kind::ROUTES),
-        everywhere(client, kind::GRPC_ROUTES),
-        everywhere(client, kind::GATEWAYS),
-        everywhere(client, kind::GATEWAY_CLASSES),
-        everywhere(client, kind::SERVICE_MONITORS),
-        everywhere(client, kind::POD_MONITORS),
         everywhere(client, kind::NAMED_MESH),
         everywhere(client, kind::LABELLED_MESH),
     )?;
@@ -113,19 +100,13 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
     file(&mut store, kind::CRON_JOBS, cron_jobs);
     file(&mut store, kind::INGRESSES, ingresses);
     file(&mut store, kind::INGRESS_CLASSES, ingress_classes);
-    file(&mut store, kind::ROUTES, routes);
-    file(&mut store, kind::GRPC_ROUTES, grpc_routes);
-    file(&mut store, kind::GATEWAYS, gateways);
-    file(&mut store, kind::GATEWAY_CLASSES, gateway_classes);
-    file(&mut store, kind::SERVICE_MONITORS, service_monitors);
-    file(&mut store, kind::POD_MONITORS, pod_monitors);
     file(&mut store, kind::NAMED_MESH, named_mesh);
     file(&mut store, kind::LABELLED_MESH, labelled_mesh);
     Ok(store)
 }
 
 /// The kinds of which [`read`] reads every object, so that their watches do not matter.
-pub(super) const WHOLE: [&str; 18] = [
+pub(super) const WHOLE: [&str; 12] = [
     kind::POLICIES.name,
     kind::RULES.name,
     kind::OVERRIDES.name,
@@ -136,12 +117,6 @@ pub(super) const WHOLE: [&str; 18] = [
     kind::CRON_JOBS.name,
     kind::INGRESSES.name,
     kind::INGRESS_CLASSES.name,
-    kind::ROUTES.name,
-    kind::GRPC_ROUTES.name,
-    kind::GATEWAYS.name,
-    kind::GATEWAY_CLASSES.name,
-    kind::SERVICE_MONITORS.name,
-    kind::POD_MONITORS.name,
     kind::NAMED_MESH.name,
     kind::LABELLED_MESH.name,
 ];
@@ -167,18 +142,18 @@ where
     K: Clone + Debug + DeserializeOwned,
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
-    list(client, Api::namespaced(client.clone(), namespace), kind).await
+    list(Api::namespaced(client.clone(), namespace), kind).await
 }
 
 async fn everywhere<K, T>(client: &Client, kind: Kind<K, T>) -> Result<Facts<T>, ReadError>
 where
     K: Clone + Debug + DeserializeOwned + Resource<DynamicType = ()>,
 {
-    list(client, Api::all(client.clone()), kind).await
+    list(Api::all(client.clone()), kind).await
 }
 
 /// Without a resource version a list is as of now, by the quorum's word.
-async fn list<K, T>(client: &Client, api: Api<K>, kind: Kind<K, T>) -> Result<Facts<T>, ReadError>
+async fn list<K, T>(api: Api<K>, kind: Kind<K, T>) -> Result<Facts<T>, ReadError>
 where
     K: Clone + Debug + DeserializeOwned + Resource<DynamicType = ()>,
 {
@@ -191,17 +166,7 @@ where
     };
     in_time(kind.name, async {
         loop {
-            let list = match api.list(&page).await {
-                Err(kube::Error::Api(status))
-                    if kind.is_optional
-                        && status.code == 404
-                        && page.continue_token.is_none()
-                        && is_undefined::<K>(client).await =>
-                {
-                    return Ok(());
-                }
-                list => list?,
-            };
+            let list = api.list(&page).await?;
             facts.extend(list.items.iter().filter_map(|object| fact(kind, object)));
             page.continue_token = list.metadata.continue_.filter(|token| !token.is_empty());
             if page.continue_token.is_none() {

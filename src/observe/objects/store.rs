@@ -4,7 +4,6 @@ use super::Target;
 use crate::observe::sidecars::Whose;
 use crate::translate::entrance::{self, Class, Routed};
 use crate::translate::facts::{Header, NamedService, Parts};
-use crate::translate::gateway::{self, GatewayName, Route};
 use crate::translate::mesh::{self, MeshConfig};
 use crate::translate::pod::{OwnedPod, Owner};
 use crate::translate::process::Process;
@@ -17,7 +16,6 @@ use meshrollout_core::injection::Injector;
 use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::scheduled::Scheduled;
-use meshrollout_core::scrape::Monitor;
 use meshrollout_core::snapshot::{Mesh, Snapshot, Source, TelemetryOverride};
 use meshrollout_core::traffic::Telemetry;
 use meshrollout_core::workload::{NamespaceFacts, Pod, Proxy};
@@ -57,12 +55,6 @@ pub(super) struct Store {
     pub(super) cron_jobs: Table<Arc<Scheduled>>,
     pub(super) ingresses: Table<Routed>,
     pub(super) ingress_classes: Table<Class>,
-    pub(super) routes: Table<Route>,
-    pub(super) grpc_routes: Table<Route>,
-    pub(super) gateways: Table<(GatewayName, String)>,
-    pub(super) gateway_classes: Table<(String, String)>,
-    pub(super) service_monitors: Table<Monitor>,
-    pub(super) pod_monitors: Table<Monitor>,
     pub(super) named_mesh: Table<MeshConfig>,
     pub(super) labelled_mesh: Table<MeshConfig>,
     /// By namespace: what was read by itself after a write, and the watch may not have told yet.
@@ -81,7 +73,6 @@ struct MeshWide {
     injectors: Reading<Vec<Injector>>,
     entrances: Reading<Arc<Vec<Entrance>>>,
     scheduled: Reading<Arc<Vec<Arc<Scheduled>>>>,
-    monitors: Reading<Arc<Vec<Monitor>>>,
     overrides: Vec<TelemetryOverride>,
 }
 
@@ -246,19 +237,21 @@ impl Store {
                 None => drop(self.facts.remove(&name)),
             }
         }
-        let wide = self.wide();
+        let MeshWide { mesh, policies, rules, injectors, entrances, scheduled, overrides } =
+            self.wide();
         Snapshot {
             at,
             source: Source::Watches,
-            mesh: wide.mesh,
+            mesh,
             namespaces: self.facts.clone(),
-            policies: wide.policies,
-            rules: wide.rules,
-            injectors: wide.injectors,
-            entrances: wide.entrances,
-            scheduled: wide.scheduled,
-            monitors: wide.monitors,
-            overrides: wide.overrides,
+            policies,
+            rules,
+            injectors,
+            entrances,
+            scheduled,
+            // They are read from files alone: what is scraped here is seen by the traffic.
+            monitors: Reading::Known(Arc::default()),
+            overrides,
             telemetry,
             stale,
         }
@@ -266,18 +259,9 @@ impl Store {
 
     /// `snapshot` with all that speaks for the whole mesh taken from here.
     pub(super) fn mesh_wide(&mut self, snapshot: Snapshot) -> Snapshot {
-        let wide = self.wide();
-        Snapshot {
-            mesh: wide.mesh,
-            policies: wide.policies,
-            rules: wide.rules,
-            injectors: wide.injectors,
-            entrances: wide.entrances,
-            scheduled: wide.scheduled,
-            monitors: wide.monitors,
-            overrides: wide.overrides,
-            ..snapshot
-        }
+        let MeshWide { mesh, policies, rules, injectors, entrances, scheduled, overrides } =
+            self.wide();
+        Snapshot { mesh, policies, rules, injectors, entrances, scheduled, overrides, ..snapshot }
     }
 
     fn wide(&mut self) -> MeshWide {
@@ -306,15 +290,6 @@ impl Store {
                 true => Reading::Known(Arc::new(self.cron_jobs.all().cloned().collect())),
                 false => Reading::Unknown(Cause::NotRead("CronJobs".into())),
             },
-            monitors: match self.service_monitors.listed && self.pod_monitors.listed {
-                true => {
-                    let all = self.service_monitors.all().chain(self.pod_monitors.all());
-                    Reading::Known(Arc::new(all.cloned().collect()))
-                }
-                false => {
-                    Reading::Unknown(Cause::NotRead("what Prometheus operators scrape".into()))
-                }
-            },
             overrides: self.overrides.all().cloned().collect(),
             mesh,
         };
@@ -328,21 +303,12 @@ impl Store {
             ("APIServices", self.api_services.listed),
             ("CustomResourceDefinitions", self.definitions.listed),
             ("Ingresses", self.ingresses.listed && self.ingress_classes.listed),
-            ("HTTPRoutes and GRPCRoutes", self.routes.listed && self.grpc_routes.listed),
-            ("Gateways", self.gateways.listed && self.gateway_classes.listed),
         ];
         if let Some((missing, _)) = known.iter().find(|(_, is_listed)| !is_listed) {
             return Reading::Unknown(Cause::NotRead((*missing).into()));
         }
         let classes: Vec<_> = self.ingress_classes.all().cloned().collect();
         let mut all = entrance::by_class(self.ingresses.all(), &classes);
-        let gateways: Vec<_> = self.gateways.all().cloned().collect();
-        let classes: Vec<_> = self.gateway_classes.all().cloned().collect();
-        all.extend(gateway::by_gateway(
-            self.routes.all().chain(self.grpc_routes.all()),
-            &gateways,
-            &classes,
-        ));
         all.extend(self.injectors.all().flat_map(|one| one.entrances.iter().cloned()));
         all.extend(self.validators.all().flatten().cloned());
         all.extend(self.api_services.all().cloned());

@@ -3,7 +3,6 @@
 use super::Shared;
 use super::kind::{Kind, place};
 use super::pulse::{Pulse, listening};
-use crate::kubernetes::CustomResourceDefinition;
 use futures::StreamExt;
 use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
 use kube::{Api, Client, Resource};
@@ -28,7 +27,7 @@ where
 {
     /// Follows it for as long as it is polled.
     pub(super) async fn follow(self, client: Client) {
-        let api = Api::<K>::all(listening(client.clone(), self.pulse.clone()));
+        let api = Api::<K>::all(listening(client, self.pulse.clone()));
         let mut backoff = DefaultBackoff::default();
         let last_delay = Duration::from_secs(30);
         loop {
@@ -52,15 +51,6 @@ where
                     }
                     Err(error) => error,
                 };
-                if self.kind.is_optional
-                    && is_not_listed(&error)
-                    && is_undefined::<K>(&client).await
-                {
-                    self.is_empty();
-                    tokio::time::sleep(self.patience / 3).await;
-                    // A new watcher begins with a list.
-                    break;
-                }
                 self.pulse.is_troubled(words(&error));
                 let loses = loses_an_event(&error);
                 if loses {
@@ -72,12 +62,6 @@ where
                 }
             }
         }
-    }
-
-    /// There can be none: all that was there is gone.
-    fn is_empty(&self) {
-        self.take(Event::Init);
-        self.take(Event::InitDone);
     }
 
     fn config(&self) -> watcher::Config {
@@ -163,33 +147,16 @@ fn loses_an_event(error: &watcher::Error) -> bool {
     }
 }
 
-/// The path leads nowhere; the answer is not even a Status. In a watch that was granted before, the
-/// same may come of one apiserver of several.
-fn is_not_listed(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
-}
-
-/// There is no definition of the kind, so that there are no objects of it: a path leads nowhere
-/// also where a definition has other versions than ours.
-pub(super) async fn is_undefined<K: Resource<DynamicType = ()>>(client: &Client) -> bool {
-    let name = format!("{}.{}", K::plural(&()), K::group(&()));
-    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-    matches!(definitions.get_opt(&name).await, Ok(None))
-}
-
-fn status(error: &watcher::Error) -> Option<&kube::core::Status> {
-    match error {
+fn words(error: &watcher::Error) -> String {
+    let status = match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => Some(status),
-        watcher::Error::WatchError(status) => Some(status),
-        _ => None,
-    }
-}
-
-fn words(error: &watcher::Error) -> String {
-    let Some(status) = status(error) else { return error.to_string() };
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status,
+        watcher::Error::WatchError(status) => status,
+        error => return error.to_string(),
+    };
     match status.code {
+        // Without its definition a path leads nowhere; the answer is not even a Status.
         404 => "the apiserver does not serve this kind: is Istio installed?".to_owned(),
         0 => "an event could not be read".to_owned(),
         _ => status.message.clone(),

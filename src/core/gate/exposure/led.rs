@@ -48,7 +48,7 @@ impl<'a> After<'a> {
             Subject::namespace(name),
             format!("who calls into {name} from outside the mesh is not known: {cause}"),
         )
-        .remedy("give the operator the right to list webhook configurations, APIServices, CustomResourceDefinitions, CronJobs, Ingresses, the Gateway API's HTTPRoutes and the Prometheus operator's monitors")
+        .remedy("give the operator the right to list webhook configurations, APIServices, CustomResourceDefinitions, CronJobs and Ingresses")
     }
 
     /// The Services of this namespace, and the ExternalNames anywhere that lead to them, by however
