@@ -123,12 +123,12 @@ codes! {
     ExternalNameAlias = "MR0405", Warn;
     /// A Service leads to a port that the sidecar does not capture: STRICT is not in force there, and clients send it mutual TLS that nobody ends.
     PortExcluded = "MR0408", Warn;
+    /// A Service is not exported to all namespaces: sidecars elsewhere do not know it, and send what is sent there as plaintext.
+    HostHidden = "MR0409", Warn;
     /// Pods of a StatefulSet have a port that no Service declares: what peers send there passes their sidecars in plaintext.
     UndeclaredPeerPort = "MR0412", Warn;
     /// A DestinationRule in force cannot be understood.
     ClientTlsUnknown = "MR0413", Block;
-    /// A Service is not exported to all namespaces: sidecars elsewhere do not know it, and send what is sent there as plaintext.
-    HostHidden = "MR0409", Warn;
     /// Automatic mutual TLS is off and no rule turns it on: clients send plaintext.
     AutoMtlsOff = "MR0410", Block;
     /// Our policy would not be the effective one: an older policy of the same scope wins.

@@ -11,7 +11,8 @@ pub mod refusal_signal;
 pub mod telemetry;
 
 use crate::finding::{Code, Finding, Level};
-use crate::ident::Namespace;
+use crate::ident::{Namespace, WorkloadRef};
+use crate::injection::Injector;
 use crate::plan::{OnIdle, Plan, Settings};
 use crate::snapshot::Snapshot;
 use crate::workload::NamespaceFacts;
@@ -245,6 +246,17 @@ fn unknown_metrics(cause: &crate::reading::Cause, namespace: &Namespace, what: &
     };
     Finding::new(code, Subject::namespace(namespace), format!("{what} is not known: {cause}"))
         .remedy(remedy)
+}
+
+/// None where they are not known, which the gate injection says.
+fn injectors(snapshot: &Snapshot) -> &[Injector] {
+    snapshot.injectors.known().map_or(&[], Vec::as_slice)
+}
+
+/// What makes its pods anew.
+fn restart(workload: &WorkloadRef) -> String {
+    let WorkloadRef { namespace, kind, name } = workload;
+    format!("kubectl rollout restart {}/{name} -n {namespace}", kind.to_lowercase())
 }
 
 /// `a, b, c and 4 more`.

@@ -204,16 +204,23 @@ pub fn by_class<'a>(
             continue;
         }
         let controller = IngressController { name, ..controller.clone() };
-        entrances.extend(asks.iter().map(|one| {
+        for one in asks {
             let calls = Some(format!("{}.{}", one.service, one.namespace));
-            let caller = Caller::Ingress(IngressController { calls, ..controller.clone() });
-            Entrance { caller, ..one.clone() }
-        }));
-        let caller = Caller::Ingress(controller);
-        entrances
-            .extend(leads.iter().map(|one| Entrance { caller: caller.clone(), ..one.clone() }));
+            let controller = IngressController { calls, ..controller.clone() };
+            entrances.extend(led_by(controller, std::slice::from_ref(one)));
+        }
+        entrances.extend(led_by(controller, leads));
     }
     entrances
+}
+
+/// What leads to these Services, now that it is known by whom.
+pub(super) fn led_by(
+    controller: IngressController,
+    leads: &[Entrance],
+) -> impl Iterator<Item = Entrance> {
+    let caller = Caller::Ingress(controller);
+    leads.iter().map(move |one| Entrance { caller: caller.clone(), ..one.clone() })
 }
 
 #[cfg(test)]

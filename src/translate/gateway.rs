@@ -1,5 +1,6 @@
 //! The Gateway API: where routes lead requests from outside the cluster, and whose the gateways are.
 
+use super::entrance::led_by;
 use super::namespace;
 use crate::kubernetes::{GRPCRoute, Gateway, GatewayClass, HTTPRoute, Reference, RouteSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -112,9 +113,7 @@ pub fn by_gateway<'a>(
                 .cloned()
                 .unwrap_or_else(|| format!("of Gateway {space}/{gateway}, which is not there"));
             let controller = IngressController { class: Some(class), name, calls: None };
-            let caller = Caller::Ingress(controller);
-            entrances
-                .extend(leads.iter().map(|one| Entrance { caller: caller.clone(), ..one.clone() }));
+            entrances.extend(led_by(controller, leads));
         }
     }
     entrances

@@ -27,9 +27,6 @@ const PAST: [&str; 3] = [
     "traffic.sidecar.istio.io/excludeInterfaces",
 ];
 
-/// What is sent elsewhere goes past the sidecar (C6).
-const ALONE: [&str; 1] = ["traffic.sidecar.istio.io/includeOutboundIPRanges"];
-
 pub(super) fn inbound(meta: &ObjectMeta, spec: &PodSpec, of: Of) -> Inbound {
     let annotation = |name: &str| meta.annotations.as_ref()?.get(name).map(String::as_str);
     let rewrites = |switch: &str| of == Of::Template && annotation(switch) != Some("false");
@@ -51,7 +48,8 @@ pub(super) fn inbound(meta: &ObjectMeta, spec: &PodSpec, of: Of) -> Inbound {
         named: named_ports(spec.standing_containers()),
         sends_past: annotation("sidecar.istio.io/interceptionMode") == Some("NONE")
             || PAST.into_iter().filter_map(annotation).any(|list| !list.is_empty())
-            || ALONE.into_iter().filter_map(annotation).any(|list| list != "*"),
+            || annotation("traffic.sidecar.istio.io/includeOutboundIPRanges")
+                .is_some_and(|list| list != "*"),
         openings: vec![],
     };
     let own = spec.standing_containers().filter(|container| container.name != "istio-proxy");

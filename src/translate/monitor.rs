@@ -14,17 +14,12 @@ const OF_THE_MESH: &str = "/etc/prom-certs/";
 
 /// The ports of Services.
 pub fn of_services(object: &ServiceMonitor) -> Option<Monitor> {
-    let spec = &object.spec;
-    let ports = spec.endpoints.iter().flatten().filter(is_plain).map(|one| port(one, false));
-    monitor("ServiceMonitor", &object.metadata, spec, ports.flatten().collect())
+    monitor("ServiceMonitor", &object.metadata, &object.spec, false)
 }
 
 /// The ports of pods.
 pub fn of_pods(object: &PodMonitor) -> Option<Monitor> {
-    let spec = &object.spec;
-    let all = spec.pod_metrics_endpoints.iter().flatten().filter(is_plain);
-    let ports = all.map(|one| port(one, true)).collect::<Option<Vec<_>>>()?;
-    monitor("PodMonitor", &object.metadata, spec, ports)
+    monitor("PodMonitor", &object.metadata, &object.spec, true)
 }
 
 /// Not scraped with a certificate of the mesh.
@@ -50,12 +45,10 @@ fn port(one: &ScrapedEndpoint, of_pods: bool) -> Option<Scraped> {
     }
 }
 
-fn monitor(
-    kind: &str,
-    meta: &ObjectMeta,
-    spec: &MonitorSpec,
-    ports: Vec<Scraped>,
-) -> Option<Monitor> {
+fn monitor(kind: &str, meta: &ObjectMeta, spec: &MonitorSpec, of_pods: bool) -> Option<Monitor> {
+    let endpoints = if of_pods { &spec.pod_metrics_endpoints } else { &spec.endpoints };
+    let plain = endpoints.iter().flatten().filter(is_plain);
+    let ports: Vec<_> = plain.filter_map(|one| port(one, of_pods)).collect();
     if ports.is_empty() {
         return None;
     }
@@ -73,7 +66,7 @@ fn monitor(
         namespaces,
         selector: label_selector(spec.selector.as_ref()),
         ports,
-        of_pods: kind == "PodMonitor",
+        of_pods,
     })
 }
 
@@ -121,5 +114,10 @@ mod tests {
         let found = of_pods(&serde_json::from_value(object).unwrap()).unwrap();
         let expected = [Scraped::ContainerNamed("web".into()), Scraped::Container(Port(9091))];
         assert_eq!((found.ports, found.of_pods), (expected.to_vec(), true));
+        // What is no port takes no other with it.
+        let object = json!({"metadata": {"namespace": "ops", "name": "web"},
+            "spec": {"podMetricsEndpoints": [{"port": "web"}, {"portNumber": 70_000}]}});
+        let found = of_pods(&serde_json::from_value(object).unwrap()).unwrap();
+        assert_eq!(found.ports, [Scraped::ContainerNamed("web".into())]);
     }
 }

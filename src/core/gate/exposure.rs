@@ -10,12 +10,11 @@ mod ingress;
 mod led;
 mod scraped;
 
-use super::{Context, policy};
+use super::{Context, injectors, policy, restart};
 use crate::effective::Policies;
 use crate::exposure::{Opener, Opening};
 use crate::finding::{Code, Finding, Level, Subject};
 use crate::ident::{Labels, Port, WorkloadRef};
-use crate::injection::Injector;
 use crate::mode::Mode;
 use crate::snapshot::Snapshot;
 use crate::workload::{NamespaceFacts, Pod, Proxy, Service, ServicePort, Workload};
@@ -119,10 +118,18 @@ impl<'a> After<'a> {
 
     /// The first pod of each workload behind `service` that would refuse plaintext to its `port`.
     fn refusals(&self, service: &'a Service, port: Option<Port>) -> Vec<Refusal<'a>> {
+        self.first_of(self.facts.endpoints(service).map(|(workload, pod)| (workload, pod, port)))
+    }
+
+    /// Of like pods the first that would refuse plaintext to that port.
+    fn first_of(
+        &self,
+        dialled: impl Iterator<Item = (&'a Workload, &'a Pod, Option<Port>)>,
+    ) -> Vec<Refusal<'a>> {
         let mut found: Vec<Refusal<'a>> = vec![];
-        for (workload, pod) in self.facts.endpoints(service) {
-            let is_known = found.iter().any(|one| one.workload.id == workload.id);
-            if !is_known && self.refuses(pod, port) {
+        for (workload, pod, port) in dialled {
+            let is_like = |one: &Refusal<'_>| one.workload.id == workload.id && one.port == port;
+            if !found.iter().any(is_like) && self.refuses(pod, port) {
                 found.push(Refusal { workload, pod, port });
             }
         }
@@ -205,12 +212,7 @@ impl<'a> After<'a> {
         }
         let refusal = Refusal { workload, pod, port: Some(*port) };
         let at = port_of(&workload.id, Some(*port));
-        let restart = format!(
-            "kubectl rollout restart {}/{} -n {}",
-            workload.id.kind.to_lowercase(),
-            workload.id.name,
-            workload.id.namespace
-        );
+        let restart = restart(&workload.id);
         let (code, level, message, remedy) = match by {
             Opener::Probe(check) => (
                 Code::ProbeNotRewritten,
@@ -330,11 +332,6 @@ impl<'a> After<'a> {
             labels.join(", ")
         )
     }
-}
-
-/// None where they are not known, which the gate injection says.
-fn injectors(snapshot: &Snapshot) -> &[Injector] {
-    snapshot.injectors.known().map_or(&[], Vec::as_slice)
 }
 
 fn subject(refusal: &Refusal<'_>) -> Subject {

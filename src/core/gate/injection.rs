@@ -1,6 +1,6 @@
 //! Can every server in scope speak mutual TLS, now and after a restart?
 
-use super::{Context, list};
+use super::{Context, list, restart};
 use crate::finding::{Code, Finding, Subject};
 use crate::injection::{self, Injection, NotInjected};
 use crate::reading::Reading;
@@ -103,7 +103,7 @@ fn live(workload: &Workload, findings: &mut Vec<Finding>) {
             )
             .evidence(format!("without a sidecar: {}", list(bare.iter().cloned())))
             .measured(format!("{}/{running} meshed", running - bare.len()), "all meshed")
-            .remedy(format!("enable injection, then: {}", restart(workload))),
+            .remedy(format!("enable injection, then: {}", restart(&workload.id))),
         );
     }
 
@@ -165,7 +165,7 @@ fn outdated(workload: &Workload, revision: &str) -> Option<Finding> {
             ),
         )
         .evidence(format!("of another revision: {}", list(others.iter().map(|pod| pod.name.clone()))))
-        .remedy(restart(workload)),
+        .remedy(restart(&workload.id)),
     )
 }
 
@@ -196,15 +196,6 @@ fn starts(workload: &Workload, findings: &mut Vec<Finding>) {
             .remedy("use native sidecars, or set holdApplicationUntilProxyStarts in the mesh configuration; then restart"),
         );
     }
-}
-
-fn restart(workload: &Workload) -> String {
-    format!(
-        "kubectl rollout restart {}/{} -n {}",
-        workload.id.kind.to_lowercase(),
-        workload.id.name,
-        workload.id.namespace
-    )
 }
 
 /// Its next pods are served by ztunnel, which STRICT binds as well; those that run say it themselves.

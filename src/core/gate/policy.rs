@@ -1,7 +1,7 @@
 //! Would our policy be the effective one, and would no other workload change? The question is
 //! put to the after-image: Istio's own merge on the current policies plus ours.
 
-use super::Context;
+use super::{Context, injectors};
 use crate::effective::{DecidedBy, Effective, Policies};
 use crate::finding::{Code, Finding, Level, Subject};
 use crate::ident::{Labels, Port, WorkloadRef};
@@ -65,11 +65,10 @@ fn of_ambient(context: Context<'_>, policy: &Policy) -> Option<Finding> {
     if policy.ports.is_empty() {
         return None;
     }
-    let injectors = snapshot.injectors.known().map_or(&[][..], Vec::as_slice);
     let is_ambient = |workload: &&Workload| {
         let to_come = workload.template.as_ref().is_some_and(|template| {
             policy.selector.select(&template.labels)
-                && template.proxy(&facts.name, &facts.labels, injectors) == Proxy::Ambient
+                && template.proxy(&facts.name, &facts.labels, injectors(snapshot)) == Proxy::Ambient
         });
         let is_so = |pod: &Pod| pod.proxy == Proxy::Ambient && policy.selector.select(&pod.labels);
         to_come || workload.pods.iter().any(is_so)

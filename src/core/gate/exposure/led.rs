@@ -108,10 +108,14 @@ impl<'a> After<'a> {
         };
         let (named, early) = (of(&work.names), of(&work.early));
         // Seldom is anybody here named, and then it is looked at more closely.
-        if (named.is_empty() && early.is_empty()) || self.was_seen(work) {
+        if named.is_empty() && early.is_empty() {
             return vec![];
         }
-        let named = if self.is_meshed(work) { vec![] } else { named };
+        let is_meshed = self.is_meshed(work);
+        if self.was_seen(work, is_meshed) {
+            return vec![];
+        }
+        let named = if is_meshed { vec![] } else { named };
         named.iter().chain(&early).flat_map(|one| self.entrance(one, names)).collect()
     }
 
@@ -127,13 +131,13 @@ impl<'a> After<'a> {
 
     /// What its pods send was seen as they would send it today: those of its runs that are still
     /// there had no sidecar either.
-    fn was_seen(&self, work: &Scheduled) -> bool {
+    fn was_seen(&self, work: &Scheduled, is_meshed: bool) -> bool {
         let Some(home) = &work.job.namespace else { return false };
         let id = WorkloadRef::new(home.clone(), "CronJob", &work.job.name);
         let runs = self.snapshot.namespace(home).and_then(|facts| facts.workloads.get(&id));
         let mut pods = runs.into_iter().flat_map(|runs| &runs.pods);
         work.was_there(self.snapshot.at, self.lookback)
-            && (self.is_meshed(work) || pods.all(|pod| !pod.is_meshed_client()))
+            && (is_meshed || pods.all(|pod| !pod.is_meshed_client()))
     }
 
     fn entrance(&self, entrance: &Entrance, names: &Names<'a>) -> Vec<Finding> {
@@ -164,13 +168,10 @@ impl<'a> After<'a> {
         }
         if service.selector.is_empty() {
             // The apiserver itself, which has no sidecar.
-            let is_apiserver =
-                (self.facts.name.as_str(), &*service.name) == ("default", "kubernetes");
-            return if is_apiserver {
-                vec![]
-            } else {
-                vec![unselected(&self.facts.name, service, entrance)]
-            };
+            if (self.facts.name.as_str(), &*service.name) == ("default", "kubernetes") {
+                return vec![];
+            }
+            return vec![unselected(&self.facts.name, service, entrance)];
         }
         self.reached(service, &port, &entrance.caller, led.alias.is_some())
             .iter()

@@ -49,8 +49,7 @@ impl<'a> After<'a> {
             return ports.flat_map(|port| self.refusals(service, port.target)).collect();
         }
         let behind = self.facts.endpoints(service);
-        let refused = behind.flat_map(|(workload, pod)| self.of_pod(workload, pod, port));
-        first_of_each(refused)
+        self.first_of(behind.flat_map(|(workload, pod)| scraped_of(workload, pod, port)))
     }
 
     fn of_pods(&self, monitor: &Monitor, port: &Scraped) -> Vec<(Refusal<'a>, Option<&'a Labels>)> {
@@ -58,22 +57,9 @@ impl<'a> After<'a> {
             let is_scraped = |pod: &&Pod| monitor.selector.matches(&pod.labels);
             workload.running().filter(is_scraped).map(move |pod| (workload, pod))
         });
-        let refused = pods.flat_map(|(workload, pod)| self.of_pod(workload, pod, port));
-        first_of_each(refused).into_iter().map(|refusal| (refusal, None)).collect()
-    }
-
-    /// The ports of `pod` that are scraped and would refuse it.
-    fn of_pod(&self, workload: &'a Workload, pod: &'a Pod, port: &Scraped) -> Vec<Refusal<'a>> {
-        let ports: Vec<Port> = match port {
-            Scraped::Container(number) => vec![*number],
-            Scraped::ContainerNamed(name) => {
-                pod.inbound.named.get(name).copied().into_iter().collect()
-            }
-            Scraped::Declared => pod.inbound.declared.iter().copied().collect(),
-            Scraped::OfService(_) => vec![],
-        };
-        let refused = ports.into_iter().filter(|port| self.refuses(pod, Some(*port)));
-        refused.map(|port| Refusal { workload, pod, port: Some(port) }).collect()
+        let refused =
+            self.first_of(pods.flat_map(|(workload, pod)| scraped_of(workload, pod, port)));
+        refused.into_iter().map(|refusal| (refusal, None)).collect()
     }
 
     fn of_a_monitor(
@@ -101,16 +87,17 @@ impl<'a> After<'a> {
     }
 }
 
-/// Of like pods the first.
-fn first_of_each<'a>(refusals: impl Iterator<Item = Refusal<'a>>) -> Vec<Refusal<'a>> {
-    let mut found: Vec<Refusal<'a>> = vec![];
-    for one in refusals {
-        if !found
-            .iter()
-            .any(|known| (&known.workload.id, known.port) == (&one.workload.id, one.port))
-        {
-            found.push(one);
-        }
-    }
-    found
+/// The ports of `pod` that are scraped.
+fn scraped_of<'a>(
+    workload: &'a Workload,
+    pod: &'a Pod,
+    port: &Scraped,
+) -> impl Iterator<Item = (&'a Workload, &'a Pod, Option<Port>)> + use<'a> {
+    let ports: Vec<Port> = match port {
+        Scraped::Container(number) => vec![*number],
+        Scraped::ContainerNamed(name) => pod.inbound.named.get(name).copied().into_iter().collect(),
+        Scraped::Declared => pod.inbound.declared.iter().copied().collect(),
+        Scraped::OfService(_) => vec![],
+    };
+    ports.into_iter().map(move |port| (workload, pod, Some(port)))
 }
