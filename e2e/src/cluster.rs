@@ -27,6 +27,7 @@ use crate::prometheus::{Prometheus, Targets};
 use crate::run_folder::RunFolder;
 use crate::servers::Servers;
 use crate::tools::Tools;
+use crate::turn::Turn;
 use crate::{Doing, Error, istio_metrics, kwok, until};
 
 /// What takes longer has no end: `kubectl delete` waits for finalizers by itself.
@@ -81,6 +82,7 @@ impl Cluster {
     /// Fails with the last log lines of the program that is to blame.
     pub async fn start(options: Options) -> Result<Self, Error> {
         let tools = tokio::task::spawn_blocking(Tools::find).await.doing("finding the tools")??;
+        let _turn = Turn::wait().await?;
         let begin = Instant::now();
         let mut ports = Ports::reserve()?;
         let run = RunFolder::create(options.keep)?;
@@ -383,7 +385,8 @@ pub(crate) async fn client_config(kubeconfig: &Path) -> Result<Config, Error> {
 }
 
 async fn apiserver_ready(client: &Client, processes: &mut [Process]) -> Result<(), Error> {
-    let ready = until("the apiserver to be ready", Duration::from_secs(60), async || {
+    // Alone it takes three; a busy machine gives it what it has left.
+    let ready = until("the apiserver to be ready", Duration::from_secs(180), async || {
         for process in &mut *processes {
             if let Err(error) = process.check() {
                 return Ok(Err(error));

@@ -47,6 +47,7 @@ pub mod scenario;
 mod servers;
 mod shop;
 mod tools;
+mod turn;
 mod wait;
 mod xds;
 

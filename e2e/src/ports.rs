@@ -1,13 +1,13 @@
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::Error;
 
 // Below the range from which Linux picks ports for outgoing connections (32768 and up), so that
 // a port found free is not taken by somebody's connection before its program listens.
 const FIRST: u16 = 20_000;
-const END: u16 = 32_000;
+pub(crate) const END: u16 = 32_000;
 const BLOCK: u16 = 40;
-
 /// A block of neighbouring ports for one cluster.
 ///
 /// The first port of the block is held open for as long as the block is in use: that keeps other
@@ -22,8 +22,11 @@ pub(crate) struct Ports {
 impl Ports {
     pub(crate) fn reserve() -> Result<Self, Error> {
         let blocks = (END - FIRST) / BLOCK;
-        // Neighbouring processes start at different blocks, so that they rarely meet.
-        let start = u16::try_from(std::process::id() % u32::from(blocks)).unwrap_or(0);
+        // Neighbouring processes start at different blocks, so that they rarely meet; what a cluster
+        // of ours named by its block may go a moment after the cluster itself.
+        static LATER: AtomicU16 = AtomicU16::new(0);
+        let start = u16::try_from(std::process::id() % u32::from(blocks)).unwrap_or(0)
+            + LATER.fetch_add(1, Ordering::Relaxed) % blocks;
         for number in 0..blocks {
             let first = FIRST + (start + number) % blocks * BLOCK;
             if let Ok(guard) = listen(first) {
@@ -52,7 +55,7 @@ impl Ports {
     }
 }
 
-fn listen(port: u16) -> std::io::Result<TcpListener> {
+pub(crate) fn listen(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))
 }
 
