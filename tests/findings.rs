@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 /// What objects do not show: measured, or seen in the apiserver alone. `src/core/tests` has a story
 /// for each of them.
-const NOT_IN_FILES: [Code; 28] = [
+const NOT_IN_FILES: [Code; 29] = [
     Code::InjectionUnknown,
     Code::PlaintextSeen,
     Code::PlaintextSourceUnknown,
@@ -23,6 +23,7 @@ const NOT_IN_FILES: [Code; 28] = [
     Code::WindowNotCovered,
     Code::NothingSeen,
     Code::NoRefusalSignal,
+    Code::ScrapeBreaksUnderStrict,
     Code::PortUnknown,
     Code::ClockSkew,
     Code::StaleWatch,

@@ -51,6 +51,8 @@ pub enum Caller {
     Ingress(IngressController),
     /// The pods of a CronJob.
     Scheduled(Arc<Scheduled>),
+    /// This operator, which asks the metrics source there.
+    Ourselves,
 }
 
 /// The controller that serves an Ingress, as far as the Ingress and its class tell of it.

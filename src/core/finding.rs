@@ -105,6 +105,8 @@ codes! {
     NothingSeen = "MR0307", Hold;
     /// Nothing would show us harm after the switch; as a warning, it names the kinds of harm that stay unseen.
     NoRefusalSignal = "MR0308", Block;
+    /// The metrics source is served in scope and the operator, which asks it, is not in the mesh: STRICT would blind it.
+    ScrapeBreaksUnderStrict = "MR0309", Block;
     /// A workload has a port that is excepted, and what was not mutual TLS cannot be told to have come to that port.
     PortUnknown = "MR0310", Hold;
     /// Our clock and the source's differ, or its newest sample is old.

@@ -435,5 +435,6 @@ fn telemetry(namespaces: &BTreeMap<Namespace, Arc<NamespaceFacts>>) -> Telemetry
                 .collect(),
         ),
         listeners: Reading::Unknown(Cause::NotRead("the proxies' state".into())),
+        asked_at: None,
     }
 }

@@ -1,5 +1,6 @@
 //! What the metrics source said, already translated: no raw label travels further than this.
 
+use crate::exposure::Entrance;
 use crate::ident::{Namespace, PodRef};
 use crate::proxies::Listeners;
 use crate::reading::{Cause, Reading};
@@ -34,6 +35,8 @@ pub struct Telemetry {
     pub edges: Reading<Vec<Edge>>,
     /// The last sending of each sidecar's listeners, by the control planes themselves.
     pub listeners: Reading<BTreeMap<PodRef, Listeners>>,
+    /// Where the source is asked, if that is at a Service by its name.
+    pub asked_at: Option<Entrance>,
 }
 
 /// A workload as metrics name it: namespace and name, without kind.
@@ -160,6 +163,7 @@ impl Telemetry {
             refusals: unknown(cause),
             edges: unknown(cause),
             listeners: unknown(cause),
+            asked_at: None,
         }
     }
 }

@@ -10,7 +10,7 @@ pub(super) mod counted;
 mod promql;
 
 use super::prometheus::{Answer, Error, Prometheus, Sample, Series};
-use crate::translate::evidence::{self, PodLabels, Row};
+use crate::translate::evidence::{self, PodLabels, Row, asked_at};
 use jiff::{SignedDuration, Timestamp};
 use meshrollout_core::ident::PodRef;
 use meshrollout_core::reading::{Cause, Reading};
@@ -114,7 +114,7 @@ pub async fn gather(source: &Prometheus, question: &Question, now: Timestamp) ->
 
     let plaintext =
         requests_in_plaintext.and_then(|requests| Ok([requests, tcp_in_plaintext?].concat()));
-    Answers {
+    let telemetry = Answers {
         at,
         scrape_interval: config.scrape_interval,
         certificate_lifetime: config.workload_cert_lifetime,
@@ -134,7 +134,8 @@ pub async fn gather(source: &Prometheus, question: &Question, now: Timestamp) ->
         failures,
         errors,
     }
-    .telemetry(labels, question.lookback)
+    .telemetry(labels, question.lookback);
+    Telemetry { asked_at: asked_at(config), ..telemetry }
 }
 
 /// What was answered to each question, all for one instant, whoever counted.
@@ -197,6 +198,7 @@ impl Answers {
             edges: reading(edges),
             // No metric tells; the control planes are asked by `observe::proxies`.
             listeners: Reading::Unknown(Cause::NotRead("the proxies' state".into())),
+            asked_at: None,
         }
     }
 }

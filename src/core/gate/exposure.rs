@@ -14,8 +14,9 @@ use super::{Context, injectors, policy, restart};
 use crate::effective::Policies;
 use crate::exposure::{Opener, Opening};
 use crate::finding::{Code, Finding, Level, Subject};
-use crate::ident::{Labels, Port, WorkloadRef};
+use crate::ident::{Labels, Namespace, Port, WorkloadRef};
 use crate::mode::Mode;
+use crate::plan::Plan;
 use crate::snapshot::Snapshot;
 use crate::workload::{NamespaceFacts, Pod, Proxy, Service, ServicePort, Workload};
 use jiff::SignedDuration;
@@ -49,7 +50,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     if facts.workloads.values().any(Workload::is_to_come) {
         expected.to_mut().expect_pods(injectors(snapshot));
     }
-    let after = After::new(snapshot, &expected, plan.gates.lookback);
+    let after = After::new(snapshot, &expected, plan);
     let facts = after.facts;
     let mut findings: BTreeSet<Finding> = BTreeSet::new();
     findings.extend(elsewhere::examine(snapshot, facts));
@@ -82,6 +83,8 @@ struct After<'a> {
     ports: OnceCell<BTreeMap<&'a WorkloadRef, BTreeSet<Port>>>,
     /// For how long what was sent would have been seen.
     lookback: SignedDuration,
+    /// Where we are ourselves.
+    operator: &'a Namespace,
 }
 
 /// Where plaintext would be refused.
@@ -95,13 +98,14 @@ struct Refusal<'a> {
 impl<'a> After<'a> {
     /// Whether our policy would be the one in force is asked by the gate `policies`; here it is,
     /// so that what stands in the way of it hides nobody.
-    fn new(snapshot: &'a Snapshot, facts: &'a NamespaceFacts, lookback: SignedDuration) -> Self {
+    fn new(snapshot: &'a Snapshot, facts: &'a NamespaceFacts, plan: &'a Plan) -> Self {
         let pods = facts.workloads.values().flat_map(|workload| &workload.pods);
         let revisions = pods.map(Pod::revision).chain([None]).collect();
         let ours = policy::ours(snapshot, facts, Mode::Strict);
         let mut policies = snapshot.policies.clone();
         policies.make_strict(&facts.name, &revisions, &ours);
-        Self { policies, snapshot, facts, ports: OnceCell::new(), lookback }
+        let (lookback, operator) = (plan.gates.lookback, &plan.operator_namespace);
+        Self { policies, snapshot, facts, ports: OnceCell::new(), lookback, operator }
     }
 
     /// Plaintext to `port` of `pod` would be refused.

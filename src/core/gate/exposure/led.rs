@@ -8,7 +8,7 @@ use crate::finding::{Code, Finding, Level, Subject};
 use crate::ident::{Namespace, WorkloadRef};
 use crate::reading::{Cause, Reading};
 use crate::scheduled::{self, Ran, Scheduled};
-use crate::workload::{Proxy, Service, ServicePort};
+use crate::workload::{Proxy, Service, ServicePort, Workload};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -38,6 +38,8 @@ impl<'a> After<'a> {
                 findings.extend(all.iter().flat_map(|work| self.scheduled(work, &names)));
             }
         }
+        let asked_at = self.snapshot.telemetry.asked_at.iter();
+        findings.extend(asked_at.flat_map(|one| self.entrance(one, &names)));
         findings
     }
 
@@ -48,7 +50,7 @@ impl<'a> After<'a> {
             Subject::namespace(name),
             format!("who calls into {name} from outside the mesh is not known: {cause}"),
         )
-        .remedy("give the operator the right to list webhook configurations, APIServices, CustomResourceDefinitions, CronJobs and Ingresses")
+        .remedy("give the operator the right to list webhook configurations, APIServices, CustomResourceDefinitions, CronJobs and Ingresses, and where they are installed the Gateway API's routes, gateways and classes and the Prometheus operator's monitors")
     }
 
     /// The Services of this namespace, and the ExternalNames anywhere that lead to them, by however
@@ -129,6 +131,17 @@ impl<'a> After<'a> {
         matches!(made, Proxy::Sidecar { .. } | Proxy::Gateway) && !work.template.inbound.sends_past
     }
 
+    /// What we ask goes out as mutual TLS, of a sidecar of our own.
+    fn are_we_meshed(&self) -> bool {
+        let home = self.snapshot.namespace(self.operator);
+        let pods = home.into_iter().flat_map(|facts| facts.workloads.values());
+        let ours = pods.flat_map(Workload::running).filter(|pod| {
+            pod.labels.value("app.kubernetes.io/name") == Some(crate::policy::FIELD_MANAGER)
+        });
+        let mut ours = ours.peekable();
+        ours.peek().is_some() && ours.all(|pod| pod.is_meshed_client() && !pod.inbound.sends_past)
+    }
+
     /// What its pods send was seen as they would send it today: those of its runs that are still
     /// there had no sidecar either.
     fn was_seen(&self, work: &Scheduled, is_meshed: bool) -> bool {
@@ -159,9 +172,12 @@ impl<'a> After<'a> {
             Caller::Ingress(controller) => {
                 ingress::arrival(self.snapshot, controller, &entrance.namespace, led, &port)
             }
-            Caller::Admission | Caller::Aggregation | Caller::Conversion | Caller::Scheduled(_) => {
-                Arrival::Plaintext
-            }
+            Caller::Ourselves if self.are_we_meshed() => Arrival::MutualTls,
+            Caller::Admission
+            | Caller::Aggregation
+            | Caller::Conversion
+            | Caller::Scheduled(_)
+            | Caller::Ourselves => Arrival::Plaintext,
         };
         if arrival == Arrival::MutualTls {
             return vec![];
@@ -189,7 +205,8 @@ impl<'a> After<'a> {
     ) -> Vec<Refusal<'a>> {
         let is_word = matches!(by, Caller::Scheduled(_));
         // Its name leads to the pods themselves.
-        let by_name = service.headless && (is_word || is_alias);
+        let are_we = matches!(by, Caller::Ourselves);
+        let by_name = service.headless && (is_word || are_we || is_alias);
         match port {
             Dialled::Number(number) if by_name => return self.refusals(service, Some(*number)),
             // It need not have ports at all.
@@ -238,6 +255,12 @@ impl<'a> After<'a> {
                 );
                 (Code::RareCaller, led)
             }
+            Caller::Ourselves => (
+                Code::ScrapeBreaksUnderStrict,
+                format!(
+                    "this operator asks the {declared_by} at {at}, and is not in the mesh: it would be blind to all harm"
+                ),
+            ),
             Caller::Ingress(controller) => {
                 let how = match arrival {
                     Arrival::Plaintext => "no sidecar is seen at its controller",
@@ -256,9 +279,11 @@ impl<'a> After<'a> {
         let let_in = self.exception(&service.selector, refusal);
         let about = match &entrance.caller {
             Caller::Scheduled(_) => declared_by.clone(),
-            Caller::Admission | Caller::Aggregation | Caller::Conversion | Caller::Ingress(_) => {
-                subject(refusal)
-            }
+            Caller::Admission
+            | Caller::Aggregation
+            | Caller::Conversion
+            | Caller::Ingress(_)
+            | Caller::Ourselves => subject(refusal),
         };
         let found = Finding::new(code, about, format!("{led}: refused after STRICT"))
             .evidence(match &entrance.port {
@@ -267,6 +292,7 @@ impl<'a> After<'a> {
             })
             .remedy(match &entrance.caller {
                 Caller::Admission | Caller::Aggregation | Caller::Conversion => let_in,
+                Caller::Ourselves => format!("give the operator a sidecar; or let it in: {let_in}"),
                 Caller::Scheduled(_) => format!(
                     "give its pods a sidecar; or have it seen: kubectl create job {name}-now --from=cronjob/{name}{within}; or let it in: {let_in}",
                     name = declared_by.name,

@@ -1,16 +1,15 @@
 //! Callers from outside the mesh that can never speak its mutual TLS, and what lets them in.
 
+mod scraped;
+
 use meshrollout_core::exposure::{Caller, Check, Inbound, IngressController, Opener, Opening};
-use meshrollout_core::finding::{Code, Level, Subject};
+use meshrollout_core::finding::{Code, Subject};
 use meshrollout_core::gate::Evaluation;
-use meshrollout_core::ident::{
-    Host, Labels, Namespace, Operator, Port, Requirement, Selector, WorkloadRef,
-};
+use meshrollout_core::ident::{Host, Labels, Namespace, Port, WorkloadRef};
 use meshrollout_core::injection::Template;
 use meshrollout_core::mode::Mode;
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::scheduled::{Names, Ran, Scheduled};
-use meshrollout_core::scrape::{Monitor, Scraped};
 use meshrollout_core::testing::{World, at, seconds};
 use meshrollout_core::waiver::{Acknowledgement, Answer, Exception};
 use meshrollout_core::workload::{NamespaceFacts, Phase, Pod, Proxy, Workload};
@@ -404,64 +403,6 @@ fn pods_that_ztunnel_will_serve_are_refused_before_they_are_there() {
     assert!(to_come(bare().with("istio.io/dataplane-mode", "ambient")));
     assert!(!to_come(bare()));
     assert!(!to_come(Labels::default()));
-}
-
-/// A Prometheus operator's scraper dials pods, whatever it is in itself.
-#[test]
-fn a_scraper_that_is_sent_to_the_application_is_an_obstacle_where_nobody_listened() {
-    let monitored = |of_pods: bool, namespace: &str, labels: &[(&str, &str)], port: Scraped| {
-        let mut world = shop(|world| {
-            let requirement = |(key, value): &(&str, &str)| Requirement {
-                key: (*key).into(),
-                operator: Operator::In(vec![(*value).into()]),
-            };
-            let monitor = Monitor {
-                declared_by: Subject::new("ServiceMonitor", &"ops".into(), "web"),
-                namespaces: Some([namespace.into()].into()),
-                selector: Selector::new(labels.iter().map(requirement).collect()),
-                ports: vec![port],
-                of_pods,
-            };
-            world.snapshot.monitors = Reading::Known(Arc::new(vec![monitor]));
-            world.edit("catalog", |facts| {
-                facts.services[0].labels = Labels::default().with("scraped", "yes");
-                facts.services[0].ports[0].name = "web".into();
-            });
-            world.edit_pods("catalog", |pod| {
-                let named = [("web".to_owned(), Port(8080))].into();
-                pod.inbound = Arc::new(Inbound { named, ..Inbound::default() });
-            });
-        });
-        let level = |world: &World| {
-            let evaluation = judged(world);
-            let all = evaluation.findings();
-            all.into_iter().find(|one| one.code == Code::ScrapedAppPort).map(|one| one.level)
-        };
-        let heard = level(&world);
-        let telemetry = Arc::make_mut(&mut world.snapshot.telemetry);
-        telemetry.callers = Reading::Unknown(Cause::NotRead("callers".into()));
-        (heard, level(&world))
-    };
-    let web = || Scraped::OfService("web".into());
-    let found = (Some(Level::Warn), Some(Level::Block));
-    assert_eq!(monitored(false, "catalog", &[("scraped", "yes")], web()), found);
-    assert_eq!(monitored(false, "catalog", &[], Scraped::Container(Port(8080))), found);
-    let named = |name: &str| Scraped::ContainerNamed(name.into());
-    assert_eq!(monitored(true, "catalog", &[("app", "catalog")], named("web")), found);
-    assert_eq!(monitored(false, "catalog", &[], named("web")), found);
-    for nothing in [
-        monitored(true, "catalog", &[], named("http-envoy-prom")),
-        monitored(false, "front", &[("scraped", "yes")], web()),
-        monitored(false, "catalog", &[("scraped", "no")], web()),
-        monitored(false, "catalog", &[], Scraped::OfService("other".into())),
-        monitored(true, "catalog", &[("app", "other")], named("web")),
-        // The sidecar's own metrics are not captured.
-        monitored(true, "catalog", &[], Scraped::Container(Port(15020))),
-    ] {
-        assert_eq!(nothing, (None, None));
-    }
-    let unread = Cause::NotRead("monitors".into());
-    held_by(shop(|w| w.snapshot.monitors = Reading::Unknown(unread)), Code::CallersUnknown);
 }
 
 /// What nginx resolves for an ExternalName is not what its sidecar knows.
