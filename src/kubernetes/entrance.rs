@@ -5,11 +5,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
 kind! {
-    /// A CustomResourceDefinition, of which only the conversion is read.
+    /// A CustomResourceDefinition: which versions are served, and how they are converted.
     CustomResourceDefinition, ClusterResourceScope, "apiextensions.k8s.io",
     "customresourcedefinitions", {
         /// What it says.
         spec: DefinitionSpec,
+        /// Whether it is in force.
+        status: Option<DefinitionStatus>,
     }
 }
 
@@ -41,8 +43,38 @@ kind! {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct DefinitionSpec {
+    /// Its versions.
+    pub versions: Option<Vec<DefinitionVersion>>,
     /// Between its versions.
     pub conversion: Option<Conversion>,
+}
+
+/// A version of a CustomResourceDefinition.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct DefinitionVersion {
+    /// As in `v1`.
+    pub name: String,
+    /// The apiserver answers for it.
+    pub served: bool,
+}
+
+/// What the apiserver says of a CustomResourceDefinition.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct DefinitionStatus {
+    /// `Established`: it is in force.
+    pub conditions: Option<Vec<DefinitionCondition>>,
+}
+
+/// One thing that the apiserver says of a CustomResourceDefinition.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct DefinitionCondition {
+    /// What is said.
+    pub r#type: String,
+    /// `True` or not.
+    pub status: String,
 }
 
 /// How objects are converted.

@@ -94,6 +94,12 @@ impl Objects {
         watches.begin(kind::CRON_JOBS);
         watches.begin(kind::INGRESSES);
         watches.begin(kind::INGRESS_CLASSES);
+        watches.begin(kind::HTTP_ROUTES);
+        watches.begin(kind::GRPC_ROUTES);
+        watches.begin(kind::GATEWAYS);
+        watches.begin(kind::GATEWAY_CLASSES);
+        watches.begin(kind::SERVICE_MONITORS);
+        watches.begin(kind::POD_MONITORS);
         watches.begin(kind::NAMED_MESH);
         watches.begin(kind::LABELLED_MESH);
         Self {

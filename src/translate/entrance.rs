@@ -80,6 +80,25 @@ pub fn aggregated(object: &APIService) -> Option<Entrance> {
     Some(entrance(Caller::Aggregation, "APIService", name, at))
 }
 
+/// What a CustomResourceDefinition tells of its kind.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Defined {
+    /// The versions of it that the apiserver answers for.
+    pub served: Vec<String>,
+    /// Where the apiserver has its objects converted, if it does.
+    pub conversion: Option<Entrance>,
+}
+
+/// What a CustomResourceDefinition tells of its kind.
+pub fn defined(object: &CustomResourceDefinition) -> Defined {
+    let conditions = object.status.iter().flat_map(|status| &status.conditions).flatten();
+    let is_established =
+        conditions.into_iter().any(|one| one.r#type == "Established" && one.status == "True");
+    let versions = object.spec.versions.iter().flatten().filter(|_| is_established);
+    let served = versions.filter(|version| version.served).map(|version| version.name.clone());
+    Defined { served: served.collect(), conversion: conversion(object) }
+}
+
 /// Where the apiserver has objects converted, if it does.
 pub fn conversion(object: &CustomResourceDefinition) -> Option<Entrance> {
     let webhook = object.spec.conversion.as_ref()?.webhook.as_ref()?;
@@ -231,6 +250,19 @@ mod tests {
     fn leads(entrance: &Entrance) -> String {
         let Entrance { declared_by, namespace, service, port, .. } = entrance;
         format!("{declared_by} to {namespace}/{service}:{port}")
+    }
+
+    #[test]
+    fn a_definition_serves_what_it_says_once_it_is_established() {
+        let served = |established: &str| {
+            let object = json!({"metadata": {"name": "x"}, "spec": {"versions": [
+                {"name": "v1", "served": true}, {"name": "v1beta1", "served": false}]},
+                "status": {"conditions": [{"type": "NamesAccepted", "status": "True"},
+                    {"type": "Established", "status": established}]}});
+            defined(&serde_json::from_value(object).unwrap()).served
+        };
+        assert_eq!(served("True"), ["v1"]);
+        assert!(served("False").is_empty());
     }
 
     #[test]

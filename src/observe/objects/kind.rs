@@ -1,9 +1,11 @@
 //! The kinds that are watched: what is read of each object and where it is filed.
 
 use super::store::{Place, Store, Table, Webhooks};
-use crate::translate::entrance::{self, Class, Routed};
+use crate::translate::entrance::{self, Class, Defined, Routed};
 use crate::translate::facts::{Header, NamedService, header, named_service};
+use crate::translate::gateway::{self, GatewayName, Route};
 use crate::translate::mesh::{MeshConfig, config};
+use crate::translate::monitor;
 use crate::translate::pod::{OwnedPod, Owner, daemon_set, deployment, owned_pod, stateful_set};
 use crate::translate::{self, DOMAIN, schedule};
 use crate::{istio, kubernetes};
@@ -16,6 +18,7 @@ use meshrollout_core::exposure::Entrance;
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::policy::Policy;
 use meshrollout_core::scheduled::Scheduled;
+use meshrollout_core::scrape::Monitor;
 use meshrollout_core::snapshot::TelemetryOverride;
 use std::sync::Arc;
 
@@ -31,6 +34,8 @@ pub(super) struct Kind<K, T> {
     pub(super) share: fn(&mut T, &T),
     /// Its facts are part of their namespace's.
     pub(super) makes_namespace: bool,
+    /// It is there only where somebody has installed its CustomResourceDefinition.
+    pub(super) is_optional: bool,
     /// Selects by fields.
     pub(super) fields: Option<&'static str>,
     /// Selects by labels.
@@ -51,12 +56,25 @@ impl<K, T> Kind<K, T> {
         read: fn(&K) -> Option<T>,
         table: fn(&mut Store) -> &mut Table<T>,
     ) -> Self {
-        let share = |_: &mut T, _: &T| {};
-        Self { name, read, table, share, makes_namespace: false, fields: None, labels: None }
+        Self {
+            name,
+            read,
+            table,
+            share: |_, _| {},
+            makes_namespace: false,
+            is_optional: false,
+            fields: None,
+            labels: None,
+        }
     }
 
     const fn of_namespace(mut self) -> Self {
         self.makes_namespace = true;
+        self
+    }
+
+    const fn optional(mut self) -> Self {
+        self.is_optional = true;
         self
     }
 
@@ -146,9 +164,13 @@ pub(super) const VALIDATORS: Kind<ValidatingWebhookConfiguration, Vec<Entrance>>
 pub(super) const API_SERVICES: Kind<kubernetes::APIService, Entrance> =
     Kind::new("APIService", entrance::aggregated, |store| &mut store.api_services);
 
-/// Their schemas are large and never become values; what is kept is where objects are converted.
-pub(super) const DEFINITIONS: Kind<kubernetes::CustomResourceDefinition, Entrance> =
-    Kind::new("CustomResourceDefinition", entrance::conversion, |store| &mut store.definitions);
+/// Their schemas are large and never become values; what is kept is which versions are served and
+/// where objects are converted.
+pub(super) const DEFINITIONS: Kind<kubernetes::CustomResourceDefinition, Defined> = Kind::new(
+    "CustomResourceDefinition",
+    |object| Some(entrance::defined(object)),
+    |store| &mut store.definitions,
+);
 
 pub(super) const CRON_JOBS: Kind<kubernetes::CronJob, Arc<Scheduled>> = Kind::new(
     "CronJob",
@@ -164,6 +186,32 @@ pub(super) const INGRESS_CLASSES: Kind<kubernetes::IngressClass, Class> = Kind::
     |object| Some(entrance::class(object)),
     |store| &mut store.ingress_classes,
 );
+
+pub(super) const HTTP_ROUTES: Kind<kubernetes::HTTPRoute, Route> =
+    Kind::new("HTTPRoute", |object| Some(gateway::http(object)), |store| &mut store.http_routes)
+        .optional();
+
+pub(super) const GRPC_ROUTES: Kind<kubernetes::GRPCRoute, Route> =
+    Kind::new("GRPCRoute", |object| Some(gateway::grpc(object)), |store| &mut store.grpc_routes)
+        .optional();
+
+pub(super) const GATEWAYS: Kind<kubernetes::Gateway, (GatewayName, String)> =
+    Kind::new("Gateway", |object| Some(gateway::gateway(object)), |store| &mut store.gateways)
+        .optional();
+
+pub(super) const GATEWAY_CLASSES: Kind<kubernetes::GatewayClass, (String, String)> = Kind::new(
+    "GatewayClass",
+    |object| Some(gateway::controller(object)),
+    |store| &mut store.gateway_classes,
+)
+.optional();
+
+pub(super) const SERVICE_MONITORS: Kind<kubernetes::ServiceMonitor, Monitor> =
+    Kind::new("ServiceMonitor", monitor::of_services, |store| &mut store.service_monitors)
+        .optional();
+
+pub(super) const POD_MONITORS: Kind<kubernetes::PodMonitor, Monitor> =
+    Kind::new("PodMonitor", monitor::of_pods, |store| &mut store.pod_monitors).optional();
 
 /// The default control plane's mesh configuration. A selector keeps the watch narrow: a cluster's
 /// ConfigMaps are many and large.

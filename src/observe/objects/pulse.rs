@@ -33,12 +33,13 @@ struct Signs {
     /// What went wrong since then.
     trouble: Option<String>,
     has_lost: bool,
+    /// There is nothing of its kind to be told of, and it is not watched.
+    rests: bool,
 }
 
 impl Pulse {
     pub(super) fn new(kind: &'static str) -> Self {
-        let signs = Signs { current: None, heard: Instant::now(), trouble: None, has_lost: false };
-        Self { kind, signs: Mutex::new(signs) }
+        Self { kind, signs: Mutex::new(Signs::new()) }
     }
 
     /// What is watched.
@@ -55,6 +56,16 @@ impl Pulse {
         if signs.trouble.take().is_some() {
             tracing::info!(kind = self.kind, "the watch works again");
         }
+    }
+
+    /// The apiserver does not serve this kind: there is nothing to watch, and nothing unknown.
+    pub(super) fn rests(&self) {
+        *self.signs() = Signs { rests: true, ..Signs::new() };
+    }
+
+    /// It is served, and nothing is known of it yet.
+    pub(super) fn begins(&self) {
+        *self.signs() = Signs::new();
     }
 
     /// Something went wrong. What we know may still be true until it is too old.
@@ -76,9 +87,10 @@ impl Pulse {
         self.signs().heard.elapsed() >= limit
     }
 
-    /// The first list has arrived.
+    /// The first list has arrived, or there is none to come.
     pub(super) fn is_listed(&self) -> bool {
-        self.signs().current.is_some()
+        let signs = self.signs();
+        signs.rests || signs.current.is_some()
     }
 
     /// Why what it told us may not be true any more, if its last sign is older than `limit`.
@@ -89,7 +101,7 @@ impl Pulse {
                 && now.duration_since(time) <= limit
                 && instant.elapsed() <= Duration::try_from(limit).unwrap_or_default()
         });
-        if is_fresh {
+        if is_fresh || signs.rests {
             return None;
         }
         let kind = match &signs.trouble {
@@ -106,6 +118,13 @@ impl Pulse {
     fn signs(&self) -> std::sync::MutexGuard<'_, Signs> {
         // Each change is one assignment: a panic elsewhere leaves nothing half-changed.
         self.signs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Signs {
+    fn new() -> Self {
+        let heard = Instant::now();
+        Self { current: None, heard, trouble: None, has_lost: false, rests: false }
     }
 }
 
@@ -187,6 +206,18 @@ mod tests {
         // Trouble alone makes nothing untrue.
         pulse.is_troubled("refused".into());
         assert_eq!(cause(&pulse, 59), None);
+    }
+
+    #[test]
+    fn what_is_not_served_is_not_stale_and_what_is_served_anew_is_until_its_first_list() {
+        let pulse = Pulse::new("HTTPRoute");
+        assert!(!pulse.is_listed());
+        pulse.rests();
+        assert!(pulse.is_listed());
+        assert_eq!(cause(&pulse, 3600), None);
+        pulse.begins();
+        assert!(!pulse.is_listed());
+        assert!(cause(&pulse, 0).unwrap().contains("has not delivered its first list"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Quorum reads: what a write of STRICT stands on is read again, from the newest state.
 
 use super::kind::{self, Kind, place};
-use super::store::{Place, Store};
+use super::store::{Place, Served, Store};
 use kube::api::ListParams;
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
@@ -102,11 +102,26 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
     file(&mut store, kind::INGRESS_CLASSES, ingress_classes);
     file(&mut store, kind::NAMED_MESH, named_mesh);
     file(&mut store, kind::LABELLED_MESH, labelled_mesh);
+    // Which of these there are is known by now.
+    let (http_routes, grpc_routes, gateways, gateway_classes, service_monitors, pod_monitors) = tokio::try_join!(
+        where_served(client, &store, kind::HTTP_ROUTES),
+        where_served(client, &store, kind::GRPC_ROUTES),
+        where_served(client, &store, kind::GATEWAYS),
+        where_served(client, &store, kind::GATEWAY_CLASSES),
+        where_served(client, &store, kind::SERVICE_MONITORS),
+        where_served(client, &store, kind::POD_MONITORS),
+    )?;
+    file_if_read(&mut store, kind::HTTP_ROUTES, http_routes);
+    file_if_read(&mut store, kind::GRPC_ROUTES, grpc_routes);
+    file_if_read(&mut store, kind::GATEWAYS, gateways);
+    file_if_read(&mut store, kind::GATEWAY_CLASSES, gateway_classes);
+    file_if_read(&mut store, kind::SERVICE_MONITORS, service_monitors);
+    file_if_read(&mut store, kind::POD_MONITORS, pod_monitors);
     Ok(store)
 }
 
 /// The kinds of which [`read`] reads every object, so that their watches do not matter.
-pub(super) const WHOLE: [&str; 12] = [
+pub(super) const WHOLE: [&str; 18] = [
     kind::POLICIES.name,
     kind::RULES.name,
     kind::OVERRIDES.name,
@@ -117,6 +132,12 @@ pub(super) const WHOLE: [&str; 12] = [
     kind::CRON_JOBS.name,
     kind::INGRESSES.name,
     kind::INGRESS_CLASSES.name,
+    kind::HTTP_ROUTES.name,
+    kind::GRPC_ROUTES.name,
+    kind::GATEWAYS.name,
+    kind::GATEWAY_CLASSES.name,
+    kind::SERVICE_MONITORS.name,
+    kind::POD_MONITORS.name,
     kind::NAMED_MESH.name,
     kind::LABELLED_MESH.name,
 ];
@@ -150,6 +171,21 @@ where
     K: Clone + Debug + DeserializeOwned + Resource<DynamicType = ()>,
 {
     list(Api::all(client.clone()), kind).await
+}
+
+/// Nothing where the definitions that were just read know no such kind.
+async fn where_served<K, T>(
+    client: &Client,
+    store: &Store,
+    kind: Kind<K, T>,
+) -> Result<Option<Facts<T>>, ReadError>
+where
+    K: Clone + Debug + DeserializeOwned + Resource<DynamicType = ()>,
+{
+    match store.served::<K>() {
+        Some(Served::Here) => everywhere(client, kind).await.map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// Without a resource version a list is as of now, by the quorum's word.
@@ -199,4 +235,10 @@ fn file<K, T: PartialEq>(store: &mut Store, kind: Kind<K, T>, facts: Facts<T>) {
         table.arrive(place, Some(fact), kind.share);
     }
     table.finish();
+}
+
+fn file_if_read<K, T: PartialEq>(store: &mut Store, kind: Kind<K, T>, facts: Option<Facts<T>>) {
+    if let Some(facts) = facts {
+        file(store, kind, facts);
+    }
 }

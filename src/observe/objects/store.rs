@@ -1,13 +1,16 @@
 //! What the watches have told us, kept as facts, and the snapshot that it makes.
 
 use super::Target;
+use crate::kubernetes;
 use crate::observe::sidecars::Whose;
-use crate::translate::entrance::{self, Class, Routed};
+use crate::translate::entrance::{self, Class, Defined, Routed};
 use crate::translate::facts::{Header, NamedService, Parts};
+use crate::translate::gateway::{self, GatewayName, Route};
 use crate::translate::mesh::{self, MeshConfig};
 use crate::translate::pod::{OwnedPod, Owner};
 use crate::translate::process::Process;
 use jiff::Timestamp;
+use kube::Resource;
 use meshrollout_core::client_tls::{Rule, Rules};
 use meshrollout_core::effective::Policies;
 use meshrollout_core::exposure::Entrance;
@@ -16,6 +19,7 @@ use meshrollout_core::injection::Injector;
 use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::scheduled::Scheduled;
+use meshrollout_core::scrape::Monitor;
 use meshrollout_core::snapshot::{Mesh, Snapshot, Source, TelemetryOverride};
 use meshrollout_core::traffic::Telemetry;
 use meshrollout_core::workload::{NamespaceFacts, Pod, Proxy};
@@ -28,6 +32,17 @@ pub(super) struct Table<T> {
     /// The rows of a list under way: they take the place of the others when it is whole.
     arriving: Option<Rows<T>>,
     listed: bool,
+}
+
+/// Whether the apiserver serves a kind that need not be there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Served {
+    /// In the version that we read.
+    Here,
+    /// In other versions alone: what there is of it we cannot tell.
+    Otherwise,
+    /// Not at all: there is none.
+    Nowhere,
 }
 
 type Rows<T> = BTreeMap<Namespace, BTreeMap<String, T>>;
@@ -51,10 +66,16 @@ pub(super) struct Store {
     pub(super) injectors: Table<Webhooks>,
     pub(super) validators: Table<Vec<Entrance>>,
     pub(super) api_services: Table<Entrance>,
-    pub(super) definitions: Table<Entrance>,
+    pub(super) definitions: Table<Defined>,
     pub(super) cron_jobs: Table<Arc<Scheduled>>,
     pub(super) ingresses: Table<Routed>,
     pub(super) ingress_classes: Table<Class>,
+    pub(super) http_routes: Table<Route>,
+    pub(super) grpc_routes: Table<Route>,
+    pub(super) gateways: Table<(GatewayName, String)>,
+    pub(super) gateway_classes: Table<(String, String)>,
+    pub(super) service_monitors: Table<Monitor>,
+    pub(super) pod_monitors: Table<Monitor>,
     pub(super) named_mesh: Table<MeshConfig>,
     pub(super) labelled_mesh: Table<MeshConfig>,
     /// By namespace: what was read by itself after a write, and the watch may not have told yet.
@@ -73,6 +94,7 @@ struct MeshWide {
     injectors: Reading<Vec<Injector>>,
     entrances: Reading<Arc<Vec<Entrance>>>,
     scheduled: Reading<Arc<Vec<Arc<Scheduled>>>>,
+    monitors: Reading<Arc<Vec<Monitor>>>,
     overrides: Vec<TelemetryOverride>,
 }
 
@@ -85,6 +107,11 @@ pub(super) struct Webhooks {
 }
 
 impl<T: PartialEq> Table<T> {
+    /// Its kind is not there any more: what was known of it is not known.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
     /// Files a fact, or with `None` takes it away. True when that made a difference.
     pub(super) fn set(
         &mut self,
@@ -237,21 +264,19 @@ impl Store {
                 None => drop(self.facts.remove(&name)),
             }
         }
-        let MeshWide { mesh, policies, rules, injectors, entrances, scheduled, overrides } =
-            self.wide();
+        let wide = self.wide();
         Snapshot {
             at,
             source: Source::Watches,
-            mesh,
+            mesh: wide.mesh,
             namespaces: self.facts.clone(),
-            policies,
-            rules,
-            injectors,
-            entrances,
-            scheduled,
-            // They are read from files alone: what is scraped here is seen by the traffic.
-            monitors: Reading::Known(Arc::default()),
-            overrides,
+            policies: wide.policies,
+            rules: wide.rules,
+            injectors: wide.injectors,
+            entrances: wide.entrances,
+            scheduled: wide.scheduled,
+            monitors: wide.monitors,
+            overrides: wide.overrides,
             telemetry,
             stale,
         }
@@ -259,9 +284,8 @@ impl Store {
 
     /// `snapshot` with all that speaks for the whole mesh taken from here.
     pub(super) fn mesh_wide(&mut self, snapshot: Snapshot) -> Snapshot {
-        let MeshWide { mesh, policies, rules, injectors, entrances, scheduled, overrides } =
-            self.wide();
-        Snapshot { mesh, policies, rules, injectors, entrances, scheduled, overrides, ..snapshot }
+        let Snapshot { at, source, namespaces, telemetry, stale, .. } = snapshot;
+        Snapshot { source, namespaces, ..self.snapshot(at, telemetry, stale) }
     }
 
     fn wide(&mut self) -> MeshWide {
@@ -290,6 +314,7 @@ impl Store {
                 true => Reading::Known(Arc::new(self.cron_jobs.all().cloned().collect())),
                 false => Reading::Unknown(Cause::NotRead("CronJobs".into())),
             },
+            monitors: self.monitors(),
             overrides: self.overrides.all().cloned().collect(),
             mesh,
         };
@@ -303,6 +328,10 @@ impl Store {
             ("APIServices", self.api_services.listed),
             ("CustomResourceDefinitions", self.definitions.listed),
             ("Ingresses", self.ingresses.listed && self.ingress_classes.listed),
+            ("HTTPRoutes", self.has_all::<kubernetes::HTTPRoute, _>(&self.http_routes)),
+            ("GRPCRoutes", self.has_all::<kubernetes::GRPCRoute, _>(&self.grpc_routes)),
+            ("Gateways", self.has_all::<kubernetes::Gateway, _>(&self.gateways)),
+            ("GatewayClasses", self.has_all::<kubernetes::GatewayClass, _>(&self.gateway_classes)),
         ];
         if let Some((missing, _)) = known.iter().find(|(_, is_listed)| !is_listed) {
             return Reading::Unknown(Cause::NotRead((*missing).into()));
@@ -312,8 +341,49 @@ impl Store {
         all.extend(self.injectors.all().flat_map(|one| one.entrances.iter().cloned()));
         all.extend(self.validators.all().flatten().cloned());
         all.extend(self.api_services.all().cloned());
-        all.extend(self.definitions.all().cloned());
+        all.extend(self.definitions.all().filter_map(|one| one.conversion.clone()));
+        let gateways: Vec<_> = self.gateways.all().cloned().collect();
+        let classes: Vec<_> = self.gateway_classes.all().cloned().collect();
+        let routes = self.http_routes.all().chain(self.grpc_routes.all());
+        all.extend(gateway::by_gateway(routes, &gateways, &classes));
         Reading::Known(Arc::new(all))
+    }
+
+    fn monitors(&self) -> Reading<Arc<Vec<Monitor>>> {
+        let known = [
+            (
+                "ServiceMonitors",
+                self.has_all::<kubernetes::ServiceMonitor, _>(&self.service_monitors),
+            ),
+            ("PodMonitors", self.has_all::<kubernetes::PodMonitor, _>(&self.pod_monitors)),
+        ];
+        if let Some((missing, _)) = known.iter().find(|(_, is_listed)| !is_listed) {
+            return Reading::Unknown(Cause::NotRead((*missing).into()));
+        }
+        let all = self.service_monitors.all().chain(self.pod_monitors.all());
+        Reading::Known(Arc::new(all.cloned().collect()))
+    }
+
+    /// Whether the apiserver serves a kind that need not be there; `None` before the definitions
+    /// have come.
+    pub(super) fn served<K: Resource<DynamicType = ()>>(&self) -> Option<Served> {
+        if !self.definitions.listed {
+            return None;
+        }
+        // A definition is cluster-wide, and filed under its own name.
+        let name = Namespace::new(format!("{}.{}", K::plural(&()), K::group(&())));
+        let defined = self.definitions.facts_of(&name).next();
+        let versions = defined.map_or(&[][..], |defined| &defined.served);
+        Some(match versions.iter().any(|version| *version == K::version(&())) {
+            true => Served::Here,
+            false if versions.is_empty() => Served::Nowhere,
+            false => Served::Otherwise,
+        })
+    }
+
+    /// All of a kind that need not be there is known: it is listed, or there is none.
+    fn has_all<K: Resource<DynamicType = ()>, T>(&self, table: &Table<T>) -> bool {
+        table.listed || self.served::<K>() == Some(Served::Nowhere)
     }
 
     /// The facts of one namespace, if there is anything of it.
@@ -394,6 +464,33 @@ mod tests {
         assert_eq!(table.facts_of(&"gone".into()).count(), 1, "not whole yet");
         assert_eq!(table.finish(), ["changed", "gone", "new"].map(Namespace::from).into());
         assert_eq!(table.all().copied().collect::<Vec<_>>(), [2, 1, 1]);
+    }
+
+    #[test]
+    fn a_kind_without_a_definition_is_known_not_to_be_there_and_one_with_has_to_be_read() {
+        let name = "httproutes.gateway.networking.k8s.io";
+        let known = |versions: Option<&[&str]>, is_listed: bool| {
+            let mut store = Store::default();
+            assert_eq!(store.served::<kubernetes::HTTPRoute>(), None);
+            store.definitions.begin();
+            if let Some(versions) = versions {
+                let served = versions.iter().map(|version| (*version).to_owned()).collect();
+                let defined = Defined { served, conversion: None };
+                store.definitions.arrive(place(name, name), Some(defined), |_, _| {});
+            }
+            store.definitions.finish();
+            if is_listed {
+                store.http_routes.begin();
+                store.http_routes.finish();
+            }
+            let has_all = store.has_all::<kubernetes::HTTPRoute, _>(&store.http_routes);
+            (store.served::<kubernetes::HTTPRoute>().unwrap(), has_all)
+        };
+        assert_eq!(known(None, false), (Served::Nowhere, true));
+        assert_eq!(known(Some(&[]), false), (Served::Nowhere, true), "not established");
+        assert_eq!(known(Some(&["v1beta1", "v1"]), false), (Served::Here, false));
+        assert_eq!(known(Some(&["v1"]), true), (Served::Here, true));
+        assert_eq!(known(Some(&["v1beta1"]), false), (Served::Otherwise, false));
     }
 
     #[test]

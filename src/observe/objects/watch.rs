@@ -3,6 +3,7 @@
 use super::Shared;
 use super::kind::{Kind, place};
 use super::pulse::{Pulse, listening};
+use super::store::Served;
 use futures::StreamExt;
 use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
 use kube::{Api, Client, Resource};
@@ -27,6 +28,39 @@ where
 {
     /// Follows it for as long as it is polled.
     pub(super) async fn follow(self, client: Client) {
+        if !self.kind.is_optional {
+            return self.listen(client).await;
+        }
+        let mut changed = self.shared.changed.subscribe();
+        let served = || self.shared.store().served::<K>();
+        loop {
+            let now = served();
+            match now {
+                Some(Served::Here) => {
+                    self.pulse.begins();
+                    tokio::select! {
+                        () = self.listen(client.clone()) => {}
+                        _ = changed.wait_for(|_| served() != now) => {}
+                    }
+                    let mut store = self.shared.store();
+                    (self.kind.table)(&mut store).forget();
+                    store.outdate_mesh_wide();
+                    continue;
+                }
+                Some(Served::Nowhere) => self.pulse.rests(),
+                Some(Served::Otherwise) => {
+                    self.pulse.begins();
+                    self.pulse.is_troubled(format!("{} is not served", K::version(&())));
+                }
+                None => {}
+            }
+            self.tell();
+            // The sender is shared's, and lives as long as we do.
+            let _ = changed.wait_for(|_| served() != now).await;
+        }
+    }
+
+    async fn listen(&self, client: Client) {
         let api = Api::<K>::all(listening(client, self.pulse.clone()));
         let mut backoff = DefaultBackoff::default();
         let last_delay = Duration::from_secs(30);
@@ -107,8 +141,12 @@ where
             }
         };
         if has_changed {
-            self.shared.changed.send_modify(|count| *count += 1);
+            self.tell();
         }
+    }
+
+    fn tell(&self) {
+        self.shared.changed.send_modify(|count| *count += 1);
     }
 
     fn set(&self, place: super::store::Place, fact: Option<T>) -> bool {
