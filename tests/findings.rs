@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 /// What objects do not show: measured, or seen in the apiserver alone. `src/core/tests` has a story
 /// for each of them.
-const NOT_IN_FILES: [Code; 29] = [
+const NOT_IN_FILES: [Code; 30] = [
     Code::InjectionUnknown,
     Code::PlaintextSeen,
     Code::PlaintextSourceUnknown,
@@ -32,6 +32,7 @@ const NOT_IN_FILES: [Code; 29] = [
     Code::RootNamespaceInScope,
     Code::CertificateExpiring,
     Code::RootExpiring,
+    Code::SigningErrors,
     Code::CertificateUnknown,
     Code::ProxyNotSynced,
     Code::ControlPlaneUnhealthy,

@@ -165,6 +165,8 @@ codes! {
     CertificateExpiring = "MR0601", Block;
     /// The root certificate ends soon.
     RootExpiring = "MR0602", Block;
+    /// The control plane fails to sign certificates: the next renewals may fail.
+    SigningErrors = "MR0605", Hold;
     /// What is left of a certificate is not known, because agent metrics (port 15020) are not scraped.
     CertificateUnknown = "MR0607", Hold;
     /// kube-apiserver calls an admission webhook that is served in scope, and it is never in the mesh.

@@ -416,6 +416,7 @@ fn telemetry(namespaces: &BTreeMap<Namespace, Arc<NamespaceFacts>>) -> Telemetry
         control_plane: Reading::Known(ControlPlane {
             instances: 1,
             rejects: 0.0,
+            unsigned: 0.0,
             convergence: Some(seconds(1)),
             root_remaining: Some(SignedDuration::from_hours(87_600)),
         }),

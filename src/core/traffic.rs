@@ -112,6 +112,8 @@ pub struct ControlPlane {
     pub instances: u32,
     /// Rejected configurations in the last ten minutes.
     pub rejects: f64,
+    /// Certificates that were asked for and not signed in the last ten minutes.
+    pub unsigned: f64,
     /// Time until a change has reached the proxies, 99th percentile; `None` when nothing changed.
     pub convergence: Option<SignedDuration>,
     /// What is left of the root certificate; `None` when it is not exported.

@@ -228,6 +228,7 @@ pub fn control_plane(rows: &[Row]) -> Result<ControlPlane, Cause> {
     Ok(ControlPlane {
         instances: fact("instances").unwrap_or(0.0) as u32,
         rejects: fact("rejects").unwrap_or(0.0),
+        unsigned: fact("unsigned").unwrap_or(0.0),
         convergence: fact("convergence").map(span).transpose()?,
         root_remaining: fact("root").map(span).transpose()?,
     })
@@ -451,12 +452,19 @@ mod tests {
 
     #[test]
     fn a_control_plane_that_says_nothing_has_no_instance() {
-        let nothing =
-            ControlPlane { instances: 0, rejects: 0.0, convergence: None, root_remaining: None };
+        let nothing = ControlPlane {
+            instances: 0,
+            rejects: 0.0,
+            unsigned: 0.0,
+            convergence: None,
+            root_remaining: None,
+        };
         assert_eq!(control_plane(&[]), Ok(nothing));
-        let rows = [row("fact=instances", 2.0), row("fact=convergence", 0.5)];
+        let rows =
+            [row("fact=instances", 2.0), row("fact=unsigned", 3.0), row("fact=convergence", 0.5)];
         let plane = control_plane(&rows).unwrap();
         assert_eq!((plane.instances, plane.convergence.unwrap().as_millis()), (2, 500));
+        assert_eq!((plane.rejects, plane.unsigned), (0.0, 3.0));
     }
 
     #[test]

@@ -33,6 +33,20 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         );
     }
 
+    let plane = snapshot.telemetry.control_plane.known();
+    if let Some(plane) = plane.filter(|plane| plane.unsigned > 0.0) {
+        let root = snapshot.policies.root();
+        findings.push(
+            Finding::new(
+                Code::SigningErrors,
+                Subject::new("Deployment", root, "istiod"),
+                "certificates were asked for and not signed in the last ten minutes",
+            )
+            .measured(format!("{:.0}", plane.unsigned.ceil()), "0")
+            .remedy(format!("kubectl logs -n {root} -l app=istiod | grep -i -e csr -e sign")),
+        );
+    }
+
     let certificates = match &snapshot.telemetry.certificates {
         Reading::Known(certificates) => certificates,
         Reading::Unknown(cause) => {

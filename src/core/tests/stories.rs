@@ -244,6 +244,14 @@ fn holds_while_rotation_fails_or_cannot_be_seen() {
         telemetry(|world| world.telemetry.certificates = Reading::Known(Default::default())),
         Code::CertificateUnknown,
     );
+    held_by(
+        telemetry(|world| {
+            if let Reading::Known(plane) = &mut world.telemetry.control_plane {
+                plane.unsigned = 1.0;
+            }
+        }),
+        Code::SigningErrors,
+    );
 }
 
 #[test]

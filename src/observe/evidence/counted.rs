@@ -48,12 +48,16 @@ pub(in crate::observe) const HANDSHAKES: [&str; 2] =
 /// The certificate of the workload itself is called `default`.
 pub(in crate::observe) const CERTIFICATE: &str = "istio_agent_cert_expiry_seconds";
 
-/// So long a rejected configuration speaks against a control plane.
+/// So long a rejected configuration, and a certificate that was not signed, speaks against a control
+/// plane.
 pub(in crate::observe) const REJECTS_WINDOW: SignedDuration = SignedDuration::from_mins(10);
 
 /// What a control plane says of itself.
 pub(in crate::observe) const BUILD: &str = "istio_build";
 pub(in crate::observe) const REJECTS: &str = "pilot_total_xds_rejects";
+/// Requests for certificates that could not be read or not be signed.
+pub(in crate::observe) const UNSIGNED: [&str; 2] =
+    ["citadel_server_csr_parsing_err_count", "citadel_server_csr_sign_err_count"];
 pub(in crate::observe) const CONVERGENCE: &str = "pilot_proxy_convergence_time_bucket";
 pub(in crate::observe) const ROOT_EXPIRES_AT: &str = "citadel_server_root_cert_expiry_timestamp";
 pub(in crate::observe) const ROOT_EXPIRES_IN: &str = "citadel_server_root_cert_expiry_seconds";

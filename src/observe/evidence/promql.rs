@@ -3,7 +3,7 @@
 use super::counted::{
     BUILD, CALLER, CERTIFICATE, CLIENT_SIDE, CLOSED_TOTAL, CONVERGENCE, DESTINATION, EDGE, FAILED,
     HANDSHAKES, MUTUAL_TLS, OPENED_TOTAL, RECEIVED_TOTAL, REFUSALS, REJECTS, REJECTS_WINDOW,
-    REQUESTS_TOTAL, ROOT_EXPIRES_AT, ROOT_EXPIRES_IN, SENT_TOTAL, SERVER_SIDE,
+    REQUESTS_TOTAL, ROOT_EXPIRES_AT, ROOT_EXPIRES_IN, SENT_TOTAL, SERVER_SIDE, UNSIGNED,
 };
 use crate::translate::evidence::{BYTES, CONNECTIONS, COUNTED, FACT, PodLabels, REQUESTS};
 use jiff::{SignedDuration, Timestamp};
@@ -113,9 +113,13 @@ impl Promql<'_> {
         let (now, fresh) = (seconds(self.at), seconds(self.at - self.scrape * 3));
         let rejects = self.counted(REJECTS, REJECTS_WINDOW);
         let ten_minutes = range(REJECTS_WINDOW);
+        // A counter that has never counted is not there.
+        let unsigned = UNSIGNED
+            .map(|errors| format!("(sum({}) or vector(0))", self.counted(errors, REJECTS_WINDOW)));
         [
             ("instances", format!("count(timestamp({pilot}) >= {fresh})")),
             ("rejects", format!("sum({rejects})")),
+            ("unsigned", format!("({})", unsigned.join(" + "))),
             // The comparison drops what is not a number: nothing changed in this time.
             (
                 "convergence",

@@ -3,7 +3,7 @@
 use crate::observe::evidence::counted::{
     CALLER, CLIENT_SIDE, CLOSED_TOTAL, CONVERGENCE, DESTINATION, EDGE, FAILED, HANDSHAKES,
     MUTUAL_TLS, OPENED_TOTAL, RECEIVED_TOTAL, REFUSALS, REJECTS, REQUESTS_TOTAL, SENT_TOTAL,
-    SERVER_SIDE,
+    SERVER_SIDE, UNSIGNED,
 };
 use crate::observe::sidecars::exposition::Sample;
 use crate::translate::evidence::{BYTES, CONNECTIONS, COUNTED, REQUESTS, Row};
@@ -25,6 +25,7 @@ pub(super) enum Question {
     Errors,
     Refusals,
     Rejects,
+    Unsigned,
     Convergence,
 }
 
@@ -74,6 +75,7 @@ pub(super) fn keys(sample: &Sample<'_>, pod: &PodRef) -> Vec<Key> {
             vec![Key { question: Question::Refusals, labels }]
         }
         REJECTS => vec![key(Question::Rejects, &[], None)],
+        name if UNSIGNED.contains(&name) => vec![key(Question::Unsigned, &[], None)],
         CONVERGENCE => vec![key(Question::Convergence, &["le"], None)],
         _ => vec![],
     }

@@ -3,7 +3,7 @@
 use super::exposition::{Malformed, Sample};
 use crate::observe::evidence::counted::{
     BUILD, CERTIFICATE, CLOSED_TOTAL, CONVERGENCE, HANDSHAKES, OPENED_TOTAL, RECEIVED_TOTAL,
-    REFUSALS, REJECTS, REQUESTS_TOTAL, ROOT_EXPIRES_AT, ROOT_EXPIRES_IN, SENT_TOTAL,
+    REFUSALS, REJECTS, REQUESTS_TOTAL, ROOT_EXPIRES_AT, ROOT_EXPIRES_IN, SENT_TOTAL, UNSIGNED,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -54,6 +54,7 @@ pub(super) fn is_wanted(metric: &str, whose: Whose) -> bool {
         Whose::ControlPlane => {
             [BEGUN_AT, BUILD, REJECTS, CONVERGENCE, ROOT_EXPIRES_AT, ROOT_EXPIRES_IN]
                 .contains(&metric)
+                || UNSIGNED.contains(&metric)
         }
     }
 }

@@ -110,6 +110,7 @@ struct Seen {
     exporters: BTreeSet<PodRef>,
     instances: u32,
     rejects: f64,
+    unsigned: f64,
     root: Option<f64>,
 }
 
@@ -141,6 +142,7 @@ impl Seen {
             exporters: known("refusals", &telemetry.refusals)?.keys().cloned().collect(),
             instances: plane.instances,
             rejects: plane.rejects,
+            unsigned: plane.unsigned,
             root: plane.root_remaining.map(|left| left.as_secs_f64()),
         })
     }
@@ -178,6 +180,7 @@ impl Seen {
             ("exporters", self.exporters == other.exporters && !self.exporters.is_empty()),
             ("instances", self.instances == other.instances && self.instances > 0),
             ("rejects", self.rejects == other.rejects),
+            ("unsigned", self.unsigned == other.unsigned),
             ("root", root && self.root.is_some()),
         ];
         let differ: Vec<_> =

@@ -158,13 +158,13 @@ impl Memory {
             .reduce(f64::min);
         let begin = now - REJECTS_WINDOW;
         let grown = |asks| self.grown.iter().filter(move |(key, _)| key.question == asks);
-        let rejects =
-            grown(Asks::Rejects).map(|(_, growth)| growth.since(begin)).fold(0.0, |a, b| a + b);
+        let sum = |asks| grown(asks).map(|(_, growth)| growth.since(begin)).fold(0.0, |a, b| a + b);
         let buckets = grown(Asks::Convergence)
             .filter_map(|(key, growth)| Some((key.label("le").parse().ok()?, growth.since(begin))));
         [
             Some(("instances", fresh.len() as f64)),
-            Some(("rejects", rejects)),
+            Some(("rejects", sum(Asks::Rejects))),
+            Some(("unsigned", sum(Asks::Unsigned))),
             quantile(0.99, buckets.collect()).map(|quantile| ("convergence", quantile)),
             root.map(|root| ("root", root)),
         ]

@@ -443,6 +443,12 @@ fn the_control_plane_tells_of_itself() {
     assert_eq!(known(&mut scene, 16), (1, 2.0, Some(496.0)));
     plane(&format!("{}{root}", buckets(5, 105)), 610, &mut scene.memory);
     assert_eq!(known(&mut scene, 616), (1, 0.0, None), "ten minutes later");
+    let errors =
+        "citadel_server_csr_parsing_err_count 2\ncitadel_server_csr_sign_err_count{error=\"CA\"} 3";
+    plane(&format!("{}{root}{errors}", buckets(5, 105)), 612, &mut scene.memory);
+    let unsigned =
+        |scene: &mut Scene, at| scene.knows(at, None).control_plane.known().unwrap().unsigned;
+    assert_eq!(unsigned(&mut scene, 616), 5.0);
     let left = scene.knows(616, None).control_plane.known().unwrap().root_remaining;
     assert_eq!(left.map(|left| left.as_secs()), Some(9000 - 616));
     assert_eq!(known(&mut scene, 700).0, 0, "silent for three scrapes");
