@@ -33,7 +33,7 @@ struct Signs {
     /// What went wrong since then.
     trouble: Option<String>,
     has_lost: bool,
-    /// There is nothing of its kind to be told of, and it is not watched.
+    /// Nobody will tell us of this kind: there is none of it, or with trouble, it cannot be read.
     rests: bool,
 }
 
@@ -63,6 +63,12 @@ impl Pulse {
         *self.signs() = Signs { rests: true, ..Signs::new() };
     }
 
+    /// What there is of this kind cannot be read, and waiting does not help.
+    pub(super) fn is_barred(&self, trouble: String) {
+        tracing::warn!(kind = self.kind, trouble, "it is not watched");
+        *self.signs() = Signs { rests: true, trouble: Some(trouble), ..Signs::new() };
+    }
+
     /// It is served, and nothing is known of it yet.
     pub(super) fn begins(&self) {
         *self.signs() = Signs::new();
@@ -87,7 +93,7 @@ impl Pulse {
         self.signs().heard.elapsed() >= limit
     }
 
-    /// The first list has arrived, or there is none to come.
+    /// The first list has arrived, or none will come.
     pub(super) fn is_listed(&self) -> bool {
         let signs = self.signs();
         signs.rests || signs.current.is_some()
@@ -101,7 +107,7 @@ impl Pulse {
                 && now.duration_since(time) <= limit
                 && instant.elapsed() <= Duration::try_from(limit).unwrap_or_default()
         });
-        if is_fresh || signs.rests {
+        if is_fresh || (signs.rests && signs.trouble.is_none()) {
             return None;
         }
         let kind = match &signs.trouble {
@@ -215,6 +221,9 @@ mod tests {
         pulse.rests();
         assert!(pulse.is_listed());
         assert_eq!(cause(&pulse, 3600), None);
+        pulse.is_barred("v1 is not served".into());
+        assert!(pulse.is_listed(), "nothing to wait for");
+        assert!(cause(&pulse, 0).unwrap().contains("HTTPRoute (v1 is not served)"));
         pulse.begins();
         assert!(!pulse.is_listed());
         assert!(cause(&pulse, 0).unwrap().contains("has not delivered its first list"));

@@ -49,8 +49,7 @@ where
                 }
                 Some(Served::Nowhere) => self.pulse.rests(),
                 Some(Served::Otherwise) => {
-                    self.pulse.begins();
-                    self.pulse.is_troubled(format!("{} is not served", K::version(&())));
+                    self.pulse.is_barred(format!("{} is not served", K::version(&())));
                 }
                 None => {}
             }
