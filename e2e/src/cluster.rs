@@ -27,7 +27,6 @@ use crate::prometheus::{Prometheus, Targets};
 use crate::run_folder::RunFolder;
 use crate::servers::Servers;
 use crate::tools::Tools;
-use crate::turn::Turn;
 use crate::{Doing, Error, istio_metrics, kwok, until};
 
 /// What takes longer has no end: `kubectl delete` waits for finalizers by itself.
@@ -82,7 +81,6 @@ impl Cluster {
     /// Fails with the last log lines of the program that is to blame.
     pub async fn start(options: Options) -> Result<Self, Error> {
         let tools = tokio::task::spawn_blocking(Tools::find).await.doing("finding the tools")??;
-        let _turn = Turn::wait().await?;
         let begin = Instant::now();
         let mut ports = Ports::reserve()?;
         let run = RunFolder::create(options.keep)?;

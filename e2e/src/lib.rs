@@ -47,7 +47,6 @@ pub mod scenario;
 mod servers;
 mod shop;
 mod tools;
-mod turn;
 mod wait;
 mod xds;
 

@@ -6,7 +6,7 @@ use crate::Error;
 // Below the range from which Linux picks ports for outgoing connections (32768 and up), so that
 // a port found free is not taken by somebody's connection before its program listens.
 const FIRST: u16 = 20_000;
-pub(crate) const END: u16 = 32_000;
+const END: u16 = 32_000;
 const BLOCK: u16 = 40;
 /// A block of neighbouring ports for one cluster.
 ///
@@ -55,7 +55,7 @@ impl Ports {
     }
 }
 
-pub(crate) fn listen(port: u16) -> std::io::Result<TcpListener> {
+fn listen(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))
 }
 

@@ -165,7 +165,7 @@ codes! {
     CertificateExpiring = "MR0601", Block;
     /// The root certificate ends soon.
     RootExpiring = "MR0602", Block;
-    /// The control plane fails to sign certificates: the next renewals may fail.
+    /// The control plane was asked for certificates and gave none: renewals fail, or will.
     SigningErrors = "MR0605", Hold;
     /// What is left of a certificate is not known, because agent metrics (port 15020) are not scraped.
     CertificateUnknown = "MR0607", Hold;

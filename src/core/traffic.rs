@@ -112,7 +112,7 @@ pub struct ControlPlane {
     pub instances: u32,
     /// Rejected configurations in the last ten minutes.
     pub rejects: f64,
-    /// Certificates that were asked for and not signed in the last ten minutes.
+    /// Certificates that were asked for and not given in the last ten minutes.
     pub unsigned: f64,
     /// Time until a change has reached the proxies, 99th percentile; `None` when nothing changed.
     pub convergence: Option<SignedDuration>,

@@ -114,12 +114,12 @@ impl Objects {
     /// are missing are named.
     pub async fn ready(&self, limit: Duration) -> Result<(), Vec<Cause>> {
         let mut changed = self.changed();
-        let all_listed = changed.wait_for(|_| self.pulses.iter().all(|pulse| pulse.is_listed()));
+        let all_listed = changed.wait_for(|_| self.pulses.iter().all(|pulse| pulse.is_answered()));
         match tokio::time::timeout(limit, all_listed).await {
             // The sender is ours and lives as long as we do.
             Ok(_) => Ok(()),
             Err(_) => {
-                let missing = self.pulses.iter().filter(|pulse| !pulse.is_listed());
+                let missing = self.pulses.iter().filter(|pulse| !pulse.is_answered());
                 let now = Timestamp::now();
                 Err(missing.filter_map(|pulse| pulse.stale(now, self.stale_after)).collect())
             }
@@ -186,7 +186,11 @@ impl Beginning {
         K: Clone + Debug + DeserializeOwned + Resource<DynamicType = ()> + Send + Sync + 'static,
         T: PartialEq + Send + 'static,
     {
-        let pulse = Arc::new(Pulse::new(kind.name));
+        let pulse = match kind.is_optional {
+            true => Pulse::optional(kind.name),
+            false => Pulse::new(kind.name),
+        };
+        let pulse = Arc::new(pulse);
         self.pulses.push(pulse.clone());
         let shared = self.shared.clone();
         let watch = watch::Watch { kind, pulse, shared, patience: self.patience };

@@ -113,11 +113,12 @@ impl Tally {
 }
 
 /// Where the source is asked, if that is at a Service by its name: `prometheus.monitoring`, with
-/// `.svc` and the cluster's domain or without. The pod of a headless Service has a name before it.
+/// `.svc` and a domain or without. The pod of a headless Service has a name before it.
 pub fn asked_at(source: &MetricsSource) -> Option<Entrance> {
     let host = source.url.host()?.trim_end_matches('.');
-    let host = host.strip_suffix(super::DOMAIN).map_or(host, |host| host.trim_end_matches('.'));
-    let (host, said) = host.strip_suffix(".svc").map_or((host, false), |host| (host, true));
+    // Whatever the cluster's domain is.
+    let within = host.strip_suffix(".svc").or_else(|| host.split_once(".svc.").map(|(it, _)| it));
+    let (host, said) = within.map_or((host, false), |host| (host, true));
     let mut labels = host.rsplit('.');
     let (namespace, service) = (labels.next()?, labels.next()?);
     let of_a_pod = labels.next().is_some();
@@ -370,6 +371,7 @@ mod tests {
         assert_eq!(asked("http://prometheus.monitoring:9090"), at("monitoring/prometheus:9090"));
         assert_eq!(asked("https://prometheus.monitoring.svc/x"), at("monitoring/prometheus:443"));
         assert_eq!(asked("http://thanos.ops.svc.cluster.local."), at("ops/thanos:80"));
+        assert_eq!(asked("http://thanos.ops.svc.corp.example"), at("ops/thanos:80"));
         assert_eq!(asked("http://p-0.p.monitoring.svc:9090"), at("monitoring/p:9090"));
         for elsewhere in [
             "http://prometheus",

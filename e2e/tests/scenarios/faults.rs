@@ -7,7 +7,7 @@
 //!
 //! SCHEDULES=60    how many, from seed 0 on
 //! SEED=17         only that one and the seven that run with it
-//! CLUSTERS=8      so many side by side
+//! CLUSTERS=4      so many side by side
 //! LIMIT=240       seconds from the beginning of a rollout to its end, faults included
 
 use std::collections::{BTreeMap, VecDeque};
@@ -399,7 +399,7 @@ fn every_schedule_reaches_its_end_and_no_write_is_unsafe() {
         None => (0..schedules).step_by(GROUP).collect(),
     };
     let wanted = queue.len() * GROUP;
-    let lanes = number("CLUSTERS").unwrap_or(8).min(queue.len() as u64);
+    let lanes = number("CLUSTERS").unwrap_or(4).min(queue.len() as u64);
     let (queue, tally) = (Mutex::new(queue), Mutex::new(Tally::default()));
     // Each on a thread of its own: reading and judging a log must not hold up the others.
     std::thread::scope(|scope| {

@@ -40,10 +40,10 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
             Finding::new(
                 Code::SigningErrors,
                 Subject::new("Deployment", root, "istiod"),
-                "certificates were asked for and not signed in the last ten minutes",
+                "certificates were asked for and not given in the last ten minutes: who keeps asking has none when its own ends",
             )
             .measured(format!("{:.0}", plane.unsigned.ceil()), "0")
-            .remedy(format!("kubectl logs -n {root} -l app=istiod | grep -i -e csr -e sign")),
+            .remedy(format!("kubectl logs -n {root} -l app=istiod --tail=-1 --since=15m | grep -i -e csr -e authenticat")),
         );
     }
 

@@ -55,9 +55,13 @@ pub(in crate::observe) const REJECTS_WINDOW: SignedDuration = SignedDuration::fr
 /// What a control plane says of itself.
 pub(in crate::observe) const BUILD: &str = "istio_build";
 pub(in crate::observe) const REJECTS: &str = "pilot_total_xds_rejects";
-/// Requests for certificates that could not be read or not be signed.
-pub(in crate::observe) const UNSIGNED: [&str; 2] =
-    ["citadel_server_csr_parsing_err_count", "citadel_server_csr_sign_err_count"];
+/// Requests for certificates of those who were not believed, that could not be read, or not be
+/// signed (`security/pkg/server/ca/monitoring.go`).
+pub(in crate::observe) const UNSIGNED: [&str; 3] = [
+    "citadel_server_authentication_failure_count",
+    "citadel_server_csr_parsing_err_count",
+    "citadel_server_csr_sign_err_count",
+];
 pub(in crate::observe) const CONVERGENCE: &str = "pilot_proxy_convergence_time_bucket";
 pub(in crate::observe) const ROOT_EXPIRES_AT: &str = "citadel_server_root_cert_expiry_timestamp";
 pub(in crate::observe) const ROOT_EXPIRES_IN: &str = "citadel_server_root_cert_expiry_seconds";

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 /// The signs of life of one watch.
 pub(super) struct Pulse {
     kind: &'static str,
+    is_optional: bool,
     signs: Mutex<Signs>,
 }
 
@@ -33,13 +34,27 @@ struct Signs {
     /// What went wrong since then.
     trouble: Option<String>,
     has_lost: bool,
-    /// Nobody will tell us of this kind: there is none of it, or with trouble, it cannot be read.
-    rests: bool,
+    watched: Watched,
+}
+
+/// Whether there is a watch.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Watched {
+    Yes,
+    /// It is not known whether there is anything to watch.
+    NotYet,
+    /// There is nothing to watch.
+    No,
 }
 
 impl Pulse {
     pub(super) fn new(kind: &'static str) -> Self {
-        Self { kind, signs: Mutex::new(Signs::new()) }
+        Self { kind, is_optional: false, signs: Mutex::new(Signs::new(Watched::Yes)) }
+    }
+
+    /// Of a kind that need not be there.
+    pub(super) fn optional(kind: &'static str) -> Self {
+        Self { kind, is_optional: true, signs: Mutex::new(Signs::new(Watched::NotYet)) }
     }
 
     /// What is watched.
@@ -58,29 +73,26 @@ impl Pulse {
         }
     }
 
-    /// The apiserver does not serve this kind: there is nothing to watch, and nothing unknown.
+    /// There is nothing to watch.
     pub(super) fn rests(&self) {
-        *self.signs() = Signs { rests: true, ..Signs::new() };
+        *self.signs() = Signs::new(Watched::No);
     }
 
-    /// What there is of this kind cannot be read, and waiting does not help.
-    pub(super) fn is_barred(&self, trouble: String) {
-        tracing::warn!(kind = self.kind, trouble, "it is not watched");
-        *self.signs() = Signs { rests: true, trouble: Some(trouble), ..Signs::new() };
-    }
-
-    /// It is served, and nothing is known of it yet.
+    /// There is something to watch, and nothing is known of it yet.
     pub(super) fn begins(&self) {
-        *self.signs() = Signs::new();
+        *self.signs() = Signs::new(Watched::Yes);
     }
 
-    /// Something went wrong. What we know may still be true until it is too old.
-    pub(super) fn is_troubled(&self, trouble: String) {
+    /// Something went wrong. What we know may still be true until it is too old. True when it is
+    /// news.
+    pub(super) fn is_troubled(&self, trouble: String) -> bool {
         let mut signs = self.signs();
-        if signs.trouble.as_ref() != Some(&trouble) {
+        let is_news = signs.trouble.as_ref() != Some(&trouble);
+        if is_news {
             tracing::warn!(kind = self.kind, trouble, "the watch fails");
             signs.trouble = Some(trouble);
         }
+        is_news
     }
 
     /// An event was lost: what we know is not the truth, however young it is.
@@ -93,10 +105,22 @@ impl Pulse {
         self.signs().heard.elapsed() >= limit
     }
 
-    /// The first list has arrived, or none will come.
+    /// The first list has arrived.
     pub(super) fn is_listed(&self) -> bool {
+        self.signs().current.is_some()
+    }
+
+    /// There is nothing to wait for. A kind that need not be there keeps nobody from starting, also
+    /// where it cannot be read: it is stale, and says why.
+    pub(super) fn is_answered(&self) -> bool {
         let signs = self.signs();
-        signs.rests || signs.current.is_some()
+        match signs.watched {
+            Watched::Yes => {
+                signs.current.is_some() || (self.is_optional && signs.trouble.is_some())
+            }
+            Watched::NotYet => false,
+            Watched::No => true,
+        }
     }
 
     /// Why what it told us may not be true any more, if its last sign is older than `limit`.
@@ -107,7 +131,7 @@ impl Pulse {
                 && now.duration_since(time) <= limit
                 && instant.elapsed() <= Duration::try_from(limit).unwrap_or_default()
         });
-        if is_fresh || (signs.rests && signs.trouble.is_none()) {
+        if is_fresh || signs.watched != Watched::Yes {
             return None;
         }
         let kind = match &signs.trouble {
@@ -128,9 +152,8 @@ impl Pulse {
 }
 
 impl Signs {
-    fn new() -> Self {
-        let heard = Instant::now();
-        Self { current: None, heard, trouble: None, has_lost: false, rests: false }
+    fn new(watched: Watched) -> Self {
+        Self { current: None, heard: Instant::now(), trouble: None, has_lost: false, watched }
     }
 }
 
@@ -215,18 +238,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_served_is_not_stale_and_what_is_served_anew_is_until_its_first_list() {
-        let pulse = Pulse::new("HTTPRoute");
-        assert!(!pulse.is_listed());
+    fn a_kind_that_need_not_be_there_is_waited_for_until_it_is_known_whether_it_is() {
+        let pulse = Pulse::optional("HTTPRoute");
+        assert_eq!((pulse.is_answered(), cause(&pulse, 0)), (false, None));
         pulse.rests();
-        assert!(pulse.is_listed());
-        assert_eq!(cause(&pulse, 3600), None);
-        pulse.is_barred("v1 is not served".into());
-        assert!(pulse.is_listed(), "nothing to wait for");
-        assert!(cause(&pulse, 0).unwrap().contains("HTTPRoute (v1 is not served)"));
+        assert_eq!((pulse.is_answered(), cause(&pulse, 3600)), (true, None));
         pulse.begins();
-        assert!(!pulse.is_listed());
+        assert!(!pulse.is_answered());
         assert!(cause(&pulse, 0).unwrap().contains("has not delivered its first list"));
+        pulse.is_troubled("forbidden".into());
+        assert!(pulse.is_answered() && !pulse.is_listed());
+        assert!(cause(&pulse, 0).unwrap().contains("HTTPRoute (forbidden)"));
+        // The others are waited for, whatever the trouble.
+        let pulse = Pulse::new("Pod");
+        pulse.is_troubled("forbidden".into());
+        assert!(!pulse.is_answered());
     }
 
     #[test]

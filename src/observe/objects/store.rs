@@ -328,13 +328,17 @@ impl Store {
             ("APIServices", self.api_services.listed),
             ("CustomResourceDefinitions", self.definitions.listed),
             ("Ingresses", self.ingresses.listed && self.ingress_classes.listed),
-            ("HTTPRoutes", self.has_all::<kubernetes::HTTPRoute, _>(&self.http_routes)),
-            ("GRPCRoutes", self.has_all::<kubernetes::GRPCRoute, _>(&self.grpc_routes)),
-            ("Gateways", self.has_all::<kubernetes::Gateway, _>(&self.gateways)),
-            ("GatewayClasses", self.has_all::<kubernetes::GatewayClass, _>(&self.gateway_classes)),
         ];
         if let Some((missing, _)) = known.iter().find(|(_, is_listed)| !is_listed) {
             return Reading::Unknown(Cause::NotRead((*missing).into()));
+        }
+        let unread = self
+            .unread::<kubernetes::HTTPRoute, _>(&self.http_routes)
+            .or_else(|| self.unread::<kubernetes::GRPCRoute, _>(&self.grpc_routes))
+            .or_else(|| self.unread::<kubernetes::Gateway, _>(&self.gateways))
+            .or_else(|| self.unread::<kubernetes::GatewayClass, _>(&self.gateway_classes));
+        if let Some(cause) = unread {
+            return Reading::Unknown(cause);
         }
         let classes: Vec<_> = self.ingress_classes.all().cloned().collect();
         let mut all = entrance::by_class(self.ingresses.all(), &classes);
@@ -350,15 +354,11 @@ impl Store {
     }
 
     fn monitors(&self) -> Reading<Arc<Vec<Monitor>>> {
-        let known = [
-            (
-                "ServiceMonitors",
-                self.has_all::<kubernetes::ServiceMonitor, _>(&self.service_monitors),
-            ),
-            ("PodMonitors", self.has_all::<kubernetes::PodMonitor, _>(&self.pod_monitors)),
-        ];
-        if let Some((missing, _)) = known.iter().find(|(_, is_listed)| !is_listed) {
-            return Reading::Unknown(Cause::NotRead((*missing).into()));
+        let unread = self
+            .unread::<kubernetes::ServiceMonitor, _>(&self.service_monitors)
+            .or_else(|| self.unread::<kubernetes::PodMonitor, _>(&self.pod_monitors));
+        if let Some(cause) = unread {
+            return Reading::Unknown(cause);
         }
         let all = self.service_monitors.all().chain(self.pod_monitors.all());
         Reading::Known(Arc::new(all.cloned().collect()))
@@ -381,9 +381,19 @@ impl Store {
         })
     }
 
-    /// All of a kind that need not be there is known: it is listed, or there is none.
-    fn has_all<K: Resource<DynamicType = ()>, T>(&self, table: &Table<T>) -> bool {
-        table.listed || self.served::<K>() == Some(Served::Nowhere)
+    /// Why it is not known what there is of a kind that need not be there.
+    fn unread<K: Resource<DynamicType = ()>, T>(&self, table: &Table<T>) -> Option<Cause> {
+        match self.served::<K>() {
+            Some(Served::Nowhere) => None,
+            Some(Served::Here) if table.listed => None,
+            Some(Served::Otherwise) => Some(Cause::Malformed(format!(
+                "CustomResourceDefinition {}.{}, which does not serve {},",
+                K::plural(&()),
+                K::group(&()),
+                K::version(&())
+            ))),
+            Some(Served::Here) | None => Some(Cause::NotRead(K::kind(&()).into_owned())),
+        }
     }
 
     /// The facts of one namespace, if there is anything of it.
@@ -483,14 +493,18 @@ mod tests {
                 store.http_routes.begin();
                 store.http_routes.finish();
             }
-            let has_all = store.has_all::<kubernetes::HTTPRoute, _>(&store.http_routes);
-            (store.served::<kubernetes::HTTPRoute>().unwrap(), has_all)
+            let unread = store.unread::<kubernetes::HTTPRoute, _>(&store.http_routes);
+            unread.map_or_else(|| "known".to_owned(), |cause| cause.to_string())
         };
-        assert_eq!(known(None, false), (Served::Nowhere, true));
-        assert_eq!(known(Some(&[]), false), (Served::Nowhere, true), "not established");
-        assert_eq!(known(Some(&["v1beta1", "v1"]), false), (Served::Here, false));
-        assert_eq!(known(Some(&["v1"]), true), (Served::Here, true));
-        assert_eq!(known(Some(&["v1beta1"]), false), (Served::Otherwise, false));
+        assert_eq!(known(None, false), "known");
+        assert_eq!(known(Some(&[]), false), "known", "not established");
+        assert_eq!(known(Some(&["v1beta1", "v1"]), false), "HTTPRoute has not been read");
+        assert_eq!(known(Some(&["v1"]), true), "known");
+        let other = format!(
+            "CustomResourceDefinition {name}, which does not serve v1, cannot be understood"
+        );
+        assert_eq!(known(Some(&["v1beta1"]), false), other);
+        assert_eq!(known(Some(&["v1beta1"]), true), other);
     }
 
     #[test]

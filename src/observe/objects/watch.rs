@@ -47,10 +47,8 @@ where
                     store.outdate_mesh_wide();
                     continue;
                 }
-                Some(Served::Nowhere) => self.pulse.rests(),
-                Some(Served::Otherwise) => {
-                    self.pulse.is_barred(format!("{} is not served", K::version(&())));
-                }
+                // In other versions alone: the store says so.
+                Some(Served::Nowhere | Served::Otherwise) => self.pulse.rests(),
                 None => {}
             }
             self.tell();
@@ -84,7 +82,11 @@ where
                     }
                     Err(error) => error,
                 };
-                self.pulse.is_troubled(words(&error));
+                let is_news = self.pulse.is_troubled(words(&error));
+                if is_news && self.kind.is_optional {
+                    // Nobody waits for it any longer.
+                    self.tell();
+                }
                 let loses = loses_an_event(&error);
                 if loses {
                     self.pulse.has_lost();
@@ -194,7 +196,7 @@ fn words(error: &watcher::Error) -> String {
     };
     match status.code {
         // Without its definition a path leads nowhere; the answer is not even a Status.
-        404 => "the apiserver does not serve this kind: is Istio installed?".to_owned(),
+        404 => "the apiserver does not serve this kind: is its definition installed?".to_owned(),
         0 => "an event could not be read".to_owned(),
         _ => status.message.clone(),
     }

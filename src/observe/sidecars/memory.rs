@@ -165,6 +165,7 @@ impl Memory {
                     | Asks::Failures
                     | Asks::Errors
                     | Asks::Refusals
+                    | Asks::Unsigned
                     | Asks::Convergence => (!guess).then_some(at),
                 };
                 found.extend(when.map(|when| (key, when, grown)));
@@ -193,6 +194,7 @@ impl Memory {
             | Asks::Errors
             | Asks::Refusals
             | Asks::Rejects
+            | Asks::Unsigned
             | Asks::Convergence => self.scrape,
         };
         if self.grown.len() >= MOST_KEYS && !self.grown.contains_key(&key) {
@@ -225,7 +227,7 @@ impl Memory {
             growth.forget(match key.question {
                 Asks::Plaintext | Asks::Mutual => lookback,
                 Asks::Requests | Asks::Failures | Asks::Errors | Asks::Refusals => windows,
-                Asks::Rejects | Asks::Convergence => now - REJECTS_WINDOW,
+                Asks::Rejects | Asks::Unsigned | Asks::Convergence => now - REJECTS_WINDOW,
             });
             growth.len() > 0
         });

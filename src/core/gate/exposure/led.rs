@@ -50,7 +50,10 @@ impl<'a> After<'a> {
             Subject::namespace(name),
             format!("who calls into {name} from outside the mesh is not known: {cause}"),
         )
-        .remedy("give the operator the right to list webhook configurations, APIServices, CustomResourceDefinitions, CronJobs and Ingresses, and where they are installed the Gateway API's routes, gateways and classes and the Prometheus operator's monitors")
+        .remedy(match cause {
+            Cause::Malformed(_) => "upgrade it to a release that serves v1, or delete it where nobody uses it",
+            _ => "give the operator the right to list webhook configurations, APIServices, CustomResourceDefinitions, CronJobs and Ingresses, and where they are installed the Gateway API's routes, gateways and classes and the Prometheus operator's monitors",
+        })
     }
 
     /// The Services of this namespace, and the ExternalNames anywhere that lead to them, by however
@@ -131,15 +134,26 @@ impl<'a> After<'a> {
         matches!(made, Proxy::Sidecar { .. } | Proxy::Gateway) && !work.template.inbound.sends_past
     }
 
-    /// What we ask goes out as mutual TLS, of a sidecar of our own.
-    fn are_we_meshed(&self) -> bool {
+    /// What we ask goes out as mutual TLS: by sidecars of our own, which know the Service by this
+    /// name and port.
+    fn is_asked_by_sidecar(&self, led: &Led<'_>, port: &Dialled) -> bool {
+        let service = led.service;
+        let is_declared = service.ports.iter().any(|one| Dialled::Number(one.port) == *port);
+        // One endpoint without a sidecar, and what is sent to all of them is plaintext (B2).
+        let mut endpoints = self.facts.endpoints(service);
+        let is_whole = !service.headless || endpoints.all(|(_, pod)| pod.takes_mutual_tls());
         let home = self.snapshot.namespace(self.operator);
         let pods = home.into_iter().flat_map(|facts| facts.workloads.values());
         let ours = pods.flat_map(Workload::running).filter(|pod| {
             pod.labels.value("app.kubernetes.io/name") == Some(crate::policy::FIELD_MANAGER)
         });
         let mut ours = ours.peekable();
-        ours.peek().is_some() && ours.all(|pod| pod.is_meshed_client() && !pod.inbound.sends_past)
+        let are_we_meshed = ours.peek().is_some()
+            && ours.all(|pod| {
+                // What ztunnel sends to a sidecar may be plaintext (B5).
+                matches!(pod.proxy, Proxy::Sidecar { .. }) && !pod.inbound.sends_past
+            });
+        led.alias.is_none() && is_declared && is_whole && are_we_meshed
     }
 
     /// What its pods send was seen as they would send it today: those of its runs that are still
@@ -172,7 +186,7 @@ impl<'a> After<'a> {
             Caller::Ingress(controller) => {
                 ingress::arrival(self.snapshot, controller, &entrance.namespace, led, &port)
             }
-            Caller::Ourselves if self.are_we_meshed() => Arrival::MutualTls,
+            Caller::Ourselves if self.is_asked_by_sidecar(led, &port) => Arrival::MutualTls,
             Caller::Admission
             | Caller::Aggregation
             | Caller::Conversion
@@ -292,7 +306,9 @@ impl<'a> After<'a> {
             })
             .remedy(match &entrance.caller {
                 Caller::Admission | Caller::Aggregation | Caller::Conversion => let_in,
-                Caller::Ourselves => format!("give the operator a sidecar; or let it in: {let_in}"),
+                Caller::Ourselves => format!(
+                    "let it in: {let_in}; or give the operator a sidecar and ask at the Service's own name and port"
+                ),
                 Caller::Scheduled(_) => format!(
                     "give its pods a sidecar; or have it seen: kubectl create job {name}-now --from=cronjob/{name}{within}; or let it in: {let_in}",
                     name = declared_by.name,

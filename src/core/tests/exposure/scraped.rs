@@ -8,7 +8,7 @@ use meshrollout_core::mode::Mode;
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::scrape::{Monitor, Scraped};
 use meshrollout_core::testing::World;
-use meshrollout_core::workload::Proxy;
+use meshrollout_core::workload::{Proxy, Service};
 use std::sync::Arc;
 
 /// The operator stands in a namespace of its own.
@@ -52,7 +52,41 @@ fn a_metrics_source_in_scope_is_an_obstacle_unless_the_operator_has_a_sidecar() 
         world.visits(LONG);
         assert_eq!(world.mode("catalog"), Some(Mode::Strict));
     };
-    goes_through(&install(&[sidecar.clone(), sidecar]));
+    let whole = install(&[sidecar.clone(), sidecar]);
+    goes_through(&whole);
+    // A sidecar of ours is of no use where it does not know whom we call, or what it sends is not
+    // mutual TLS.
+    let but = |change: &dyn Fn(&mut World)| {
+        held_by(
+            asked(&|world| {
+                whole(world);
+                change(world);
+            }),
+            code,
+        );
+    };
+    but(&|world| world.edit_pods("meshrollout-system", |pod| pod.proxy = Proxy::Ambient));
+    but(&|world| {
+        world.edit_pods("meshrollout-system", |pod| {
+            pod.inbound = Arc::new(Inbound { sends_past: true, ..Inbound::default() });
+        });
+    });
+    but(&|world| {
+        world.edit("catalog", |facts| facts.services[0].headless = true);
+        world.telemetry.asked_at.as_mut().unwrap().port = Dialled::Number(Port(8080));
+    });
+    but(&|world| {
+        world.edit("catalog", |facts| {
+            let alias = Service {
+                name: "source".into(),
+                host: "source.catalog.svc.cluster.local".into(),
+                external: Some(facts.services[0].host.clone()),
+                ..facts.services[0].clone()
+            };
+            facts.services.push(alias);
+        });
+        world.telemetry.asked_at.as_mut().unwrap().service = "source".into();
+    });
     goes_through(&|world| {
         world.set_workload_policy("catalog", "port", 8080, Mode::Permissive);
     });
