@@ -75,6 +75,13 @@ fn a_metrics_source_in_scope_is_an_obstacle_unless_the_operator_has_a_sidecar() 
         world.edit("catalog", |facts| facts.services[0].headless = true);
         world.telemetry.asked_at.as_mut().unwrap().port = Dialled::Number(Port(8080));
     });
+    // One endpoint without a sidecar: to all of them goes plaintext.
+    but(&|world| {
+        world.edit("catalog", |facts| {
+            facts.services[0].headless = true;
+            facts.workloads.values_mut().next().unwrap().pods[1].proxy = Proxy::None;
+        });
+    });
     but(&|world| {
         world.edit("catalog", |facts| {
             let alias = Service {
