@@ -11,7 +11,7 @@ help: ## print this menu
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: need-all ## the story on a real control plane; as root with real sidecars, else (or SCRIPTED=1) without; KEEP=1 leaves it up
-	@echo "what is missing is built first: the program, four minutes; the programs of a control plane, about 11 minutes, once"
+	@echo "what is missing is built first: the program, two minutes; the programs of a control plane, about 11 minutes, once"
 	@e2e/tools/build control-plane > /dev/null
 	@if [ "$$(id -u)" -eq 0 ] && [ -z "$(SCRIPTED)" ]; then e2e/tools/build data-plane > /dev/null; fi
 	@cargo build --locked --quiet -p meshrollout -p meshrollout-e2e
@@ -21,9 +21,9 @@ demo: need-all ## the story on a real control plane; as root with real sidecars,
 test: export CARGO_INCREMENTAL ?= 0
 test: export BEGUN := $(shell date +%s)
 test: need-all ## everything, the same that CI runs
-	@echo "1. the tests of the core and of the program: four to seven minutes, the first build included"
+	@echo "1. the tests of the core and of the program: three to five minutes, the first build included"
 	@echo "2. the programs of a control plane, from source: about 11 minutes on two idle cores, once; then cached outside this folder (or TOOLS=FOLDER)"
-	@echo "3. the scenarios on real control planes: minutes"
+	@echo "3. the scenarios on real control planes: ten minutes"
 	@mkdir -p $(dir $(LOG)); : > $(LOG); status=0; \
 	cargo test --locked --no-fail-fast --workspace 2>&1 | tee -a $(LOG) || status=1; \
 	cargo check --locked -p meshrollout-core || status=1; \
