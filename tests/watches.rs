@@ -93,6 +93,7 @@ async fn an_event_that_cannot_be_read_is_never_lost_in_silence() {
 struct Defining {
     events: Arc<Mutex<VecDeque<serde_json::Value>>>,
     lists_of_routes: Arc<AtomicUsize>,
+    /// Routes are defined from the beginning, and whoever lists them is refused.
     refuses_routes: bool,
 }
 
@@ -127,6 +128,7 @@ impl Defining {
                 "metadata": {"namespace": "shop", "name": "web", "resourceVersion": "7"},
                 "spec": {"parentRefs": [{"name": "edge"}],
                     "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]}})]),
+            (false, false) if of_definitions && self.refuses_routes => list(&[definition(&["v1"])]),
             (false, false) => list(&[]),
             (true, _) => {
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -140,13 +142,19 @@ impl Defining {
 
     /// The definition is of these versions now, or with `DELETED` of none.
     fn tell(&self, what: &str, versions: &[&str]) {
-        let versions: Vec<_> =
-            versions.iter().map(|name| json!({"name": name, "served": true})).collect();
-        self.events.lock().unwrap().push_back(json!({"type": what, "object": {
-            "metadata": {"name": DEFINITION, "resourceVersion": "8"},
-            "spec": {"versions": versions},
-            "status": {"conditions": [{"type": "Established", "status": "True"}]}}}));
+        let event = json!({"type": what, "object": definition(versions)});
+        self.events.lock().unwrap().push_back(event);
     }
+}
+
+fn definition(versions: &[&str]) -> serde_json::Value {
+    let versions: Vec<_> =
+        versions.iter().map(|name| json!({"name": name, "served": true})).collect();
+    json!({
+        "metadata": {"name": DEFINITION, "resourceVersion": "8"},
+        "spec": {"versions": versions},
+        "status": {"conditions": [{"type": "Established", "status": "True"}]},
+    })
 }
 
 /// Waits until this is known of who comes in: so many, or why it is not known.
@@ -194,19 +202,9 @@ async fn a_kind_is_followed_for_as_long_as_its_definition_serves_it() {
 #[tokio::test]
 async fn a_kind_that_is_refused_holds_and_keeps_nobody_from_starting() {
     let apiserver = Defining { refuses_routes: true, ..Defining::default() };
-    apiserver.tell("ADDED", &["v1"]);
     let objects = Objects::watch(apiserver.client(), SignedDuration::from_secs(60));
-    let refused = async {
-        let mut changed = objects.changed();
-        loop {
-            let stale: Vec<_> = look(&objects).stale.iter().map(ToString::to_string).collect();
-            if stale == ["the watch of HTTPRoute (not you) has not delivered its first list"] {
-                return;
-            }
-            let _ = tokio::time::timeout(Duration::from_millis(20), changed.changed()).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), refused).await.expect("the refusal to be told");
+    objects.ready(Duration::from_secs(10)).await.expect("it keeps nobody from starting");
     until_known(&objects, Err("HTTPRoute has not been read")).await;
-    objects.ready(Duration::from_millis(100)).await.expect("it keeps nobody from starting");
+    let stale: Vec<_> = look(&objects).stale.iter().map(ToString::to_string).collect();
+    assert_eq!(stale, ["the watch of HTTPRoute (not you) has not delivered its first list"]);
 }
