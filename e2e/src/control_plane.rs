@@ -51,34 +51,35 @@ pub(crate) fn apiserver(
     let policy = folder.join("audit-policy.json");
     std::fs::write(&policy, audit_policy()).doing("writing the audit policy")?;
     let pki = |name| text(&pki.path(name));
-    Ok(Program::new("kube-apiserver", tools.program("kube-apiserver"), folder)
-        .args([
-            format!("--etcd-servers={}", local(at.etcd)),
-            format!("--secure-port={}", at.apiserver),
-            "--bind-address=127.0.0.1".to_owned(),
-            "--advertise-address=127.0.0.1".to_owned(),
-            format!("--tls-cert-file={}", pki("apiserver.crt")),
-            format!("--tls-private-key-file={}", pki("apiserver.key")),
-            format!("--client-ca-file={}", pki("ca.crt")),
-            format!("--cert-dir={}", text(folder)),
-            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            format!("--service-account-key-file={}", pki("service-accounts.pub")),
-            format!("--service-account-signing-key-file={}", pki("service-accounts.key")),
-            "--authorization-mode=RBAC".to_owned(),
-            "--service-cluster-ip-range=10.0.0.0/16".to_owned(),
-            "--allow-privileged".to_owned(),
-            // Tests in parallel are not tenants to be kept apart.
-            "--enable-priority-and-fairness=false".to_owned(),
-            "--max-requests-inflight=0".to_owned(),
-            "--max-mutating-requests-inflight=0".to_owned(),
-            format!("--audit-policy-file={}", text(&policy)),
-            format!("--audit-log-path={}", text(&folder.join(AUDIT_LOG))),
-            // An answered request is in the log: tests read it right after.
-            "--audit-log-mode=blocking".to_owned(),
-            // Megabytes; a rotated log would lose what tests look for.
-            "--audit-log-maxsize=10000".to_owned(),
-        ])
-        .env("GOMAXPROCS", "2"))
+    // All others wait for it.
+    let program = Program::new("kube-apiserver", tools.program("kube-apiserver"), folder)
+        .env("GOMAXPROCS", "2");
+    Ok(program.args([
+        format!("--etcd-servers={}", local(at.etcd)),
+        format!("--secure-port={}", at.apiserver),
+        "--bind-address=127.0.0.1".to_owned(),
+        "--advertise-address=127.0.0.1".to_owned(),
+        format!("--tls-cert-file={}", pki("apiserver.crt")),
+        format!("--tls-private-key-file={}", pki("apiserver.key")),
+        format!("--client-ca-file={}", pki("ca.crt")),
+        format!("--cert-dir={}", text(folder)),
+        "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+        format!("--service-account-key-file={}", pki("service-accounts.pub")),
+        format!("--service-account-signing-key-file={}", pki("service-accounts.key")),
+        "--authorization-mode=RBAC".to_owned(),
+        "--service-cluster-ip-range=10.0.0.0/16".to_owned(),
+        "--allow-privileged".to_owned(),
+        // Tests in parallel are not tenants to be kept apart.
+        "--enable-priority-and-fairness=false".to_owned(),
+        "--max-requests-inflight=0".to_owned(),
+        "--max-mutating-requests-inflight=0".to_owned(),
+        format!("--audit-policy-file={}", text(&policy)),
+        format!("--audit-log-path={}", text(&folder.join(AUDIT_LOG))),
+        // An answered request is in the log: tests read it right after.
+        "--audit-log-mode=blocking".to_owned(),
+        // Megabytes; a rotated log would lose what tests look for.
+        "--audit-log-maxsize=10000".to_owned(),
+    ]))
 }
 
 pub(crate) fn controller_manager(

@@ -28,7 +28,8 @@ impl Program {
     /// Its log is `NAME.log` in `folder`, which is also where it runs.
     pub(crate) fn new(name: &str, path: PathBuf, folder: &Path) -> Self {
         // Memory is plenty and processors are few: collected at four times the live heap, and no
-        // thread looks for work that the others of a dozen clusters have.
+        // thread looks for work that the others of a dozen clusters have. On several kwok ends itself
+        // now and then: its stages are compiled side by side and write one map (easycel 0.6).
         let env = [("GOGC", "400"), ("GOMAXPROCS", "1")];
         let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         Self { name: name.to_owned(), path, folder: folder.to_owned(), args: vec![], env }

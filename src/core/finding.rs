@@ -267,6 +267,11 @@ impl Subject {
         Self::new("Namespace", namespace, namespace.as_str())
     }
 
+    /// The control plane, whichever of its revisions.
+    pub fn istiod() -> Self {
+        Self::cluster("Deployment", "istiod")
+    }
+
     /// A thing that is not in a namespace.
     pub fn cluster(kind: &str, name: &str) -> Self {
         Self { kind: kind.into(), namespace: None, name: name.into(), port: None }

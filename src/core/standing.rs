@@ -226,7 +226,7 @@ fn unheard(snapshot: &Snapshot, facts: &NamespaceFacts) -> Option<Finding> {
     (plane.instances == 0).then(|| {
         Finding::new(
             Code::RollbackNotEffective,
-            Subject::cluster("Deployment", "istiod"),
+            Subject::istiod(),
             format!(
                 "{} is rolled back, yet istiod is down: its proxies are STRICT until it is up again",
                 facts.name

@@ -10,7 +10,8 @@ pub(super) mod counted;
 mod promql;
 
 use super::prometheus::{Answer, Error, Prometheus, Sample, Series};
-use crate::translate::evidence::{self, PodLabels, Row, asked_at};
+use crate::translate::entrance::asked_at;
+use crate::translate::evidence::{self, PodLabels, Row};
 use jiff::{SignedDuration, Timestamp};
 use meshrollout_core::ident::PodRef;
 use meshrollout_core::reading::{Cause, Reading};

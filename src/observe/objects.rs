@@ -186,11 +186,7 @@ impl Beginning {
         K: Clone + Debug + DeserializeOwned + Resource<DynamicType = ()> + Send + Sync + 'static,
         T: PartialEq + Send + 'static,
     {
-        let pulse = match kind.is_optional {
-            true => Pulse::optional(kind.name),
-            false => Pulse::new(kind.name),
-        };
-        let pulse = Arc::new(pulse);
+        let pulse = Arc::new(Pulse::new(kind.name, kind.is_optional));
         self.pulses.push(pulse.clone());
         let shared = self.shared.clone();
         let watch = watch::Watch { kind, pulse, shared, patience: self.patience };

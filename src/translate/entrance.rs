@@ -2,6 +2,7 @@
 
 use super::namespace;
 use super::schedule::hosts;
+use crate::config::MetricsSource;
 use crate::kubernetes::{self, APIService, CustomResourceDefinition, Ingress, ServiceReference};
 use k8s_openapi::api::admissionregistration::v1 as admission;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -105,6 +106,34 @@ pub fn conversion(object: &CustomResourceDefinition) -> Option<Entrance> {
     let at = webhook.client_config.as_ref()?.service.as_ref()?;
     let name = object.metadata.name.as_deref().unwrap_or_default();
     Some(entrance(Caller::Conversion, "CustomResourceDefinition", name, at))
+}
+
+/// Where the source is asked, if that is at a Service by its name: `prometheus.monitoring`, with
+/// `.svc` and a domain or without. The pod of a headless Service has a name before it.
+pub fn asked_at(source: &MetricsSource) -> Option<Entrance> {
+    let host = source.url.host()?.trim_end_matches('.');
+    // Whatever the cluster's domain is.
+    let within = host.strip_suffix(".svc").or_else(|| host.split_once(".svc.").map(|(it, _)| it));
+    let (host, said) = within.map_or((host, false), |host| (host, true));
+    let mut labels = host.rsplit('.');
+    let (namespace, service) = (labels.next()?, labels.next()?);
+    let of_a_pod = labels.next().is_some();
+    // Three names without `.svc` are somebody's on the internet, and four numbers an address.
+    if (of_a_pod && !said) || labels.next().is_some() {
+        return None;
+    }
+    let port = source.url.port_u16().unwrap_or(match source.url.scheme_str() {
+        Some("https") => 443,
+        _ => 80,
+    });
+    Some(Entrance {
+        caller: Caller::Ourselves,
+        declared_by: Subject::cluster("metrics source", &source.name),
+        detail: String::new(),
+        namespace: Namespace::new(namespace),
+        service: service.to_owned(),
+        port: Dialled::Number(Port(port)),
+    })
 }
 
 fn entrance(caller: Caller, kind: &str, name: &str, at: &ServiceReference) -> Entrance {
@@ -250,6 +279,31 @@ mod tests {
     fn leads(entrance: &Entrance) -> String {
         let Entrance { declared_by, namespace, service, port, .. } = entrance;
         format!("{declared_by} to {namespace}/{service}:{port}")
+    }
+
+    #[test]
+    fn a_source_is_asked_at_a_service_where_its_host_is_the_name_of_one() {
+        let asked = |url: &str| {
+            let config = format!("metricsSources: [{{name: main, url: '{url}'}}]");
+            let config = crate::config::Config::parse(&config).unwrap();
+            let found = asked_at(config.metrics_source("main").unwrap())?;
+            Some(format!("{}/{}:{}", found.namespace, found.service, found.port))
+        };
+        let at = |place: &str| Some(place.to_owned());
+        assert_eq!(asked("http://prometheus.monitoring:9090"), at("monitoring/prometheus:9090"));
+        assert_eq!(asked("https://prometheus.monitoring.svc/x"), at("monitoring/prometheus:443"));
+        assert_eq!(asked("http://thanos.ops.svc.cluster.local."), at("ops/thanos:80"));
+        assert_eq!(asked("http://thanos.ops.svc.corp.example"), at("ops/thanos:80"));
+        assert_eq!(asked("http://p-0.p.monitoring.svc:9090"), at("monitoring/p:9090"));
+        for elsewhere in [
+            "http://prometheus",
+            "http://10.0.0.9:9090",
+            "http://p.example.com",
+            "http://localhost:9090",
+            "http://a.b.c.d.svc",
+        ] {
+            assert_eq!(asked(elsewhere), None, "{elsewhere}");
+        }
     }
 
     #[test]

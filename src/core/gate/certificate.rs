@@ -39,7 +39,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         findings.push(
             Finding::new(
                 Code::SigningErrors,
-                Subject::new("Deployment", root, "istiod"),
+                Subject::istiod(),
                 "certificates were asked for and not given in the last ten minutes: who keeps asking has none when its own ends",
             )
             .measured(format!("{:.0}", plane.unsigned.ceil()), "0")

@@ -11,7 +11,6 @@ const SLOWEST_CONVERGENCE: SignedDuration = SignedDuration::from_secs(30);
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     let Context { snapshot, facts, .. } = context;
-    let istiod = || Subject::cluster("Deployment", "istiod");
     let plane = match &snapshot.telemetry.control_plane {
         Reading::Known(plane) => plane,
         Reading::Unknown(cause) => {
@@ -29,7 +28,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         findings.push(
             Finding::new(
                 Code::ControlPlaneUnhealthy,
-                istiod(),
+                Subject::istiod(),
                 "no istiod answers its scrape: neither STRICT nor a rollback would reach the proxies",
             )
             .measured("0 instances", "at least 1")
@@ -43,7 +42,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         findings.push(
             Finding::new(
                 Code::ConfigRejected,
-                istiod(),
+                Subject::istiod(),
                 "proxies rejected configuration in the last ten minutes",
             )
             .measured(format!("{:.0}", plane.rejects.ceil()), "0")
@@ -54,7 +53,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         findings.push(
             Finding::new(
                 Code::ControlPlaneUnhealthy,
-                istiod(),
+                Subject::istiod(),
                 format!("changes take {slow:#} to reach the proxies"),
             )
             .measured(format!("{slow:#}"), format!("{SLOWEST_CONVERGENCE:#}"))

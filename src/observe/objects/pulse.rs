@@ -48,13 +48,10 @@ enum Watched {
 }
 
 impl Pulse {
-    pub(super) fn new(kind: &'static str) -> Self {
-        Self { kind, is_optional: false, signs: Mutex::new(Signs::new(Watched::Yes)) }
-    }
-
-    /// Of a kind that need not be there.
-    pub(super) fn optional(kind: &'static str) -> Self {
-        Self { kind, is_optional: true, signs: Mutex::new(Signs::new(Watched::NotYet)) }
+    /// Of a kind that need not be there, if it `is_optional`.
+    pub(super) fn new(kind: &'static str, is_optional: bool) -> Self {
+        let watched = if is_optional { Watched::NotYet } else { Watched::Yes };
+        Self { kind, is_optional, signs: Mutex::new(Signs::new(watched)) }
     }
 
     /// What is watched.
@@ -218,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_watch_that_has_not_listed_is_stale_and_says_why() {
-        let pulse = Pulse::new("Pod");
+        let pulse = Pulse::new("Pod", false);
         assert_eq!(cause(&pulse, 0).unwrap(), "the watch of Pod has not delivered its first list");
         pulse.is_troubled("forbidden".into());
         pulse.heard();
@@ -228,7 +225,7 @@ mod tests {
 
     #[test]
     fn it_is_fresh_for_as_long_as_the_limit() {
-        let pulse = Pulse::new("Pod");
+        let pulse = Pulse::new("Pod", false);
         pulse.is_current();
         assert_eq!(cause(&pulse, 59), None);
         assert!(cause(&pulse, 61).unwrap().contains("silent since"));
@@ -239,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_kind_that_need_not_be_there_is_waited_for_until_it_is_known_whether_it_is() {
-        let pulse = Pulse::optional("HTTPRoute");
+        let pulse = Pulse::new("HTTPRoute", true);
         assert_eq!((pulse.is_answered(), cause(&pulse, 0)), (false, None));
         pulse.rests();
         assert_eq!((pulse.is_answered(), cause(&pulse, 3600)), (true, None));
@@ -250,14 +247,14 @@ mod tests {
         assert!(pulse.is_answered() && !pulse.is_listed());
         assert!(cause(&pulse, 0).unwrap().contains("HTTPRoute (forbidden)"));
         // The others are waited for, whatever the trouble.
-        let pulse = Pulse::new("Pod");
+        let pulse = Pulse::new("Pod", false);
         pulse.is_troubled("forbidden".into());
         assert!(!pulse.is_answered());
     }
 
     #[test]
     fn a_lost_event_makes_it_stale_until_the_next_list() {
-        let pulse = Pulse::new("Pod");
+        let pulse = Pulse::new("Pod", false);
         pulse.is_current();
         pulse.has_lost();
         pulse.heard();

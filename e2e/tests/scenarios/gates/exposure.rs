@@ -155,8 +155,7 @@ async fn a_route_holds_for_as_long_as_its_kind_is_served() {
     // Of its own: what is not read for a moment holds everybody.
     let mesh = Mesh::start().await;
     mesh.serve("gatewayed").await;
-    let kinds = [("httproutes", "HTTPRoute", "Namespaced"), ("gateways", "Gateway", "Namespaced")];
-    for (plural, kind, scope) in kinds {
+    for (plural, kind) in [("httproutes", "HTTPRoute"), ("gateways", "Gateway")] {
         let definition = serde_json::json!({
             "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
             "metadata": {
@@ -164,7 +163,7 @@ async fn a_route_holds_for_as_long_as_its_kind_is_served() {
                 "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
             },
             "spec": {
-                "group": "gateway.networking.k8s.io", "scope": scope,
+                "group": "gateway.networking.k8s.io", "scope": "Namespaced",
                 "names": {"plural": plural, "kind": kind},
                 "versions": [{"name": "v1", "served": true, "storage": true, "schema": {
                     "openAPIV3Schema": {"type": "object",
