@@ -48,7 +48,7 @@ fn evidence_of(rows: Vec<Row>) {
     let ends: Vec<_> = rows.iter().flat_map(|row| &row.points).map(|(at, _)| *at).take(8).collect();
     // What is no evidence is an error; that is as good.
     let _ = evidence::callers(&rows);
-    let _ = evidence::mutual(&rows);
+    let _ = evidence::by_destination(&rows);
     let _ = evidence::presence(pods, &rows, &rows, &rows);
     let _ = evidence::certificates(pods, SignedDuration::from_hours(24), &rows);
     let _ = evidence::control_plane(&rows);

@@ -12,6 +12,7 @@ use crate::translate::mesh::{MeshConfig, mesh};
 use crate::translate::pod::{OwnedPod, Owner};
 use meshrollout_core::client_tls::{Rule, Rules};
 use meshrollout_core::effective::Policies;
+use meshrollout_core::egress::{Scope, Scopes};
 use meshrollout_core::exposure::Entrance;
 use meshrollout_core::finding::Subject;
 use meshrollout_core::ident::Namespace;
@@ -20,8 +21,9 @@ use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::Reading;
 use meshrollout_core::scheduled::Scheduled;
 use meshrollout_core::scrape::Monitor;
-use meshrollout_core::snapshot::{Mesh, Snapshot, Source, TelemetryOverride};
+use meshrollout_core::snapshot::{InboundFilter, Mesh, Snapshot, Source, TelemetryOverride};
 use meshrollout_core::waiver::Waivers;
+use meshrollout_core::workload::Machine;
 use object::{Fact, Object, Outcome};
 use pieces::{Piece, pieces};
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,9 +41,12 @@ pub struct Input {
     pods: Vec<OwnedPod>,
     owners: Vec<Owner>,
     services: Vec<(Namespace, NamedService)>,
-    workload_entries: Vec<(Namespace, String)>,
+    machines: Vec<(Namespace, Machine)>,
+    roots: Vec<(Namespace, BTreeSet<String>)>,
     policies: Vec<Policy>,
     rules: Vec<Rule>,
+    egress: Vec<Scope>,
+    inbound_filters: Vec<InboundFilter>,
     overrides: Vec<TelemetryOverride>,
     injectors: Option<Vec<Injector>>,
     entrances: Vec<Entrance>,
@@ -160,7 +165,10 @@ impl Input {
             }
             Fact::Owner(owner) => self.owners.push(*owner),
             Fact::Service(service) => self.services.push((of(), *service)),
-            Fact::WorkloadEntry => self.workload_entries.push((of(), name)),
+            Fact::Machine(machine) => self.machines.push((of(), machine)),
+            Fact::Roots(roots) => self.roots.push((of(), roots)),
+            Fact::Scope(scope) => self.egress.push(scope),
+            Fact::InboundFilter(filter) => self.inbound_filters.push(filter),
             Fact::Policy(policy) => self.policies.push(*policy),
             Fact::Rule(rule) => self.rules.push(*rule),
             Fact::Override(taken) => self.overrides.push(taken),
@@ -207,8 +215,11 @@ impl Input {
         for (namespace, service) in &self.services {
             parts.entry(namespace.clone()).or_default().services.push(service);
         }
-        for (namespace, name) in &self.workload_entries {
-            parts.entry(namespace.clone()).or_default().workload_entries.push(name);
+        for (namespace, machine) in &self.machines {
+            parts.entry(namespace.clone()).or_default().machines.push(machine);
+        }
+        for (namespace, roots) in &self.roots {
+            parts.entry(namespace.clone()).or_default().roots = Some(roots);
         }
         let facts = |(name, parts): (Namespace, Parts<'_>)| {
             let mut facts = parts.facts(&name);
@@ -222,13 +233,16 @@ impl Input {
         let mut entrances = entrance::by_class(&self.ingresses, &self.ingress_classes);
         entrances.extend(gateway::by_gateway(&self.routes, &self.gateways, &self.gateway_classes));
         entrances.extend(self.entrances.iter().cloned());
+        entrances.extend(self.mesh.iter().flat_map(MeshConfig::calls).cloned());
         Snapshot {
             at,
             source: Source::Files,
             mesh,
             namespaces,
             policies: Policies::new(root.clone(), self.policies.iter().cloned()),
-            rules: Rules::new(Some(root), self.rules.iter().cloned()),
+            rules: Rules::new(Some(root.clone()), self.rules.iter().cloned()),
+            egress: Scopes::new(Some(root), self.egress.iter().cloned()),
+            inbound_filters: self.inbound_filters.clone(),
             injectors: Reading::Known(injectors),
             entrances: Reading::Known(Arc::new(entrances)),
             scheduled: Reading::Known(Arc::new(self.scheduled.clone())),
@@ -248,6 +262,7 @@ impl Input {
             roots: vec![Namespace::new(ROOT)],
             auto_mtls: true,
             trust_domain: DOMAIN.into(),
+            trust_domain_aliases: vec![],
             networks: vec![],
         })
     }

@@ -5,15 +5,21 @@
 //! keeps a spelling it does not know.
 
 mod destination_rule;
+mod envoy_filter;
 mod lenient;
 mod peer_authentication;
+mod sidecar;
 mod telemetry;
+mod wasm_plugin;
 mod workload_entry;
 
 pub use destination_rule::*;
+pub use envoy_filter::*;
 pub use lenient::Lenient;
 pub use peer_authentication::*;
+pub use sidecar::*;
 pub use telemetry::*;
+pub use wasm_plugin::*;
 pub use workload_entry::*;
 
 use serde::{Deserialize, Serialize};

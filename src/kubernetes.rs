@@ -91,7 +91,7 @@ kind! {
 }
 
 kind! {
-    /// A ConfigMap, of which `mesh` and `meshNetworks` are read.
+    /// A ConfigMap, of which `mesh`, `meshNetworks` and `root-cert.pem` are read.
     ConfigMap, NamespaceResourceScope, "", "configmaps", {
         /// Its entries.
         data: Option<MeshData>,
@@ -134,6 +134,8 @@ pub struct PodSpec {
     pub init_containers: Option<Vec<Container>>,
     /// Uses its node's network.
     pub host_network: Option<bool>,
+    /// As whom it runs.
+    pub service_account_name: Option<String>,
 }
 
 /// One container.
@@ -144,6 +146,8 @@ pub struct Container {
     pub name: String,
     /// What its program is called with: tells a gateway from a sidecar.
     pub args: Option<Vec<String>>,
+    /// Its environment.
+    pub env: Option<Vec<Variable>>,
     /// Of an init container.
     pub restart_policy: Option<String>,
     /// What a named target port may mean.
@@ -156,6 +160,16 @@ pub struct Container {
     pub startup_probe: Option<Handler>,
     /// What is done around its life.
     pub lifecycle: Option<Lifecycle>,
+}
+
+/// A variable of a container's environment.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Variable {
+    /// Its name.
+    pub name: String,
+    /// Its value, where it stands there and is not somebody else's.
+    pub value: Option<String>,
 }
 
 /// What the kubelet calls for a probe or a hook; what it runs inside is left out.
@@ -310,6 +324,12 @@ impl PodSpec {
 }
 
 impl Container {
+    /// A variable of its environment; of two of one name the last counts.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        let mut all = self.env.iter().flatten().rev();
+        all.find(|variable| variable.name == name)?.value.as_deref()
+    }
+
     /// The ports that a sidecar can take: it captures nothing but TCP.
     pub fn tcp_ports(&self) -> impl Iterator<Item = &ContainerPort> {
         self.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()))
@@ -335,6 +355,9 @@ pub struct MeshData {
     pub mesh: Option<String>,
     /// The networks that the mesh spans, as YAML.
     pub mesh_networks: Option<String>,
+    /// The certificates that proxies of its namespace trust, as PEM.
+    #[serde(rename = "root-cert.pem")]
+    pub root_cert: Option<String>,
 }
 
 /// What a workload's pods are made from.

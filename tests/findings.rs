@@ -11,10 +11,11 @@ use std::process::{Command, Stdio};
 
 /// What objects do not show: measured, or seen in the apiserver alone. `src/core/tests` has a story
 /// for each of them.
-const NOT_IN_FILES: [Code; 30] = [
+const NOT_IN_FILES: [Code; 32] = [
     Code::InjectionUnknown,
     Code::PlaintextSeen,
     Code::PlaintextSourceUnknown,
+    Code::PodIpTraffic,
     Code::SeriesMissing,
     Code::SecurityLabelRemoved,
     Code::SourceUnavailable,
@@ -34,6 +35,7 @@ const NOT_IN_FILES: [Code; 30] = [
     Code::RootExpiring,
     Code::SigningErrors,
     Code::CertificateUnknown,
+    Code::LongLivedConnections,
     Code::ProxyNotSynced,
     Code::ControlPlaneUnhealthy,
     Code::ConfigRejected,

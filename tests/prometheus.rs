@@ -275,7 +275,7 @@ async fn a_source_that_hangs_is_waited_for_once_and_not_for_every_question() {
     let (lookback, harm_window) = (SignedDuration::from_mins(1), SignedDuration::from_mins(1));
     let question = Question { lookback, harm_window, since: None };
     let telemetry = gather(&client, &question, Timestamp::now()).await;
-    assert_eq!(telemetry.unknown_parts().len(), 8);
+    assert_eq!(telemetry.unknown_parts().len(), 9);
     let asked = server.seen.lock().unwrap().len();
     assert!(asked < QUERIES / 2, "{asked} questions were sent");
 }

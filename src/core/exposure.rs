@@ -53,6 +53,8 @@ pub enum Caller {
     Scheduled(Arc<Scheduled>),
     /// This operator, which asks the metrics source there.
     Ourselves,
+    /// Sidecars or their agents by themselves, past what they know of the mesh.
+    Proxies,
 }
 
 /// The controller that serves an Ingress, as far as the Ingress and its class tell of it.
@@ -78,10 +80,21 @@ pub struct Inbound {
     pub declared: BTreeSet<Port>,
     /// Those of them that have names, the proxy's own as well.
     pub named: BTreeMap<String, Port>,
+    /// Nothing comes to the sidecar at all, for this reason.
+    pub passed_by: Option<PassedBy>,
     /// Some of what it sends goes past its sidecar.
     pub sends_past: bool,
     /// Ports that somebody dials who is not in the mesh.
     pub openings: Vec<Opening>,
+}
+
+/// Why what comes to a pod passes its sidecar by.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum PassedBy {
+    /// It was told to capture nothing: `sidecar.istio.io/interceptionMode: NONE`.
+    Mode,
+    /// Istio's CNI marks the pod `cni.istio.io/uninitialized`: nothing was set up in it.
+    Uninitialised,
 }
 
 /// A port of a pod that is dialled past every Service.
@@ -127,6 +140,9 @@ const OF_THE_SIDECAR: [u16; 3] = [15020, 15021, 15090];
 impl Inbound {
     /// What comes to `port` goes through the sidecar. Elsewhere a PeerAuthentication has no say.
     pub fn captures(&self, port: Port) -> bool {
+        if self.passed_by.is_some() {
+            return false;
+        }
         // An explicit list is taken as it is, and what is excluded is not looked at.
         match &self.only {
             Some(only) => only.contains(&port),
@@ -142,6 +158,15 @@ impl fmt::Display for IngressController {
             (Some(class), None) => write!(f, "class {class}"),
             (None, _) => f.write_str("the default class"),
         }
+    }
+}
+
+impl fmt::Display for PassedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mode => "sidecar.istio.io/interceptionMode is NONE",
+            Self::Uninitialised => "Istio's CNI marks them as uninitialised",
+        })
     }
 }
 

@@ -69,6 +69,8 @@ codes! {
     ProxyOutdated = "MR0107", Warn;
     /// An injected pod lacks the label `security.istio.io/tlsMode: istio`: clients send it plaintext.
     TlsModeLabelMissing = "MR0108", Block;
+    /// A pod has a sidecar, and what comes to the pod does not go through it: STRICT is not in force there.
+    RedirectionMissing = "MR0109", Block;
     /// Init containers run before the sidecar: what gets out of the pod then is plaintext.
     InitContainerCallsEarly = "MR0110", Warn;
     /// The application may start before its sidecar does: what it sends first may fail.
@@ -85,6 +87,8 @@ codes! {
     PlaintextSeen = "MR0201", Block;
     /// A client that the proxy could not name sent plaintext in the look-back.
     PlaintextSourceUnknown = "MR0202", Block;
+    /// A client with a sidecar sends plaintext although no rule makes it: it calls pods by their addresses, past the Service, or past its sidecar.
+    PodIpTraffic = "MR0203", Block;
     /// A CronJob without sidecars names a server in scope, and no run of it as it is now is in the look-back: what it sends has not been seen.
     RareCaller = "MR0204", Hold;
     /// The mesh spans clusters or networks: clients elsewhere are in no apiserver and no metrics that are read here.
@@ -123,10 +127,16 @@ codes! {
     HeadlessMixed = "MR0404", Block;
     /// An ExternalName leads to a Service in scope under another name, for which clients may not know that it takes mutual TLS.
     ExternalNameAlias = "MR0405", Warn;
+    /// A Sidecar keeps Services in scope from clients: what they send there is unknown to their proxies, and goes out as plaintext.
+    EgressScopeHidesHost = "MR0406", Warn;
+    /// A machine outside Kubernetes says neither whose identity it has nor that it takes mutual TLS: clients send it plaintext.
+    WorkloadEntryNoIdentity = "MR0407", Block;
     /// A Service leads to a port that the sidecar does not capture: STRICT is not in force there, and clients send it mutual TLS that nobody ends.
     PortExcluded = "MR0408", Warn;
     /// A Service is not exported to all namespaces: sidecars elsewhere do not know it, and send what is sent there as plaintext.
     HostHidden = "MR0409", Warn;
+    /// Pods with sidecars offer no HBONE: what ambient clients send them is plaintext.
+    AmbientClientNoHbone = "MR0411", Warn;
     /// Pods of a StatefulSet have a port that no Service declares: what peers send there passes their sidecars in plaintext.
     UndeclaredPeerPort = "MR0412", Warn;
     /// A DestinationRule in force cannot be understood.
@@ -165,8 +175,14 @@ codes! {
     CertificateExpiring = "MR0601", Block;
     /// The root certificate ends soon.
     RootExpiring = "MR0602", Block;
+    /// Two namespaces trust no root in common: under mutual TLS they cannot call each other.
+    RootMismatch = "MR0603", Block;
+    /// A proxy has its identity in a trust domain that the mesh's configuration knows no more.
+    TrustDomainMismatch = "MR0604", Block;
     /// The control plane was asked for certificates and gave none: renewals fail, or will.
     SigningErrors = "MR0605", Hold;
+    /// Several workloads run as `default`: they have one identity, and no policy can tell them apart.
+    SharedIdentity = "MR0606", Inform;
     /// What is left of a certificate is not known, because agent metrics (port 15020) are not scraped.
     CertificateUnknown = "MR0607", Hold;
     /// kube-apiserver calls an admission webhook that is served in scope, and it is never in the mesh.
@@ -193,6 +209,12 @@ codes! {
     AppOwnTls = "MR0711", Block;
     /// A port of a protocol in which the server speaks first does not say so: the sidecar waits for the client.
     ServerFirstProtocol = "MR0712", Warn;
+    /// A sidecar or its agent calls a server in scope by itself, and not always over mutual TLS.
+    ProxyOwnCalls = "MR0713", Warn;
+    /// Connections to a server in scope stay open: the switch changes its listeners, and drains them.
+    LongLivedConnections = "MR0714", Warn;
+    /// An EnvoyFilter changes inbound listeners or filter chains whose shape STRICT changes.
+    InboundEnvoyFilter = "MR0715", Warn;
     /// Who calls in from outside the mesh cannot be judged, because the objects that say so are not known.
     CallersUnknown = "MR0716", Hold;
     /// Sidecars have not taken their configuration, or refused it, or it cannot be seen whether they have.

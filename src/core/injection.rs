@@ -6,7 +6,7 @@
 
 use crate::exposure::Inbound;
 use crate::ident::{Labels, Namespace, Selector, WorkloadRef};
-use crate::workload::{Phase, Pod, Proxy};
+use crate::workload::{Identity, Phase, Pod, Proxy, TO_BE_MADE};
 use std::sync::Arc;
 
 const INJECT: &str = "sidecar.istio.io/inject";
@@ -43,6 +43,8 @@ pub struct Template {
     pub host_network: bool,
     /// What a sidecar of it would capture, and who would come in past its Services.
     pub inbound: Arc<Inbound>,
+    /// As whom its pods would speak.
+    pub identity: Arc<Identity>,
 }
 
 /// What becomes of a pod made now.
@@ -149,7 +151,7 @@ impl Template {
         injectors: &[Injector],
     ) -> Pod {
         Pod {
-            name: format!("{} (to be made)", workload.name),
+            name: format!("{}{TO_BE_MADE}", workload.name),
             labels: Arc::new(self.labels.clone()),
             proxy: self.proxy(&workload.namespace, namespace_labels, injectors),
             phase: Phase::Running,
@@ -158,6 +160,7 @@ impl Template {
             restarts: 0,
             inbound: self.inbound.clone(),
             start: Arc::default(),
+            identity: self.identity.clone(),
         }
     }
 }

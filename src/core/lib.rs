@@ -42,6 +42,7 @@ pub mod client_tls;
 pub mod condition;
 pub mod decide;
 pub mod effective;
+pub mod egress;
 pub mod explain;
 pub mod exposure;
 pub mod finding;

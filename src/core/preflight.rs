@@ -1,16 +1,25 @@
 //! What would become of each namespace, asked of the same gates as in a rollout, by whoever only
 //! wants to know.
 
-use crate::finding::{Finding, Level};
+use crate::finding::{Code, Finding, Level};
 use crate::gate::{Evaluation, Gate};
 use crate::ident::Namespace;
 use crate::plan::Plan;
 use crate::snapshot::Snapshot;
 use std::collections::BTreeMap;
 
-/// The gates that objects alone can answer. The others ask what was measured.
-pub const STATIC: [Gate; 4] =
-    [Gate::Injection, Gate::DestinationRules, Gate::Policies, Gate::Exposure];
+/// The gates that objects alone can answer, Certificates as far as it asks who believes whom. The
+/// others ask what was measured.
+pub const STATIC: [Gate; 5] = [
+    Gate::Injection,
+    Gate::DestinationRules,
+    Gate::Policies,
+    Gate::Certificates,
+    Gate::Exposure,
+];
+
+/// What a gate of these says where nothing was measured, which is said once for all of them.
+const UNMEASURED: Code = Code::CertificateUnknown;
 
 /// What would become of a namespace.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -64,7 +73,8 @@ impl Preflight {
             let evaluation = Evaluation::run(plan, snapshot, facts);
             let mut worst: Option<&Finding> = None;
             for gate in gates {
-                for finding in evaluation.findings_of(*gate) {
+                let said = |finding: &&Finding| unseen.is_none() || finding.code != UNMEASURED;
+                for finding in evaluation.findings_of(*gate).iter().filter(said) {
                     // The first of the heaviest.
                     if finding.level >= Level::Hold
                         && worst.is_none_or(|worst| finding.level > worst.level)

@@ -2,6 +2,7 @@
 
 use crate::client_tls::Rules;
 use crate::effective::Policies;
+use crate::egress::Scopes;
 use crate::exposure::Entrance;
 use crate::ident::Namespace;
 use crate::injection::Injector;
@@ -29,6 +30,10 @@ pub struct Snapshot {
     pub policies: Policies,
     /// All DestinationRules.
     pub rules: Rules,
+    /// All Sidecars.
+    pub egress: Scopes,
+    /// EnvoyFilters that change what STRICT changes, too.
+    pub inbound_filters: Vec<InboundFilter>,
     /// The injectors' webhooks.
     pub injectors: Reading<Vec<Injector>>,
     /// Ways into the mesh for those who are not in it, that objects open to Services.
@@ -65,8 +70,23 @@ pub struct Mesh {
     pub auto_mtls: bool,
     /// `trustDomain`.
     pub trust_domain: String,
+    /// `trustDomainAliases`: taken for the same.
+    pub trust_domain_aliases: Vec<String>,
     /// `meshNetworks`, by their names: there is more of the mesh than this cluster.
     pub networks: Vec<String>,
+}
+
+/// An EnvoyFilter that patches inbound listeners or filter chains by a shape that STRICT changes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct InboundFilter {
+    /// Where it stands.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: String,
+    /// Whom it covers; `None` is its namespace, or the mesh in the root namespace.
+    pub selector: Option<crate::ident::Labels>,
+    /// What it changes.
+    pub what: String,
 }
 
 /// A Telemetry object that disables a metric or a label the evidence stands on

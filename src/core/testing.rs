@@ -4,6 +4,7 @@ use crate::action::Action;
 use crate::client_tls::{Rule, Rules, TlsMode, TrafficPolicy};
 use crate::decide::{Decision, decide};
 use crate::effective::Policies;
+use crate::egress::Scopes;
 use crate::exposure::{Caller, Dialled, Entrance};
 use crate::finding::Subject;
 use crate::ident::{Labels, Namespace, PodRef, Port, Uid, WorkloadRef};
@@ -19,7 +20,9 @@ use crate::snapshot::{Mesh, Snapshot, Source};
 use crate::traffic::{
     self, Certificate, ControlPlane, Edge, Name, Observed, Presence, Telemetry, Timeline,
 };
-use crate::workload::{NamespaceFacts, Phase, Pod, Proxy, Service, ServicePort, Workload};
+use crate::workload::{
+    Identity, NamespaceFacts, Phase, Pod, Proxy, Service, ServicePort, Workload,
+};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -103,11 +106,14 @@ impl World {
                 roots: vec!["istio-system".into()],
                 auto_mtls: true,
                 trust_domain: "cluster.local".into(),
+                trust_domain_aliases: vec![],
                 networks: vec![],
             }),
             namespaces,
             policies,
             rules: Rules::default(),
+            egress: Scopes::default(),
+            inbound_filters: vec![],
             injectors: Reading::Known(chart_injectors("default", true)),
             entrances: Reading::Known(Arc::default()),
             scheduled: Reading::Known(Arc::default()),
@@ -345,6 +351,7 @@ fn namespace(name: &str) -> (Namespace, Arc<NamespaceFacts>) {
             restarts: 0,
             inbound: Arc::default(),
             start: Arc::default(),
+            identity: Arc::new(Identity { account: name.into(), trust_domain: None }),
         })
         .collect();
     let template = Template { labels: labels.clone(), ..Template::default() };
@@ -372,7 +379,8 @@ fn namespace(name: &str) -> (Namespace, Arc<NamespaceFacts>) {
         terminating: false,
         workloads: BTreeMap::from([(id, workload)]),
         services: vec![service],
-        workload_entries: vec![],
+        machines: vec![],
+        roots: None,
     };
     (name.into(), Arc::new(facts))
 }
@@ -423,6 +431,7 @@ fn telemetry(namespaces: &BTreeMap<Namespace, Arc<NamespaceFacts>>) -> Telemetry
         refusals: Reading::Known(
             pods().map(|pod: PodRef| (pod, Timeline::steady(windows(), 0.0))).collect(),
         ),
+        open: Reading::Known(BTreeMap::new()),
         edges: Reading::Known(
             SHOP.iter()
                 .map(|to| Edge {

@@ -31,6 +31,8 @@ pub struct Telemetry {
     pub control_plane: Reading<ControlPlane>,
     /// Refused connections per pod, for pods that export the counter.
     pub refusals: Reading<BTreeMap<PodRef, Timeline>>,
+    /// TCP connections that are open now, by destination workload.
+    pub open: Reading<BTreeMap<Name, f64>>,
     /// Client-side requests by edge.
     pub edges: Reading<Vec<Edge>>,
     /// The last sending of each sidecar's listeners, by the control planes themselves.
@@ -163,6 +165,7 @@ impl Telemetry {
             certificates: unknown(cause),
             control_plane: unknown(cause),
             refusals: unknown(cause),
+            open: unknown(cause),
             edges: unknown(cause),
             listeners: unknown(cause),
             asked_at: None,
@@ -177,6 +180,7 @@ impl Telemetry {
             ("skew", self.skew.known().is_none()),
             ("callers", self.callers.known().is_none()),
             ("mutual", self.mutual.known().is_none()),
+            ("open", self.open.known().is_none()),
             ("presence", self.presence.known().is_none()),
             ("certificates", self.certificates.known().is_none()),
             ("control_plane", self.control_plane.known().is_none()),

@@ -25,7 +25,19 @@ pub struct NamespaceFacts {
     /// The Services.
     pub services: Vec<Service>,
     /// WorkloadEntries: machines outside Kubernetes.
-    pub workload_entries: Vec<String>,
+    pub machines: Vec<Machine>,
+    /// The roots that its proxies trust, each by its own text: what istiod has put into the
+    /// ConfigMap `istio-ca-root-cert` here. `None`: it has not.
+    pub roots: Option<BTreeSet<String>>,
+}
+
+/// A WorkloadEntry.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Machine {
+    /// Its name.
+    pub name: String,
+    /// It says so, or whose identity it has: clients send it mutual TLS.
+    pub takes_mutual_tls: bool,
 }
 
 /// A set of like pods with one owner.
@@ -64,6 +76,17 @@ pub struct Pod {
     pub inbound: Arc<Inbound>,
     /// How it starts.
     pub start: Arc<Start>,
+    /// As whom it speaks.
+    pub identity: Arc<Identity>,
+}
+
+/// As whom a pod speaks: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT`.
+#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Identity {
+    /// Its service account.
+    pub account: String,
+    /// The trust domain that the injector wrote into its proxy, if it wrote one.
+    pub trust_domain: Option<String>,
 }
 
 /// Who of a pod is up before its sidecar is.
@@ -94,6 +117,9 @@ pub enum Proxy {
     /// Proxyless gRPC: no capture, PeerAuthentication is up to the library.
     Proxyless,
 }
+
+/// After the name of a workload: a pod that stands for those to come. No pod's name has a space.
+pub(crate) const TO_BE_MADE: &str = " (to be made)";
 
 /// A pod's phase, as far as it matters here.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -185,6 +211,11 @@ impl Pod {
     /// Running and Ready.
     pub fn is_ready(&self) -> bool {
         self.is_running() && self.ready_since.is_some()
+    }
+
+    /// It is none yet: one from its owner's template would be so.
+    pub fn is_to_be_made(&self) -> bool {
+        self.name.ends_with(TO_BE_MADE)
     }
 
     /// What it sends through a Service is mutual TLS, unless a DestinationRule says otherwise.

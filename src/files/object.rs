@@ -13,7 +13,7 @@ use crate::translate::pod::{
     OwnedPod, Owner, daemon_set, deployment, job, owned_pod, stateful_set,
 };
 use crate::translate::{self, DOMAIN, namespace, schedule};
-use crate::{istio, kubernetes};
+use crate::kubernetes;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
@@ -26,8 +26,10 @@ use meshrollout_core::injection::Injector;
 use meshrollout_core::policy::Policy;
 use meshrollout_core::scheduled::Scheduled;
 use meshrollout_core::scrape::Monitor;
-use meshrollout_core::snapshot::TelemetryOverride;
+use meshrollout_core::egress::Scope;
+use meshrollout_core::snapshot::{InboundFilter, TelemetryOverride};
 use meshrollout_core::waiver::Waivers;
+use meshrollout_core::workload::Machine;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use std::collections::BTreeSet;
@@ -60,7 +62,10 @@ pub(super) enum Fact {
     Pod(Box<OwnedPod>),
     Owner(Box<Owner>),
     Service(Box<NamedService>),
-    WorkloadEntry,
+    Machine(Machine),
+    Roots(BTreeSet<String>),
+    Scope(Scope),
+    InboundFilter(InboundFilter),
     Policy(Box<Policy>),
     Rule(Box<Rule>),
     Override(TelemetryOverride),
@@ -237,7 +242,7 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
             Some(Fact::Service(Box::new(named_service(object, DOMAIN))))
         }),
         ("networking.istio.io", "WorkloadEntry") => {
-            of(source, "WorkloadEntry", |_: &istio::WorkloadEntry| Some(Fact::WorkloadEntry))
+            of(source, "WorkloadEntry", |object| Some(Fact::Machine(translate::machine(object))))
         }
         ("security.istio.io", "PeerAuthentication") => of(source, "PeerAuthentication", |object| {
             Some(Fact::Policy(Box::new(translate::policy(object))))
@@ -299,7 +304,19 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
         ("monitoring.coreos.com", "PodMonitor") => {
             of(source, "PodMonitor", |object| monitor::of_pods(object).map(Fact::Monitor))
         }
-        ("", "ConfigMap") => of(source, "ConfigMap", |object| config(object).map(Fact::Mesh)),
+        ("networking.istio.io", "Sidecar") => {
+            of(source, "Sidecar", |object| translate::scope(object).map(Fact::Scope))
+        }
+        ("networking.istio.io", "EnvoyFilter") => of(source, "EnvoyFilter", |object| {
+            translate::inbound_filter(object).map(Fact::InboundFilter)
+        }),
+        ("extensions.istio.io", "WasmPlugin") => of(source, "WasmPlugin", |object| {
+            entrance::fetched(object).map(|one| Fact::Entrances(vec![one]))
+        }),
+        ("", "ConfigMap") => of(source, "ConfigMap", |object| {
+            let roots = || translate::roots(object).map(Fact::Roots);
+            config(object).map(Fact::Mesh).or_else(roots)
+        }),
         ("meshrollout.dev", "MeshRollout") => {
             let rollout: MeshRollout = source.parse()?;
             let waivers =

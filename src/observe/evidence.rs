@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 
 /// How many queries one [`gather`] sends, whatever the number of namespaces and pods. One less to
 /// a source without the agent's metrics.
-pub const QUERIES: usize = 13;
+pub const QUERIES: usize = 14;
 
 /// Queries at one time: a metrics source has other users.
 const AT_ONCE: usize = 4;
@@ -88,6 +88,7 @@ pub async fn gather(source: &Prometheus, question: &Question, now: Timestamp) ->
         requests_in_plaintext,
         tcp_in_plaintext,
         mutual,
+        open,
         counts,
         firsts,
         lasts,
@@ -102,6 +103,7 @@ pub async fn gather(source: &Prometheus, question: &Question, now: Timestamp) ->
         instant(promql.requests_in_plaintext()),
         instant(promql.tcp_in_plaintext()),
         instant(promql.mutual()),
+        instant(promql.open()),
         instant(promql.sample_counts()),
         instant(promql.first_samples()),
         instant(promql.last_samples()),
@@ -123,6 +125,7 @@ pub async fn gather(source: &Prometheus, question: &Question, now: Timestamp) ->
         skew: ask.skew(),
         plaintext,
         mutual,
+        open,
         counts,
         firsts,
         lasts,
@@ -150,6 +153,7 @@ pub(super) struct Answers {
     pub(super) skew: Result<SignedDuration, Cause>,
     pub(super) plaintext: Result<Vec<Row>, Cause>,
     pub(super) mutual: Result<Vec<Row>, Cause>,
+    pub(super) open: Result<Vec<Row>, Cause>,
     pub(super) counts: Result<Vec<Row>, Cause>,
     pub(super) firsts: Result<Vec<Row>, Cause>,
     pub(super) lasts: Result<Vec<Row>, Cause>,
@@ -189,7 +193,8 @@ impl Answers {
             scrape_interval: self.scrape_interval,
             skew: reading(self.skew),
             callers: reading(self.plaintext.and_then(|rows| evidence::callers(&rows))),
-            mutual: reading(self.mutual.and_then(|rows| evidence::mutual(&rows))),
+            mutual: reading(self.mutual.and_then(|rows| evidence::by_destination(&rows))),
+            open: reading(self.open.and_then(|rows| evidence::by_destination(&rows))),
             presence: reading(presence),
             certificates: reading(certificates),
             control_plane: reading(

@@ -84,8 +84,12 @@ impl Objects {
         watches.begin(kind::DAEMON_SETS);
         watches.begin(kind::SERVICES);
         watches.begin(kind::WORKLOAD_ENTRIES);
+        watches.begin(kind::ROOTS);
         watches.begin(kind::POLICIES);
         watches.begin(kind::RULES);
+        watches.begin(kind::SIDECARS);
+        watches.begin(kind::ENVOY_FILTERS);
+        watches.begin(kind::WASM_PLUGINS);
         watches.begin(kind::OVERRIDES);
         watches.begin(kind::INJECTORS);
         watches.begin(kind::VALIDATORS);

@@ -2,8 +2,10 @@
 
 use super::namespace;
 use super::schedule::hosts;
+use crate::istio;
 use crate::config::MetricsSource;
 use crate::kubernetes::{self, APIService, CustomResourceDefinition, Ingress, ServiceReference};
+use http::uri::Authority;
 use k8s_openapi::api::admissionregistration::v1 as admission;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meshrollout_core::exposure::{Caller, Dialled, Entrance, IngressController};
@@ -111,7 +113,49 @@ pub fn conversion(object: &CustomResourceDefinition) -> Option<Entrance> {
 /// Where the source is asked, if that is at a Service by its name: `prometheus.monitoring`, with
 /// `.svc` and a domain or without. The pod of a headless Service has a name before it.
 pub fn asked_at(source: &MetricsSource) -> Option<Entrance> {
-    let host = source.url.host()?.trim_end_matches('.');
+    let at = source.url.authority()?;
+    let usual = port_of(source.url.scheme_str());
+    let itself = Subject::cluster("metrics source", &source.name);
+    at_service(Caller::Ourselves, itself, at, usual, String::new())
+}
+
+/// Where proxies call by themselves, if it is at a Service by its name.
+pub(super) fn by_proxies(
+    declared_by: Subject,
+    at: &Authority,
+    usual: u16,
+    detail: String,
+) -> Option<Entrance> {
+    at_service(Caller::Proxies, declared_by, at, usual, detail)
+}
+
+/// Where each proxy's agent fetches a plugin; it does so before there is a proxy to go through.
+pub fn fetched(object: &istio::WasmPlugin) -> Option<Entrance> {
+    let meta = &object.metadata;
+    let name = meta.name.as_deref().unwrap_or_default();
+    let url = object.spec.read()?.url.as_deref()?;
+    // Without a scheme it is an image.
+    let (scheme, rest) = url.split_once("://").unwrap_or(("oci", url));
+    let at = rest.split('/').next()?.parse().ok()?;
+    let itself = Subject::new("WasmPlugin", &namespace(meta), name);
+    by_proxies(itself, &at, port_of(Some(scheme)), format!("url: {url}"))
+}
+
+fn port_of(scheme: Option<&str>) -> u16 {
+    match scheme {
+        Some("https" | "oci") => 443,
+        _ => 80,
+    }
+}
+
+fn at_service(
+    caller: Caller,
+    declared_by: Subject,
+    at: &Authority,
+    usual: u16,
+    detail: String,
+) -> Option<Entrance> {
+    let host = at.host().trim_end_matches('.');
     // Whatever the cluster's domain is.
     let within = host.strip_suffix(".svc").or_else(|| host.split_once(".svc.").map(|(it, _)| it));
     let (host, said) = within.map_or((host, false), |host| (host, true));
@@ -122,17 +166,13 @@ pub fn asked_at(source: &MetricsSource) -> Option<Entrance> {
     if (of_a_pod && !said) || labels.next().is_some() {
         return None;
     }
-    let port = source.url.port_u16().unwrap_or(match source.url.scheme_str() {
-        Some("https") => 443,
-        _ => 80,
-    });
     Some(Entrance {
-        caller: Caller::Ourselves,
-        declared_by: Subject::cluster("metrics source", &source.name),
-        detail: String::new(),
+        caller,
+        declared_by,
+        detail,
         namespace: Namespace::new(namespace),
         service: service.to_owned(),
-        port: Dialled::Number(Port(port)),
+        port: Dialled::Number(Port(at.port_u16().unwrap_or(usual))),
     })
 }
 

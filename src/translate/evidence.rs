@@ -138,7 +138,7 @@ pub fn callers(rows: &[Row]) -> Result<Vec<Caller>, Cause> {
 }
 
 /// What was seen over mutual TLS, by destination.
-pub fn mutual(rows: &[Row]) -> Result<BTreeMap<Name, f64>, Cause> {
+pub fn by_destination(rows: &[Row]) -> Result<BTreeMap<Name, f64>, Cause> {
     let mut tallies: BTreeMap<_, Tally> = BTreeMap::new();
     for row in rows {
         tallies.entry(row.destination()?).or_default().add(row);
@@ -369,7 +369,7 @@ mod tests {
     fn a_series_about_nobody_is_not_put_aside() {
         let plain = "reporter=destination connection_security_policy=none counted=requests";
         assert!(matches!(callers(&[row(plain, 1.0)]), Err(Cause::Ambiguous(_))));
-        assert!(matches!(mutual(&[row(plain, 1.0)]), Err(Cause::Ambiguous(_))));
+        assert!(matches!(by_destination(&[row(plain, 1.0)]), Err(Cause::Ambiguous(_))));
     }
 
     #[test]

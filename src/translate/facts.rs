@@ -4,7 +4,7 @@ use super::pod::{OwnedPod, Owner};
 use super::{labels, service};
 use crate::kubernetes;
 use meshrollout_core::ident::{Labels, Namespace, Port, Uid, WorkloadRef};
-use meshrollout_core::workload::{NamespaceFacts, Service, Workload};
+use meshrollout_core::workload::{Machine, NamespaceFacts, Service, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a Namespace object itself says. One of whom nobody has told us has neither uid nor labels.
@@ -39,7 +39,9 @@ pub struct Parts<'a> {
     /// Services.
     pub services: Vec<&'a NamedService>,
     /// WorkloadEntries.
-    pub workload_entries: Vec<&'a str>,
+    pub machines: Vec<&'a Machine>,
+    /// The roots that are trusted there.
+    pub roots: Option<&'a BTreeSet<String>>,
 }
 
 /// What a Namespace object says.
@@ -82,7 +84,8 @@ impl Parts<'_> {
             terminating: self.header.is_some_and(|header| header.terminating),
             workloads,
             services: self.services.iter().map(|service| self.resolve(service)).collect(),
-            workload_entries: self.workload_entries.iter().map(|&name| name.to_owned()).collect(),
+            machines: self.machines.iter().copied().cloned().collect(),
+            roots: self.roots.cloned(),
         }
     }
 

@@ -7,7 +7,7 @@ use super::pod::named_ports;
 use crate::kubernetes::{Container, Endpoint, Handler, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use meshrollout_core::exposure::{Check, Inbound, Opener, Opening};
+use meshrollout_core::exposure::{Check, Inbound, Opener, Opening, PassedBy};
 use meshrollout_core::ident::Port;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,17 +27,17 @@ const PAST: [&str; 3] = [
     "traffic.sidecar.istio.io/excludeInterfaces",
 ];
 
+/// Where Istio's CNI finds a pod in which it set up nothing (`cni/pkg/repair/repaircontroller.go`).
+const UNINITIALISED: &str = "cni.istio.io/uninitialized";
+
 pub(super) fn inbound(meta: &ObjectMeta, spec: &PodSpec, of: Of) -> Inbound {
     let annotation = |name: &str| meta.annotations.as_ref()?.get(name).map(String::as_str);
     let rewrites = |switch: &str| of == Of::Template && annotation(switch) != Some("false");
+    let is_off = annotation("sidecar.istio.io/interceptionMode") == Some("NONE");
     let mut inbound = Inbound {
-        only: match (
-            annotation("sidecar.istio.io/interceptionMode"),
-            annotation("traffic.sidecar.istio.io/includeInboundPorts"),
-        ) {
-            (Some("NONE"), _) => Some(BTreeSet::new()),
-            (_, None | Some("*")) => None,
-            (_, Some(list)) => Some(ports(list).collect()),
+        only: match annotation("traffic.sidecar.istio.io/includeInboundPorts") {
+            None | Some("*") => None,
+            Some(list) => Some(ports(list).collect()),
         },
         but: ["traffic.sidecar.istio.io/excludeInboundPorts", "status.sidecar.istio.io/port"]
             .into_iter()
@@ -46,7 +46,14 @@ pub(super) fn inbound(meta: &ObjectMeta, spec: &PodSpec, of: Of) -> Inbound {
             .collect(),
         declared: BTreeSet::new(),
         named: named_ports(spec.standing_containers()),
-        sends_past: annotation("sidecar.istio.io/interceptionMode") == Some("NONE")
+        passed_by: if is_off {
+            Some(PassedBy::Mode)
+        } else if meta.labels.as_ref().is_some_and(|all| all.contains_key(UNINITIALISED)) {
+            Some(PassedBy::Uninitialised)
+        } else {
+            None
+        },
+        sends_past: is_off
             || PAST.into_iter().filter_map(annotation).any(|list| !list.is_empty())
             || annotation("traffic.sidecar.istio.io/includeOutboundIPRanges")
                 .is_some_and(|list| list != "*"),

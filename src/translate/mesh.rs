@@ -1,7 +1,9 @@
 //! Mesh-wide configuration: what the control planes' ConfigMaps say together.
 
-use super::namespace;
+use super::{entrance, namespace};
 use crate::kubernetes::ConfigMap;
+use meshrollout_core::exposure::Entrance;
+use meshrollout_core::finding::Subject;
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::snapshot::Mesh;
@@ -17,6 +19,19 @@ pub struct MeshConfig {
     /// The ConfigMap's name.
     pub name: String,
     says: Result<Says, String>,
+    calls: Vec<Entrance>,
+}
+
+impl MeshConfig {
+    /// Whom it has proxies call by themselves, from their first moment on, and not as clients of the
+    /// mesh.
+    ///
+    /// Its extension providers are not among them: those are called through the same clusters as
+    /// any Service (`pilot/pkg/networking/util/extensionproviders`), over mutual TLS where the
+    /// Service's pods take it.
+    pub fn calls(&self) -> &[Entrance] {
+        &self.calls
+    }
 }
 
 /// What it says, defaults filled in.
@@ -25,6 +40,7 @@ struct Says {
     root: Namespace,
     auto_mtls: bool,
     trust_domain: String,
+    trust_domain_aliases: Vec<String>,
     networks: Vec<String>,
 }
 
@@ -45,6 +61,74 @@ struct Written {
     enable_auto_mtls: Option<bool>,
     #[serde(alias = "trust_domain")]
     trust_domain: Option<String>,
+    #[serde(alias = "trust_domain_aliases")]
+    trust_domain_aliases: Option<Vec<String>>,
+    #[serde(alias = "default_config")]
+    default_config: Option<ProxyConfig>,
+}
+
+/// The parts of a ProxyConfig that name somebody whom Envoy's bootstrap calls
+/// (`tools/packaging/common/envoy_bootstrap.json`).
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ProxyConfig {
+    tracing: Option<Tracing>,
+    #[serde(alias = "zipkin_address")]
+    zipkin_address: Option<String>,
+    #[serde(alias = "envoy_access_log_service")]
+    envoy_access_log_service: Option<Remote>,
+    #[serde(alias = "envoy_metrics_service")]
+    envoy_metrics_service: Option<Remote>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Tracing {
+    zipkin: Option<Remote>,
+    lightstep: Option<Remote>,
+    datadog: Option<Remote>,
+    #[serde(alias = "tls_settings")]
+    tls_settings: Option<Tls>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Remote {
+    address: Option<String>,
+    #[serde(alias = "tls_settings")]
+    tls_settings: Option<Tls>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Tls {
+    mode: Option<String>,
+}
+
+impl ProxyConfig {
+    /// Each with the field that names it. With mutual TLS of the mesh nothing is to be said.
+    fn called(&self) -> Vec<(&'static str, &str)> {
+        let is_mutual = |tls: &Option<Tls>| {
+            tls.as_ref().and_then(|tls| tls.mode.as_deref()) == Some("ISTIO_MUTUAL")
+        };
+        let tracing = self.tracing.as_ref().filter(|all| !is_mutual(&all.tls_settings));
+        let tracers = tracing.into_iter().flat_map(|all| {
+            [
+                ("tracing.zipkin", &all.zipkin),
+                ("tracing.lightstep", &all.lightstep),
+                ("tracing.datadog", &all.datadog),
+            ]
+        });
+        let services = [
+            ("envoyAccessLogService", &self.envoy_access_log_service),
+            ("envoyMetricsService", &self.envoy_metrics_service),
+        ];
+        let remotes = tracers.chain(services).filter_map(|(field, remote)| {
+            let remote = remote.as_ref().filter(|one| !is_mutual(&one.tls_settings))?;
+            Some((field, remote.address.as_deref()?))
+        });
+        remotes.chain(self.zipkin_address.as_deref().map(|at| ("zipkinAddress", at))).collect()
+    }
 }
 
 /// The mesh configuration in a ConfigMap, if it is one: named `istio` or `istio-REVISION`, with a
@@ -56,18 +140,27 @@ pub fn config(object: &ConfigMap) -> Option<MeshConfig> {
     }
     let data = object.data.as_ref()?;
     let namespace = namespace(&object.metadata);
-    let says = read(data.mesh.as_deref()?, data.mesh_networks.as_deref(), &namespace);
-    Some(MeshConfig { namespace, name: name.to_owned(), says })
+    let written = or_default::<Written>(data.mesh.as_deref()?);
+    let itself = Subject::new("ConfigMap", &namespace, name);
+    let calls = written.iter().filter_map(|written| written.default_config.as_ref());
+    let calls = calls.flat_map(|proxies| proxies.called());
+    let calls = calls.filter_map(|(field, address)| {
+        let at = address.parse::<http::uri::Authority>().ok()?;
+        entrance::by_proxies(itself.clone(), &at, 80, format!("defaultConfig.{field}: {address}"))
+    });
+    let calls = calls.collect();
+    let says = written.and_then(|all| read(all, data.mesh_networks.as_deref(), &namespace));
+    Some(MeshConfig { namespace, name: name.to_owned(), says, calls })
 }
 
-fn read(text: &str, networks: Option<&str>, namespace: &Namespace) -> Result<Says, String> {
-    let written: Written = or_default(text)?;
+fn read(written: Written, networks: Option<&str>, namespace: &Namespace) -> Result<Says, String> {
     let networks: Networks = or_default(networks.unwrap_or_default())?;
     let set = |text: Option<String>| text.filter(|text| !text.is_empty());
     Ok(Says {
         root: set(written.root_namespace).map_or_else(|| namespace.clone(), Namespace::new),
         auto_mtls: written.enable_auto_mtls.unwrap_or(true),
         trust_domain: set(written.trust_domain).unwrap_or_else(|| super::DOMAIN.to_owned()),
+        trust_domain_aliases: written.trust_domain_aliases.unwrap_or_default(),
         networks: networks.networks.into_iter().flatten().map(|(name, _)| name).collect(),
     })
 }
@@ -97,7 +190,7 @@ pub fn mesh<'a>(
     // several.
     configs.sort_by_key(|config| (config.name != "istio", &config.namespace, &config.name));
     let mut mesh: Option<Mesh> = None;
-    for MeshConfig { namespace, name, says } in configs {
+    for MeshConfig { namespace, name, says, .. } in configs {
         let says = match says {
             Ok(says) => says,
             Err(why) => {
@@ -110,11 +203,14 @@ pub fn mesh<'a>(
                 roots: vec![says.root.clone()],
                 auto_mtls: says.auto_mtls,
                 trust_domain: says.trust_domain.clone(),
+                trust_domain_aliases: says.trust_domain_aliases.clone(),
                 networks: says.networks.clone(),
             });
             continue;
         };
         mesh.networks.extend(says.networks.iter().cloned());
+        // What one of them does not know its proxies do not believe.
+        mesh.trust_domain_aliases.retain(|alias| says.trust_domain_aliases.contains(alias));
         if !mesh.roots.contains(&says.root) {
             mesh.roots.push(says.root.clone());
         }
@@ -163,6 +259,7 @@ mod tests {
                 roots: vec!["istio-system".into()],
                 auto_mtls: true,
                 trust_domain: "cluster.local".into(),
+                trust_domain_aliases: vec![],
                 networks: vec![],
             };
             assert_eq!(
@@ -175,13 +272,14 @@ mod tests {
 
     #[test]
     fn what_is_said_is_read_in_both_spellings() {
-        let camel = "rootNamespace: mesh\nenableAutoMtls: false\ntrustDomain: corp.example";
-        let snake = "root_namespace: mesh\nenable_auto_mtls: false\ntrust_domain: corp.example";
+        let camel = "rootNamespace: mesh\nenableAutoMtls: false\ntrustDomain: corp.example\ntrustDomainAliases: [old.example]";
+        let snake = "root_namespace: mesh\nenable_auto_mtls: false\ntrust_domain: corp.example\ntrust_domain_aliases: [old.example]";
         for text in [camel, snake] {
             let expected = Mesh {
                 roots: vec!["mesh".into()],
                 auto_mtls: false,
                 trust_domain: "corp.example".into(),
+                trust_domain_aliases: vec!["old.example".into()],
                 networks: vec![],
             };
             assert_eq!(read(&[("istio-system", "istio", text)]), Reading::Known(expected));
@@ -244,5 +342,27 @@ mod tests {
         assert_eq!(networks(""), Some(vec![]));
         assert_eq!(networks("networks: {far: {}}"), Some(vec!["far".to_owned()]));
         assert_eq!(networks("networks: ["), None);
+    }
+
+    #[test]
+    fn whom_envoys_bootstrap_calls_is_called_outside_the_mesh_unless_it_is_told_otherwise() {
+        let calls = |text: &str| {
+            let config = map("istio-system", "istio", text).unwrap();
+            let told = config.calls().iter().map(|one| {
+                format!("{}/{}:{} {}", one.namespace, one.service, one.port, one.detail)
+            });
+            told.collect::<Vec<_>>()
+        };
+        let zipkin = "defaultConfig: {tracing: {zipkin: {address: 'zipkin.tracing:9411'}}}";
+        assert_eq!(
+            calls(zipkin),
+            ["tracing/zipkin:9411 defaultConfig.tracing.zipkin: zipkin.tracing:9411"]
+        );
+        let logs = "default_config: {envoyAccessLogService: {address: 'als.logs.svc.cluster.local:15010', tlsSettings: {mode: MODE}}}";
+        assert_eq!(calls(&logs.replace("MODE", "DISABLE")).len(), 1);
+        assert_eq!(calls(&logs.replace("MODE", "ISTIO_MUTUAL")), [""; 0]);
+        assert_eq!(calls("defaultConfig: {tracing: {zipkin: {address: '10.0.0.9:9411'}}}"), [""; 0]);
+        let provider = "extensionProviders: [{name: a, zipkin: {service: zipkin.tracing.svc.cluster.local, port: 9411}}]";
+        assert_eq!(calls(provider), [""; 0]);
     }
 }

@@ -7,7 +7,7 @@ use crate::kubernetes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use meshrollout_core::ident::{Port, WorkloadRef};
 use meshrollout_core::injection::{Template, in_place_of_a_sidecar};
-use meshrollout_core::workload::{Phase, Pod, Proxy, Start};
+use meshrollout_core::workload::{Identity, Phase, Pod, Proxy, Start};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -41,6 +41,7 @@ impl OwnedPod {
         share(&mut self.ports, &other.ports);
         share(&mut self.pod.inbound, &other.pod.inbound);
         share(&mut self.pod.start, &other.pod.start);
+        share(&mut self.pod.identity, &other.pod.identity);
     }
 }
 
@@ -83,6 +84,19 @@ pub fn pod(object: &kubernetes::Pod) -> Pod {
             .sum(),
         inbound: Arc::new(inbound(meta, &object.spec, inbound::Of::Pod)),
         start: Arc::new(start(&object.spec)),
+        identity: Arc::new(identity(&object.spec)),
+    }
+}
+
+/// As whom it speaks. The injector writes the trust domain of its day into the proxy; a pod's own
+/// account is `default` where it names none.
+fn identity(spec: &kubernetes::PodSpec) -> Identity {
+    let account = spec.service_account_name.as_deref().filter(|name| !name.is_empty());
+    let mut proxies = spec.standing_containers().filter(|one| one.name == "istio-proxy");
+    let trust_domain = proxies.next().and_then(|proxy| proxy.value("TRUST_DOMAIN"));
+    Identity {
+        account: account.unwrap_or("default").to_owned(),
+        trust_domain: trust_domain.filter(|domain| !domain.is_empty()).map(str::to_owned),
     }
 }
 
@@ -263,6 +277,7 @@ pub fn template(object: &kubernetes::PodTemplate) -> Template {
         labels: labels(meta),
         host_network: object.spec.host_network == Some(true),
         inbound: Arc::new(inbound(meta, &object.spec, inbound::Of::Template)),
+        identity: Arc::new(identity(&object.spec)),
     }
 }
 

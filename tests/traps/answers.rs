@@ -15,6 +15,7 @@ pub(crate) enum About {
     PlaintextRequests,
     PlaintextTcp,
     Mutual,
+    Open,
     Counts,
     Firsts,
     Lasts,
@@ -31,6 +32,7 @@ pub(crate) const ALL: [About; QUERIES] = [
     About::PlaintextRequests,
     About::PlaintextTcp,
     About::Mutual,
+    About::Open,
     About::Counts,
     About::Firsts,
     About::Lasts,
@@ -57,6 +59,7 @@ impl About {
             false if has("cert_expiry") => Self::Certificates,
             false if has("no_filter_chain_match") => Self::Exporters,
             false if has("connection_security_policy=\"") => Self::Mutual,
+            false if has("closed_total") => Self::Open,
             false if has("istio_tcp_") => Self::PlaintextTcp,
             false => Self::PlaintextRequests,
         }
@@ -129,6 +132,11 @@ impl Asked {
                         "destination_workload_namespace": name});
                     series.push(self.series(labels, "900"));
                 }
+            }
+            About::Open => {
+                let labels = json!({"counted": "connections", "destination_workload": "catalog",
+                    "destination_workload_namespace": "catalog"});
+                series.push(self.series(labels, "3"));
             }
             About::Requests => {
                 for name in SHOP {

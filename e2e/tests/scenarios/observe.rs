@@ -201,7 +201,7 @@ async fn istio_objects_are_seen_when_they_come_and_when_they_go() {
         .unwrap();
     let what = seen(&objects, "the Telemetry and the WorkloadEntry", |snapshot| {
         let facts = snapshot.namespace(&namespace)?;
-        (facts.workload_entries == ["machine"]).then_some(())?;
+        (facts.machines.len() == 1 && facts.machines[0].name == "machine").then_some(())?;
         let over = snapshot.overrides.iter().find(|over| over.namespace == namespace)?;
         Some(over.what.clone())
     })

@@ -3,6 +3,8 @@
 //! Source: Istio renews at half of the lifetime (`istio-semantics.md` E8), so less than a quarter
 //! left means that renewal has been failing for hours.
 
+mod identity;
+
 use super::{Context, list, unknown_metrics};
 use crate::finding::{Code, Finding, Level, Subject};
 use crate::reading::Reading;
@@ -13,7 +15,7 @@ const ROOT_WARNS: SignedDuration = SignedDuration::from_hours(60 * 24);
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     let Context { snapshot, facts, plan } = context;
-    let mut findings = vec![];
+    let mut findings = identity::examine(context);
     if let Some(left) = snapshot
         .telemetry
         .control_plane

@@ -1,6 +1,8 @@
 //! Does any client's rule turn mutual TLS off towards a server in scope? Source of the algorithm:
 //! `istio-semantics.md` B5, B6.
 
+mod unknowing;
+
 use super::{Context, list};
 use crate::client_tls::{ClientTls, Wire};
 use crate::finding::{Code, Finding, Subject};
@@ -48,7 +50,11 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         let clients = list(clients.into_iter().map(ToString::to_string));
         found.evidence(format!("in force for clients in namespace {clients}"))
     });
-    told.chain(aliases(context)).chain(hidden(context)).chain(uncaptured(context)).collect()
+    told.chain(aliases(context))
+        .chain(hidden(context))
+        .chain(uncaptured(context))
+        .chain(unknowing::examine(context))
+        .collect()
 }
 
 /// Services that sidecars elsewhere do not know
@@ -118,6 +124,8 @@ fn uncaptured(context: Context<'_>) -> Vec<Finding> {
             let Some(target) = port.target else { continue };
             let raw = facts
                 .endpoints(service)
+                // Where nothing at all is captured the gate injection says so.
+                .filter(|(_, pod)| pod.inbound.passed_by.is_none())
                 .find(|(_, pod)| pod.takes_mutual_tls() && !pod.inbound.captures(target));
             let Some((workload, _)) = raw else { continue };
             found.push(

@@ -9,8 +9,9 @@ mod elsewhere;
 mod ingress;
 mod led;
 mod scraped;
+mod sidecars;
 
-use super::{Context, injectors, policy, restart};
+use super::{Context, injectors, list, policy, restart};
 use crate::effective::Policies;
 use crate::exposure::{Opener, Opening};
 use crate::finding::{Code, Finding, Level, Subject};
@@ -56,6 +57,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     findings.extend(elsewhere::examine(snapshot, facts));
     findings.extend(after.led_in());
     findings.extend(after.scraped());
+    findings.extend(after.of_sidecars());
     // Whoever is known to come in says more of a port than its name does.
     let known: BTreeSet<_> = findings.iter().map(|found| found.subject.clone()).collect();
     for service in &facts.services {

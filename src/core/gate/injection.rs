@@ -1,10 +1,11 @@
 //! Can every server in scope speak mutual TLS, now and after a restart?
 
 use super::{Context, list, restart};
+use crate::exposure::PassedBy;
 use crate::finding::{Code, Finding, Subject};
 use crate::injection::{self, Injection, NotInjected};
 use crate::reading::Reading;
-use crate::workload::{Phase, Pod, Proxy, Workload};
+use crate::workload::{Machine, Phase, Pod, Proxy, Workload};
 use std::collections::BTreeSet;
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
@@ -77,10 +78,10 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
             .remedy(format!("kubectl label namespace {} istio.io/dataplane-mode-", facts.name)),
         );
     }
-    for entry in &facts.workload_entries {
+    for Machine { name, .. } in &facts.machines {
         findings.push(not_covered(
-            Subject::new("WorkloadEntry", &facts.name, entry),
-            format!("WorkloadEntry {}/{entry} is a machine outside Kubernetes", facts.name),
+            Subject::new("WorkloadEntry", &facts.name, name),
+            format!("WorkloadEntry {}/{name} is a machine outside Kubernetes", facts.name),
         ));
     }
     findings
@@ -121,6 +122,29 @@ fn live(workload: &Workload, findings: &mut Vec<Finding>) {
             )
             .evidence(format!("without the label: {}", list(silent)))
             .remedy("remove security.istio.io/tlsMode from the pod template and restart; injection sets it"),
+        );
+    }
+
+    let why = |pod: &Pod| pod.inbound.passed_by;
+    let first = workload.meshed().find_map(why);
+    if let Some(first) = first {
+        let passed = workload.meshed().filter(|pod| why(pod).is_some());
+        let passed: Vec<_> = passed.map(|pod| pod.name.clone()).collect();
+        findings.push(
+            Finding::new(
+                Code::RedirectionMissing,
+                &workload.id,
+                format!(
+                    "{} pods of {} have a sidecar, and what comes to them passes it by ({first}): STRICT is not in force there, and meshed clients send mutual TLS that nobody ends",
+                    passed.len(),
+                    workload.id
+                ),
+            )
+            .evidence(format!("passed by: {}", list(passed)))
+            .remedy(match first {
+                PassedBy::Mode => format!("remove sidecar.istio.io/interceptionMode from the pod template, then: {}", restart(&workload.id)),
+                PassedBy::Uninitialised => format!("see that Istio's CNI runs on their nodes (kubectl get pods -A -l k8s-app=istio-cni-node -o wide), then: {}", restart(&workload.id)),
+            }),
         );
     }
 

@@ -2,11 +2,14 @@
 //! STRICT, so whoever did would be refused.
 
 use super::{Context, list, policy, unknown_metrics};
+use crate::client_tls::{Rule, Wire};
 use crate::finding::{Code, Finding, Subject};
 use crate::mode::Mode;
 use crate::reading::Reading;
+use crate::snapshot::Snapshot;
 use crate::traffic::{Caller, Name, Observed, rounded};
 use crate::waiver::Exception;
+use crate::workload::{NamespaceFacts, ServicePort, Workload};
 use std::collections::BTreeMap;
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
@@ -113,31 +116,34 @@ fn finding(context: Context<'_>, callers: &[&Caller], excepted: &[&Exception]) -
         .remedy("remove the Telemetry override that drops connection_security_policy"),
         (Observed::Plaintext, Some(source)) => {
             let from = format!("{}/{}", source.namespace, source.workload);
-            let meshed = snapshot.namespace(&source.namespace).is_some_and(|client| {
-                client.workloads.values().any(|workload| {
-                    workload.id.name == source.workload && workload.meshed().next().is_some()
-                })
-            });
-            let why = if meshed {
-                "its sidecar sends plaintext: a DestinationRule, a pod IP or an excluded port"
-            } else {
-                "it has no sidecar"
+            let (code, why, remedy) = match cause(snapshot, facts, source) {
+                Cause::NoSidecar => (
+                    Code::PlaintextSeen,
+                    "it has no sidecar".to_owned(),
+                    format!(
+                        "kubectl label namespace {} istio-injection=enabled, then restart {from}",
+                        source.namespace
+                    ),
+                ),
+                Cause::Rule(rule) => (
+                    Code::PlaintextSeen,
+                    format!("its sidecar is told to by DestinationRule {}/{}", rule.namespace, rule.name),
+                    format!("kubectl edit destinationrule {} -n {}: remove tls, or set mode ISTIO_MUTUAL", rule.name, rule.namespace),
+                ),
+                Cause::Past => (
+                    Code::PodIpTraffic,
+                    "its sidecar sends plaintext, and no DestinationRule makes it: to a pod's address, past the Service, or on a port that it does not capture".to_owned(),
+                    format!("let {from} call through the Service by its name, and take {to} out of what its sidecar excludes"),
+                ),
             };
             Finding::new(
-                Code::PlaintextSeen,
+                code,
                 subject,
                 format!("{from} sends plaintext to {to} ({why}); STRICT would refuse it"),
             )
             .evidence(evidence)
             .measured(rounded(count).to_string(), window)
-            .remedy(if meshed {
-                format!("kubectl get destinationrules -A; then let {from} call through the Service")
-            } else {
-                format!(
-                    "kubectl label namespace {} istio-injection=enabled, then restart {from}",
-                    source.namespace
-                )
-            })
+            .remedy(remedy)
         }
         (Observed::Plaintext, None) => {
             let candidates = candidates(context);
@@ -162,6 +168,34 @@ fn finding(context: Context<'_>, callers: &[&Caller], excepted: &[&Exception]) -
             .remedy(format!("bring the caller into the mesh; to find it, read the access log of {to}'s istio-proxy"))
         }
     }
+}
+
+/// Why a client that is known sends plaintext.
+enum Cause<'a> {
+    NoSidecar,
+    Rule(&'a Rule),
+    /// Past the Service, or past its sidecar.
+    Past,
+}
+
+fn cause<'a>(snapshot: &'a Snapshot, facts: &NamespaceFacts, source: &Name) -> Cause<'a> {
+    let client = snapshot.namespace(&source.namespace).into_iter();
+    let mut pods = client
+        .flat_map(|client| client.workloads.values())
+        .filter(|workload| workload.id.name == source.workload)
+        .flat_map(Workload::meshed);
+    let Some(pod) = pods.next() else { return Cause::NoSidecar };
+    let choices = facts.services.iter().flat_map(|service| {
+        let of_port = |port: &ServicePort| {
+            let (client, host) = (&source.namespace, &service.host);
+            snapshot.rules.client_tls(client, &pod.labels, &facts.name, host, port.port)
+        };
+        service.ports.iter().flat_map(of_port)
+    });
+    let mut plaintext = choices
+        .filter(|tls| tls.wire == Wire::Plaintext || tls.told == Some(false))
+        .filter_map(|tls| tls.decided_by);
+    plaintext.next().map_or(Cause::Past, Cause::Rule)
 }
 
 /// Workloads outside the mesh, in any namespace: the proxy cannot name such callers.

@@ -64,6 +64,9 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         );
     }
 
+    if let Reading::Unknown(cause) = &telemetry.open {
+        findings.push(unknown_metrics(cause, &facts.name, "which connections stay open"));
+    }
     match &telemetry.presence {
         Reading::Unknown(cause) => {
             findings.push(unknown_metrics(cause, &facts.name, "which proxies report"));

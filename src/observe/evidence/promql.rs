@@ -37,6 +37,16 @@ impl Promql<'_> {
         format!("{requests} or {}", self.tcp_counted(&mutual(), &DESTINATION))
     }
 
+    /// Connections that were opened and not closed, as the series have it that are there now. Where
+    /// none was ever closed there is no series of those.
+    pub(super) fn open(&self) -> String {
+        let servers = SERVER_SIDE.join("|");
+        let by = DESTINATION.join(",");
+        let sum = |metric| format!(r#"sum by ({by}) ({metric}{{reporter=~"{servers}"}})"#);
+        let (opened, closed) = (sum(OPENED_TOTAL), sum(CLOSED_TOTAL));
+        tagged(&format!("(({opened} - {closed}) or {opened}) > 0"), COUNTED, CONNECTIONS)
+    }
+
     fn requests_counted(&self, select: &str, by: &[&str]) -> String {
         let counted = self.counted(&format!("{REQUESTS_TOTAL}{{{select}}}"), self.lookback);
         tagged(&format!("sum by ({}) ({counted}) > 0", by.join(",")), COUNTED, REQUESTS)

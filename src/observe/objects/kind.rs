@@ -14,12 +14,15 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meshrollout_core::client_tls::Rule;
+use meshrollout_core::egress::Scope;
 use meshrollout_core::exposure::Entrance;
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::policy::Policy;
 use meshrollout_core::scheduled::Scheduled;
 use meshrollout_core::scrape::Monitor;
-use meshrollout_core::snapshot::TelemetryOverride;
+use meshrollout_core::snapshot::{InboundFilter, TelemetryOverride};
+use meshrollout_core::workload::Machine;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// How objects `K` become facts `T`.
@@ -125,8 +128,18 @@ pub(super) const SERVICES: Kind<kubernetes::Service, NamedService> =
     Kind::new("Service", |object| Some(named_service(object, DOMAIN)), |store| &mut store.services)
         .of_namespace();
 
-pub(super) const WORKLOAD_ENTRIES: Kind<istio::WorkloadEntry, ()> =
-    Kind::new("WorkloadEntry", |_| Some(()), |store| &mut store.workload_entries).of_namespace();
+pub(super) const WORKLOAD_ENTRIES: Kind<istio::WorkloadEntry, Machine> = Kind::new(
+    "WorkloadEntry",
+    |object| Some(translate::machine(object)),
+    |store| &mut store.machines,
+)
+.of_namespace();
+
+/// One in each namespace, by its name alone.
+pub(super) const ROOTS: Kind<kubernetes::ConfigMap, BTreeSet<String>> =
+    Kind::new("ConfigMap istio-ca-root-cert", translate::roots, |store| &mut store.roots)
+        .of_namespace()
+        .fields("metadata.name=istio-ca-root-cert");
 
 pub(super) const POLICIES: Kind<istio::PeerAuthentication, Policy> = Kind::new(
     "PeerAuthentication",
@@ -142,6 +155,15 @@ pub(super) const RULES: Kind<istio::DestinationRule, Rule> = Kind::new(
 
 pub(super) const OVERRIDES: Kind<istio::Telemetry, TelemetryOverride> =
     Kind::new("Telemetry", translate::telemetry, |store| &mut store.overrides);
+
+pub(super) const SIDECARS: Kind<istio::Sidecar, Scope> =
+    Kind::new("Sidecar", translate::scope, |store| &mut store.egress);
+
+pub(super) const ENVOY_FILTERS: Kind<istio::EnvoyFilter, InboundFilter> =
+    Kind::new("EnvoyFilter", translate::inbound_filter, |store| &mut store.inbound_filters);
+
+pub(super) const WASM_PLUGINS: Kind<istio::WasmPlugin, Entrance> =
+    Kind::new("WasmPlugin", entrance::fetched, |store| &mut store.wasm_plugins);
 
 pub(super) const INJECTORS: Kind<MutatingWebhookConfiguration, Webhooks> = Kind::new(
     "MutatingWebhookConfiguration",

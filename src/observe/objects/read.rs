@@ -49,8 +49,12 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
         daemon_sets,
         services,
         entries,
+        roots,
         policies,
         rules,
+        sidecars,
+        filters,
+        plugins,
         overrides,
         injectors,
         validators,
@@ -69,8 +73,12 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
         within(client, name, kind::DAEMON_SETS),
         within(client, name, kind::SERVICES),
         within(client, name, kind::WORKLOAD_ENTRIES),
+        within(client, name, kind::ROOTS),
         everywhere(client, kind::POLICIES),
         everywhere(client, kind::RULES),
+        everywhere(client, kind::SIDECARS),
+        everywhere(client, kind::ENVOY_FILTERS),
+        everywhere(client, kind::WASM_PLUGINS),
         everywhere(client, kind::OVERRIDES),
         everywhere(client, kind::INJECTORS),
         everywhere(client, kind::VALIDATORS),
@@ -90,8 +98,12 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
     file(&mut store, kind::DAEMON_SETS, daemon_sets);
     file(&mut store, kind::SERVICES, services);
     file(&mut store, kind::WORKLOAD_ENTRIES, entries);
+    file(&mut store, kind::ROOTS, roots);
     file(&mut store, kind::POLICIES, policies);
     file(&mut store, kind::RULES, rules);
+    file(&mut store, kind::SIDECARS, sidecars);
+    file(&mut store, kind::ENVOY_FILTERS, filters);
+    file(&mut store, kind::WASM_PLUGINS, plugins);
     file(&mut store, kind::OVERRIDES, overrides);
     file(&mut store, kind::INJECTORS, injectors);
     file(&mut store, kind::VALIDATORS, validators);
@@ -121,9 +133,12 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
 }
 
 /// The kinds of which [`read`] reads every object, so that their watches do not matter.
-pub(super) const WHOLE: [&str; 18] = [
+pub(super) const WHOLE: [&str; 21] = [
     kind::POLICIES.name,
     kind::RULES.name,
+    kind::SIDECARS.name,
+    kind::ENVOY_FILTERS.name,
+    kind::WASM_PLUGINS.name,
     kind::OVERRIDES.name,
     kind::INJECTORS.name,
     kind::VALIDATORS.name,

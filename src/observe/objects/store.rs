@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use kube::Resource;
 use meshrollout_core::client_tls::{Rule, Rules};
 use meshrollout_core::effective::Policies;
+use meshrollout_core::egress::{Scope, Scopes};
 use meshrollout_core::exposure::Entrance;
 use meshrollout_core::ident::{Namespace, PodRef};
 use meshrollout_core::injection::Injector;
@@ -20,9 +21,9 @@ use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::scheduled::Scheduled;
 use meshrollout_core::scrape::Monitor;
-use meshrollout_core::snapshot::{Mesh, Snapshot, Source, TelemetryOverride};
+use meshrollout_core::snapshot::{InboundFilter, Mesh, Snapshot, Source, TelemetryOverride};
 use meshrollout_core::traffic::Telemetry;
-use meshrollout_core::workload::{NamespaceFacts, Pod, Proxy};
+use meshrollout_core::workload::{Machine, NamespaceFacts, Pod, Proxy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -59,9 +60,13 @@ pub(super) struct Store {
     pub(super) stateful_sets: Table<Owner>,
     pub(super) daemon_sets: Table<Owner>,
     pub(super) services: Table<NamedService>,
-    pub(super) workload_entries: Table<()>,
+    pub(super) machines: Table<Machine>,
+    pub(super) roots: Table<BTreeSet<String>>,
     pub(super) policies: Table<Policy>,
     pub(super) rules: Table<Rule>,
+    pub(super) egress: Table<Scope>,
+    pub(super) inbound_filters: Table<InboundFilter>,
+    pub(super) wasm_plugins: Table<Entrance>,
     pub(super) overrides: Table<TelemetryOverride>,
     pub(super) injectors: Table<Webhooks>,
     pub(super) validators: Table<Vec<Entrance>>,
@@ -91,6 +96,8 @@ struct MeshWide {
     mesh: Reading<Mesh>,
     policies: Policies,
     rules: Rules,
+    egress: Scopes,
+    inbound_filters: Vec<InboundFilter>,
     injectors: Reading<Vec<Injector>>,
     entrances: Reading<Arc<Vec<Entrance>>>,
     scheduled: Reading<Arc<Vec<Arc<Scheduled>>>>,
@@ -272,6 +279,8 @@ impl Store {
             namespaces: self.facts.clone(),
             policies: wide.policies,
             rules: wide.rules,
+            egress: wide.egress,
+            inbound_filters: wide.inbound_filters,
             injectors: wide.injectors,
             entrances: wide.entrances,
             scheduled: wide.scheduled,
@@ -301,7 +310,9 @@ impl Store {
                 root.clone().unwrap_or_else(|| Namespace::new("")),
                 self.policies.all().map(|policy| self.newest(policy)),
             ),
-            rules: Rules::new(root, self.rules.all().cloned()),
+            rules: Rules::new(root.clone(), self.rules.all().cloned()),
+            egress: Scopes::new(root, self.egress.all().cloned()),
+            inbound_filters: self.inbound_filters.all().cloned().collect(),
             injectors: match self.injectors.listed {
                 // In the order of the configurations' names, in which the apiserver calls them.
                 true => Reading::Known(
@@ -345,6 +356,9 @@ impl Store {
         all.extend(self.injectors.all().flat_map(|one| one.entrances.iter().cloned()));
         all.extend(self.validators.all().flatten().cloned());
         all.extend(self.api_services.all().cloned());
+        all.extend(self.wasm_plugins.all().cloned());
+        let configs = self.named_mesh.all().chain(self.labelled_mesh.all());
+        all.extend(configs.flat_map(MeshConfig::calls).cloned());
         all.extend(self.definitions.all().filter_map(|one| one.conversion.clone()));
         let gateways: Vec<_> = self.gateways.all().cloned().collect();
         let classes: Vec<_> = self.gateway_classes.all().cloned().collect();
@@ -404,14 +418,15 @@ impl Store {
             owners: owners.iter().flat_map(|table| table.facts_of(name)).collect(),
             pods: self.pods.facts_of(name).collect(),
             services: self.services.facts_of(name).collect(),
-            workload_entries: self.workload_entries.of(name).map(|(entry, ())| entry).collect(),
+            machines: self.machines.facts_of(name).collect(),
+            roots: self.roots.facts_of(name).next(),
         };
         // Pods whose Namespace object has not come yet are there all the same.
         let is_there = parts.header.is_some()
             || !parts.owners.is_empty()
             || !parts.pods.is_empty()
             || !parts.services.is_empty()
-            || !parts.workload_entries.is_empty();
+            || !parts.machines.is_empty();
         is_there.then(|| Arc::new(parts.facts(name)))
     }
 

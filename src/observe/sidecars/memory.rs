@@ -11,7 +11,7 @@
 use super::exposition::samples;
 use super::growth::{Growth, Key, Question as Asks, keys};
 pub(super) use super::growth::{NAMESPACE, POD};
-use super::told::{Unusable, Whose, check, expires_in, is_wanted, uptime};
+use super::told::{Unusable, Whose, check, expires_in, is_wanted, open, uptime};
 use crate::observe::evidence::counted::{REFUSALS, REJECTS_WINDOW};
 use crate::observe::objects::Target;
 use jiff::{SignedDuration, Timestamp};
@@ -175,6 +175,7 @@ impl Memory {
             at,
             uptime,
             values,
+            open: open(&samples),
             tells_refusals: samples.iter().any(|sample| sample.name == REFUSALS),
             expires_in: expires_in(&samples, at),
         });

@@ -2,10 +2,12 @@
 
 use super::exposition::{Malformed, Sample};
 use crate::observe::evidence::counted::{
-    BUILD, CERTIFICATE, CLOSED_TOTAL, CONVERGENCE, HANDSHAKES, OPENED_TOTAL, RECEIVED_TOTAL,
-    REFUSALS, REJECTS, REQUESTS_TOTAL, ROOT_EXPIRES_AT, ROOT_EXPIRES_IN, SENT_TOTAL, UNSIGNED,
+    BUILD, CERTIFICATE, CLOSED_TOTAL, CONVERGENCE, DESTINATION, HANDSHAKES, OPENED_TOTAL,
+    RECEIVED_TOTAL, REFUSALS, REJECTS, REQUESTS_TOTAL, ROOT_EXPIRES_AT, ROOT_EXPIRES_IN, SENT_TOTAL,
+    SERVER_SIDE, UNSIGNED,
 };
 use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
 
 /// Seconds since a proxy's process began, rounded down.
 const UPTIME: &str = "envoy_server_uptime";
@@ -103,6 +105,20 @@ pub(super) fn expires_in(samples: &[Sample<'_>], at: Timestamp) -> Option<f64> {
         told.map(|sample| sample.value).reduce(f64::min)
     };
     left.reduce(f64::min).or_else(in_seconds)
+}
+
+/// Connections that were opened and not closed, by the namespace and workload that they lead to.
+pub(super) fn open(samples: &[Sample<'_>]) -> BTreeMap<[Box<str>; 2], f64> {
+    let mut open: BTreeMap<[Box<str>; 2], f64> = BTreeMap::new();
+    for sample in samples.iter().filter(|one| SERVER_SIDE.contains(&one.label("reporter"))) {
+        let count = match sample.name {
+            OPENED_TOTAL => sample.value,
+            CLOSED_TOTAL => -sample.value,
+            _ => continue,
+        };
+        *open.entry(DESTINATION.map(|name| sample.label(name).into())).or_default() += count;
+    }
+    open
 }
 
 pub(super) fn seconds(at: Timestamp) -> f64 {

@@ -191,6 +191,7 @@ impl<'a> After<'a> {
             | Caller::Aggregation
             | Caller::Conversion
             | Caller::Scheduled(_)
+            | Caller::Proxies
             | Caller::Ourselves => Arrival::Plaintext,
         };
         if arrival == Arrival::MutualTls {
@@ -275,6 +276,10 @@ impl<'a> After<'a> {
                     "this operator asks the {declared_by} at {at}, and is not in the mesh: it would be blind to all harm"
                 ),
             ),
+            Caller::Proxies => (
+                Code::ProxyOwnCalls,
+                format!("by {declared_by} sidecars call {at} themselves, and not as clients of the mesh"),
+            ),
             Caller::Ingress(controller) => {
                 let how = match arrival {
                     Arrival::Plaintext => "no sidecar is seen at its controller",
@@ -297,6 +302,7 @@ impl<'a> After<'a> {
             | Caller::Aggregation
             | Caller::Conversion
             | Caller::Ingress(_)
+            | Caller::Proxies
             | Caller::Ourselves => subject(refusal),
         };
         let found = Finding::new(code, about, format!("{led}: refused after STRICT"))
@@ -306,6 +312,9 @@ impl<'a> After<'a> {
             })
             .remedy(match &entrance.caller {
                 Caller::Admission | Caller::Aggregation | Caller::Conversion => let_in,
+                Caller::Proxies => format!(
+                    "name it by an extension provider, which sidecars call as they call any Service; or let them in: {let_in}"
+                ),
                 Caller::Ourselves => format!(
                     "let it in: {let_in}; or give the operator a sidecar and ask at the Service's own name and port"
                 ),

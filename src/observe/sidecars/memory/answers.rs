@@ -4,9 +4,9 @@ use super::super::growth::{Growth, Key, NAMESPACE, POD, Question as Asks};
 use super::super::told::seconds;
 use super::process::{Proxy, Scrape};
 use super::{Asked, Memory};
-use crate::observe::evidence::counted::REJECTS_WINDOW;
+use crate::observe::evidence::counted::{DESTINATION, REJECTS_WINDOW};
 use crate::observe::evidence::{self, Answers, Question};
-use crate::translate::evidence::{FACT, Row};
+use crate::translate::evidence::{CONNECTIONS, COUNTED, FACT, Row};
 use jiff::{SignedDuration, Timestamp};
 use meshrollout_core::ident::{PodRef, Uid};
 use meshrollout_core::reading::Cause;
@@ -54,6 +54,7 @@ impl Memory {
         Answers {
             plaintext: since(Asks::Plaintext),
             mutual: since(Asks::Mutual),
+            open: self.complete(self.open(now)),
             counts: row(|known| known.samples as f64),
             firsts: row(|known| seconds(known.first)),
             lasts: row(|known| seconds(known.last)),
@@ -139,6 +140,20 @@ impl Memory {
             Some(pod_row(pod, now, last.expires_in? - seconds(now) + seconds(last.at)))
         });
         left.collect()
+    }
+
+    fn open(&self, now: Timestamp) -> Vec<Row> {
+        let mut open: BTreeMap<&[Box<str>; 2], f64> = BTreeMap::new();
+        for (at, count) in self.fresh(&self.proxies, now).flat_map(|(_, last)| &last.open) {
+            *open.entry(at).or_default() += count;
+        }
+        let row = |(at, count): (&[Box<str>; 2], f64)| {
+            let labels = DESTINATION.iter().zip(at).map(|(name, value)| (*name, &**value));
+            let labels = labels.chain([(COUNTED, CONNECTIONS)]);
+            let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            Row { labels: labels.collect(), points: vec![(now, count)] }
+        };
+        open.into_iter().filter(|(_, count)| *count > 0.0).map(row).collect()
     }
 
     fn exporters(&self, now: Timestamp) -> Vec<Row> {

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use meshrollout_core::traffic::Presence;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// By so much a start may seem to move: uptime is told in whole seconds and renewed every five.
 const ROUNDING: SignedDuration = SignedDuration::from_secs(6);
@@ -24,6 +24,8 @@ pub(super) struct Scrape {
     pub(super) uptime: SignedDuration,
     /// The counters' values, by name and labels.
     pub(super) values: HashMap<u64, f64>,
+    /// Connections that are open, by the namespace and workload that they lead to.
+    pub(super) open: BTreeMap<[Box<str>; 2], f64>,
     pub(super) tells_refusals: bool,
     /// In seconds from then, of the certificate or of the root.
     pub(super) expires_in: Option<f64>,

@@ -1,0 +1,153 @@
+//! Which hosts a client's proxy knows: what its Sidecar lets in of the whole registry.
+//!
+//! Source: Istio `pilot/pkg/model/push_context.go:getSidecarScope` (which one is in force),
+//! `pilot/pkg/model/sidecar.go:convertToSidecarScope` and `selectServices` (what it imports).
+
+use crate::ident::{Host, Labels, Namespace};
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One Sidecar, as far as it says what its clients know.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Scope {
+    /// Where it stands.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: String,
+    /// Creation time; one from a file has none and counts as newest.
+    pub created: Option<Timestamp>,
+    /// The clients it is for; empty: all of its namespace, or from the root namespace of every
+    /// namespace that has none of its own.
+    pub selector: Labels,
+    /// What it imports, as `egress.hosts` has it. `None`: everything, as where nothing is said.
+    pub imports: Option<Vec<Import>>,
+    /// What is not known is not sent at all (`outboundTrafficPolicy: REGISTRY_ONLY`).
+    pub sends_to_known_only: bool,
+}
+
+/// `NAMESPACE/HOST` of an `egress.hosts`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Import {
+    /// Of the Services of this namespace; `None`: of any.
+    pub namespace: Option<Namespace>,
+    /// Those that this matches, with or without a wildcard.
+    pub host: Host,
+}
+
+/// Every Sidecar of the cluster.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Scopes {
+    by_namespace: BTreeMap<Namespace, Arc<Vec<Scope>>>,
+    root: Option<Namespace>,
+}
+
+impl Scopes {
+    /// Sorts `scopes` as istiod does: those with a selector first, then the oldest, then by name.
+    pub fn new(root: Option<Namespace>, scopes: impl IntoIterator<Item = Scope>) -> Self {
+        let mut by_namespace: BTreeMap<Namespace, Vec<Scope>> = BTreeMap::new();
+        for scope in scopes {
+            by_namespace.entry(scope.namespace.clone()).or_default().push(scope);
+        }
+        for scopes in by_namespace.values_mut() {
+            scopes.sort_by_key(|one| {
+                (one.selector.is_empty(), one.created.is_none(), one.created, one.name.clone())
+            });
+        }
+        let by_namespace = by_namespace.into_iter().map(|(name, all)| (name, Arc::new(all)));
+        Self { by_namespace: by_namespace.collect(), root }
+    }
+
+    /// No client's view is narrowed.
+    pub fn is_empty(&self) -> bool {
+        self.by_namespace.is_empty()
+    }
+
+    /// What is in force for clients of `namespace` with `labels`; `None`: nothing, they know all
+    /// that is exported to them.
+    pub fn in_force(&self, namespace: &Namespace, labels: &Labels) -> Option<&Scope> {
+        let of = |namespace| self.by_namespace.get(namespace).into_iter().flat_map(|all| all.iter());
+        let own = of(namespace).find(|one| one.selector.select(labels));
+        own.or_else(|| of(self.root.as_ref()?).find(|one| one.selector.is_empty()))
+    }
+}
+
+impl Scope {
+    /// Its clients know `host`, which is a Service of `namespace`.
+    pub fn imports(&self, namespace: &Namespace, host: &Host) -> bool {
+        let Some(imports) = &self.imports else { return true };
+        imports.iter().any(|import| {
+            import.namespace.as_ref().is_none_or(|one| one == namespace)
+                && matches(import.host.as_str(), host.as_str())
+        })
+    }
+}
+
+/// `*` and `*.suffix` are patterns, anything else is the name itself (`pkg/config/host/name.go`).
+fn matches(pattern: &str, host: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        Some(suffix) => host.ends_with(suffix),
+        None => pattern == host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(namespace: &str, name: &str, created: Option<i64>, app: Option<&str>) -> Scope {
+        Scope {
+            namespace: namespace.into(),
+            name: name.into(),
+            created: created.map(|at| Timestamp::from_second(at).unwrap()),
+            selector: app.map(|app| ("app", app)).into_iter().collect(),
+            imports: Some(vec![]),
+            sends_to_known_only: false,
+        }
+    }
+
+    #[test]
+    fn the_oldest_that_selects_comes_first_and_then_the_oldest_for_all_and_then_the_roots() {
+        let scopes = Scopes::new(
+            Some("root".into()),
+            [
+                scope("shop", "b-all", Some(2), None),
+                scope("shop", "a-all", None, None),
+                scope("shop", "web-new", Some(9), Some("web")),
+                scope("shop", "web-old", Some(8), Some("web")),
+                scope("root", "all", Some(5), None),
+                scope("root", "some", Some(1), Some("web")),
+            ],
+        );
+        let name = |namespace: &str, app: &str| {
+            let labels = [("app", app)].into_iter().collect();
+            scopes.in_force(&namespace.into(), &labels).map(|one| one.name.as_str())
+        };
+        assert_eq!(name("shop", "web"), Some("web-old"));
+        assert_eq!(name("shop", "other"), Some("b-all"));
+        assert_eq!(name("elsewhere", "web"), Some("all"));
+        let without_root = Scopes::new(None, [scope("shop", "web", None, Some("web"))]);
+        assert_eq!(without_root.in_force(&"shop".into(), &Labels::default()), None);
+    }
+
+    #[test]
+    fn what_is_imported_is_said_by_namespace_and_name_or_pattern() {
+        let imports = |namespace: Option<&str>, pattern: &str| {
+            let import =
+                Import { namespace: namespace.map(Namespace::from), host: pattern.into() };
+            let scope = Scope { imports: Some(vec![import]), ..scope("web", "x", None, None) };
+            let host: Host = "cart.shop.svc.cluster.local".into();
+            scope.imports(&"shop".into(), &host)
+        };
+        assert!(imports(None, "*"));
+        assert!(imports(Some("shop"), "*"));
+        assert!(imports(Some("shop"), "*.shop.svc.cluster.local"));
+        assert!(imports(Some("shop"), "cart.shop.svc.cluster.local"));
+        assert!(!imports(Some("web"), "*"));
+        assert!(!imports(Some("shop"), "cart"));
+        assert!(!imports(Some("shop"), "*.web.svc.cluster.local"));
+        let nothing = Scope { imports: Some(vec![]), ..scope("web", "x", None, None) };
+        assert!(!nothing.imports(&"shop".into(), &"a".into()));
+        assert!(Scope { imports: None, ..nothing }.imports(&"shop".into(), &"a".into()));
+    }
+}
