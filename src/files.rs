@@ -167,7 +167,7 @@ impl Input {
             Fact::Service(service) => self.services.push((of(), *service)),
             Fact::Machine(machine) => self.machines.push((of(), machine)),
             Fact::Roots(roots) => self.roots.push((of(), roots)),
-            Fact::Scope(scope) => self.egress.push(scope),
+            Fact::Scope(scope) => self.egress.push(*scope),
             Fact::InboundFilter(filter) => self.inbound_filters.push(filter),
             Fact::Policy(policy) => self.policies.push(*policy),
             Fact::Rule(rule) => self.rules.push(*rule),
@@ -187,7 +187,7 @@ impl Input {
             Fact::Gateway(gateway) => self.gateways.push(gateway),
             Fact::GatewayClass(class) => self.gateway_classes.push(class),
             Fact::Monitor(monitor) => self.monitors.push(monitor),
-            Fact::Mesh(config) => self.mesh.push(config),
+            Fact::Mesh(config) => self.mesh.push(*config),
             Fact::Waivers(waivers) => self.waivers.add(waivers),
         }
         self.places.insert(subject, place);

@@ -269,7 +269,12 @@ pub fn roots(object: &kubernetes::ConfigMap) -> Option<BTreeSet<String>> {
     let text = object.data.as_ref()?.root_cert.as_deref().filter(|_| name == Some(ROOTS))?;
     // However the lines are broken, it is the same certificate.
     let of_one = |one: &str| one.split_whitespace().collect::<String>();
-    Some(text.split_inclusive(END).map(of_one).filter(|one| one.ends_with("CERTIFICATE-----")).collect())
+    Some(
+        text.split_inclusive(END)
+            .map(of_one)
+            .filter(|one| one.ends_with("CERTIFICATE-----"))
+            .collect(),
+    )
 }
 
 fn labels_of(selector: Option<&istio::LabelledWorkloads>) -> Labels {

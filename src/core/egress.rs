@@ -66,7 +66,8 @@ impl Scopes {
     /// What is in force for clients of `namespace` with `labels`; `None`: nothing, they know all
     /// that is exported to them.
     pub fn in_force(&self, namespace: &Namespace, labels: &Labels) -> Option<&Scope> {
-        let of = |namespace| self.by_namespace.get(namespace).into_iter().flat_map(|all| all.iter());
+        let of =
+            |namespace| self.by_namespace.get(namespace).into_iter().flat_map(|all| all.iter());
         let own = of(namespace).find(|one| one.selector.select(labels));
         own.or_else(|| of(self.root.as_ref()?).find(|one| one.selector.is_empty()))
     }
@@ -133,8 +134,7 @@ mod tests {
     #[test]
     fn what_is_imported_is_said_by_namespace_and_name_or_pattern() {
         let imports = |namespace: Option<&str>, pattern: &str| {
-            let import =
-                Import { namespace: namespace.map(Namespace::from), host: pattern.into() };
+            let import = Import { namespace: namespace.map(Namespace::from), host: pattern.into() };
             let scope = Scope { imports: Some(vec![import]), ..scope("web", "x", None, None) };
             let host: Host = "cart.shop.svc.cluster.local".into();
             scope.imports(&"shop".into(), &host)

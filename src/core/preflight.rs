@@ -10,13 +10,8 @@ use std::collections::BTreeMap;
 
 /// The gates that objects alone can answer, Certificates as far as it asks who believes whom. The
 /// others ask what was measured.
-pub const STATIC: [Gate; 5] = [
-    Gate::Injection,
-    Gate::DestinationRules,
-    Gate::Policies,
-    Gate::Certificates,
-    Gate::Exposure,
-];
+pub const STATIC: [Gate; 5] =
+    [Gate::Injection, Gate::DestinationRules, Gate::Policies, Gate::Certificates, Gate::Exposure];
 
 /// What a gate of these says where nothing was measured, which is said once for all of them.
 const UNMEASURED: Code = Code::CertificateUnknown;

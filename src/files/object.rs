@@ -3,6 +3,7 @@
 use super::pieces::{Piece, Text, Typed, top_level};
 use crate::api::MeshRollout;
 use crate::api::parse::waivers;
+use crate::kubernetes;
 use crate::kubernetes::GATEWAY_GROUP;
 use crate::translate::entrance::{self, Class, Routed};
 use crate::translate::facts::{Header, NamedService, header, named_service};
@@ -13,20 +14,19 @@ use crate::translate::pod::{
     OwnedPod, Owner, daemon_set, deployment, job, owned_pod, stateful_set,
 };
 use crate::translate::{self, DOMAIN, namespace, schedule};
-use crate::kubernetes;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use kube::core::{ClusterResourceScope, NamespaceResourceScope};
 use kube::{Resource, ResourceExt};
 use meshrollout_core::client_tls::Rule;
+use meshrollout_core::egress::Scope;
 use meshrollout_core::exposure::Entrance;
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::injection::Injector;
 use meshrollout_core::policy::Policy;
 use meshrollout_core::scheduled::Scheduled;
 use meshrollout_core::scrape::Monitor;
-use meshrollout_core::egress::Scope;
 use meshrollout_core::snapshot::{InboundFilter, TelemetryOverride};
 use meshrollout_core::waiver::Waivers;
 use meshrollout_core::workload::Machine;
@@ -64,7 +64,7 @@ pub(super) enum Fact {
     Service(Box<NamedService>),
     Machine(Machine),
     Roots(BTreeSet<String>),
-    Scope(Scope),
+    Scope(Box<Scope>),
     InboundFilter(InboundFilter),
     Policy(Box<Policy>),
     Rule(Box<Rule>),
@@ -82,7 +82,7 @@ pub(super) enum Fact {
     Gateway((GatewayName, String)),
     GatewayClass((String, String)),
     Monitor(Monitor),
-    Mesh(MeshConfig),
+    Mesh(Box<MeshConfig>),
     /// What the author of a rollout answers for.
     Waivers(Waivers),
 }
@@ -304,9 +304,9 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
         ("monitoring.coreos.com", "PodMonitor") => {
             of(source, "PodMonitor", |object| monitor::of_pods(object).map(Fact::Monitor))
         }
-        ("networking.istio.io", "Sidecar") => {
-            of(source, "Sidecar", |object| translate::scope(object).map(Fact::Scope))
-        }
+        ("networking.istio.io", "Sidecar") => of(source, "Sidecar", |object| {
+            translate::scope(object).map(|scope| Fact::Scope(Box::new(scope)))
+        }),
         ("networking.istio.io", "EnvoyFilter") => of(source, "EnvoyFilter", |object| {
             translate::inbound_filter(object).map(Fact::InboundFilter)
         }),
@@ -315,7 +315,7 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
         }),
         ("", "ConfigMap") => of(source, "ConfigMap", |object| {
             let roots = || translate::roots(object).map(Fact::Roots);
-            config(object).map(Fact::Mesh).or_else(roots)
+            config(object).map(|mesh| Fact::Mesh(Box::new(mesh))).or_else(roots)
         }),
         ("meshrollout.dev", "MeshRollout") => {
             let rollout: MeshRollout = source.parse()?;

@@ -2,8 +2,8 @@
 
 use super::namespace;
 use super::schedule::hosts;
-use crate::istio;
 use crate::config::MetricsSource;
+use crate::istio;
 use crate::kubernetes::{self, APIService, CustomResourceDefinition, Ingress, ServiceReference};
 use http::uri::Authority;
 use k8s_openapi::api::admissionregistration::v1 as admission;

@@ -361,7 +361,10 @@ mod tests {
         let logs = "default_config: {envoyAccessLogService: {address: 'als.logs.svc.cluster.local:15010', tlsSettings: {mode: MODE}}}";
         assert_eq!(calls(&logs.replace("MODE", "DISABLE")).len(), 1);
         assert_eq!(calls(&logs.replace("MODE", "ISTIO_MUTUAL")), [""; 0]);
-        assert_eq!(calls("defaultConfig: {tracing: {zipkin: {address: '10.0.0.9:9411'}}}"), [""; 0]);
+        assert_eq!(
+            calls("defaultConfig: {tracing: {zipkin: {address: '10.0.0.9:9411'}}}"),
+            [""; 0]
+        );
         let provider = "extensionProviders: [{name: a, zipkin: {service: zipkin.tracing.svc.cluster.local, port: 9411}}]";
         assert_eq!(calls(provider), [""; 0]);
     }

@@ -96,7 +96,8 @@ async fn preflight_and_explain_tell_what_stands_in_the_way() {
 /// The kinds that a dump must have for files to say what the cluster says.
 const KINDS: &str = "namespaces,pods,deployments.apps,statefulsets.apps,daemonsets.apps,services,\
     configmaps,peerauthentications.security.istio.io,destinationrules.networking.istio.io,\
-    workloadentries.networking.istio.io,telemetries.telemetry.istio.io,\
+    workloadentries.networking.istio.io,sidecars.networking.istio.io,\
+    envoyfilters.networking.istio.io,wasmplugins.extensions.istio.io,telemetries.telemetry.istio.io,\
     mutatingwebhookconfigurations,validatingwebhookconfigurations,apiservices,\
     customresourcedefinitions,cronjobs.batch,ingresses.networking.k8s.io,ingressclasses.networking.k8s.io";
 
@@ -132,6 +133,30 @@ metadata: {name: orders, namespace: shop}
 spec:
   ingressClassName: nginx
   defaultBackend: {service: {name: orders, port: {name: http}}}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: narrow, namespace: front}
+spec: {egress: [{hosts: [./*]}]}
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: plain-chains, namespace: shop}
+spec:
+  configPatches:
+  - applyTo: NETWORK_FILTER
+    match: {context: SIDECAR_INBOUND, listener: {filterChain: {transportProtocol: raw_buffer}}}
+    patch: {operation: REMOVE}
+---
+apiVersion: extensions.istio.io/v1alpha1
+kind: WasmPlugin
+metadata: {name: fetched, namespace: front}
+spec: {url: http://orders.shop:9443/filter.wasm}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: machine, namespace: shop}
+spec: {address: 10.0.0.7, labels: {app: machine}}
 ";
     cluster.apply_yaml(more).await.unwrap();
 
@@ -139,7 +164,10 @@ spec:
     assert_eq!(live.status.code(), Some(1), "{}", said(&live));
     let live = found(&live);
     let codes: Vec<_> = live.iter().map(|one| one["code"].as_str().unwrap()).collect();
-    for code in ["MR0101", "MR0401", "MR0501", "MR0502", "MR0701", "MR0706"] {
+    for code in [
+        "MR0101", "MR0401", "MR0406", "MR0407", "MR0501", "MR0502", "MR0701", "MR0706", "MR0713",
+        "MR0715",
+    ] {
         assert!(codes.contains(&code), "{code} is not among {codes:?}");
     }
     for format in ["json", "yaml"] {

@@ -1,11 +1,13 @@
 //! From a real cluster to a snapshot.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use meshrollout::observe::objects::Objects;
-use meshrollout_core::ident::{Namespace, WorkloadRef};
+use meshrollout_core::exposure::Caller;
+use meshrollout_core::ident::{Labels, Namespace, WorkloadRef};
 use meshrollout_core::mode::{Declared, Mode};
 use meshrollout_core::reading::Cause;
 use meshrollout_core::snapshot::{Snapshot, Source};
@@ -109,10 +111,15 @@ async fn the_shop_is_seen_as_it_is() {
             assert_eq!(pod.phase, Phase::Running);
             assert!(pod.is_ready(), "{}", pod.name);
             assert_eq!(pod.labels.value("app"), Some(name));
+            // By the injector's own hand.
+            assert_eq!(pod.identity.trust_domain.as_deref(), Some("cluster.local"), "{}", pod.name);
+            assert_eq!(pod.inbound.passed_by, None);
         }
         let facts = snapshot.namespace(&namespace.into()).unwrap();
         assert_eq!(facts.labels.value("istio-injection"), Some("enabled"));
         assert!(!facts.uid.as_str().is_empty());
+        // By istiod's own hand.
+        assert_eq!(facts.roots.as_ref().map(BTreeSet::len), Some(1), "{namespace}");
         let service = facts.services.iter().find(|service| service.name == name).unwrap();
         assert_eq!(service.host.as_str(), format!("{name}.{namespace}.svc.cluster.local"));
         assert_eq!(facts.endpoints(service).count(), running);
@@ -196,12 +203,30 @@ async fn istio_objects_are_seen_when_they_come_and_when_they_go() {
             json!({"apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry",
                 "metadata": {"namespace": "rules", "name": "machine"},
                 "spec": {"address": "10.0.0.1", "labels": {"app": "machine"}}}),
+            json!({"apiVersion": "networking.istio.io/v1", "kind": "Sidecar",
+                "metadata": {"namespace": "rules", "name": "narrow"},
+                "spec": {"egress": [{"hosts": ["./*"]}]}}),
+            json!({"apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter",
+                "metadata": {"namespace": "rules", "name": "patch"},
+                "spec": {"configPatches": [{"applyTo": "NETWORK_FILTER",
+                    "match": {"context": "SIDECAR_INBOUND",
+                        "listener": {"filterChain": {"transportProtocol": "raw_buffer"}}},
+                    "patch": {"operation": "REMOVE"}}]}}),
+            json!({"apiVersion": "extensions.istio.io/v1alpha1", "kind": "WasmPlugin",
+                "metadata": {"namespace": "rules", "name": "fetched"},
+                "spec": {"url": "http://modules.rules:8080/a.wasm"}}),
         ])
         .await
         .unwrap();
-    let what = seen(&objects, "the Telemetry and the WorkloadEntry", |snapshot| {
+    let what = seen(&objects, "each of them", |snapshot| {
         let facts = snapshot.namespace(&namespace)?;
         (facts.machines.len() == 1 && facts.machines[0].name == "machine").then_some(())?;
+        let scope = snapshot.egress.in_force(&namespace, &Labels::default())?;
+        (scope.name == "narrow" && !scope.imports(&"orders".into(), &"a".into())).then_some(())?;
+        let mut filters = snapshot.inbound_filters.iter();
+        filters.find(|filter| filter.namespace == namespace && filter.name == "patch")?;
+        let mut calls = snapshot.entrances.known()?.iter();
+        calls.find(|call| call.caller == Caller::Proxies && call.service == "modules")?;
         let over = snapshot.overrides.iter().find(|over| over.namespace == namespace)?;
         Some(over.what.clone())
     })
@@ -210,9 +235,16 @@ async fn istio_objects_are_seen_when_they_come_and_when_they_go() {
 
     cluster.delete("destinationrule", "rules", "plain").await.unwrap();
     cluster.delete("telemetry", "rules", "quiet").await.unwrap();
+    cluster.delete("sidecars.networking.istio.io", "rules", "narrow").await.unwrap();
+    cluster.delete("envoyfilter", "rules", "patch").await.unwrap();
+    cluster.delete("wasmplugin", "rules", "fetched").await.unwrap();
     seen(&objects, "that they are gone", |snapshot| {
         let no_override = snapshot.overrides.iter().all(|over| over.namespace != namespace);
-        (snapshot.rules.of(&namespace).is_empty() && no_override).then_some(())
+        let calls = snapshot.entrances.known()?.iter();
+        let are_gone = snapshot.egress.is_empty()
+            && snapshot.inbound_filters.is_empty()
+            && calls.filter(|call| call.caller == Caller::Proxies).count() == 0;
+        (snapshot.rules.of(&namespace).is_empty() && no_override && are_gone).then_some(())
     })
     .await;
 }
@@ -266,7 +298,7 @@ async fn a_quorum_read_needs_rights_and_leans_on_no_watch() {
     let blind = Objects::watch(nobody, STALE_AFTER);
     let missing = blind.ready(Duration::from_secs(3)).await.unwrap_err();
     let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
-    assert_eq!(missing.len(), 19, "{missing:?}");
+    assert_eq!(missing.len(), 23, "{missing:?}");
     assert!(missing.iter().all(|cause| cause.contains("forbidden")), "{missing:?}");
 
     // A quorum read leans on them for nothing but the other namespaces.
@@ -280,7 +312,7 @@ async fn a_quorum_read_needs_rights_and_leans_on_no_watch() {
     assert_eq!(snapshot.policies.of(&seen).len(), 1);
     assert_eq!(snapshot.rules.of(&seen).len(), 1);
     assert!(snapshot.mesh.known().is_some() && snapshot.injectors.known().is_some());
-    assert_eq!(snapshot.stale.len(), 7, "{:?}", snapshot.stale);
+    assert_eq!(snapshot.stale.len(), 8, "{:?}", snapshot.stale);
 }
 
 #[tokio::test]
@@ -300,7 +332,7 @@ async fn idle_is_fresh_silence_is_stale_and_both_end() {
     signal(apiserver, "STOP");
     let silent = Instant::now();
     let all = until("all watches to be stale", SHORT, async || match look(&objects).stale {
-        stale if stale.len() == 19 => Ok(stale),
+        stale if stale.len() == 23 => Ok(stale),
         stale => Err(format!("{stale:?}")),
     })
     .await

@@ -188,7 +188,7 @@ const BUGS: [Bug; 29] = [
         file: "src/core/gate.rs",
         find: "Self::Plaintext => plaintext::examine(context),",
         replace: "Self::Plaintext => { let _ = plaintext::examine; vec![] }",
-        found_by: Test("a_meshed_caller_in_plaintext", "for MR0201 in basket"),
+        found_by: Test("a_meshed_caller_in_plaintext", "for MR0203 in basket"),
     },
     Bug {
         name: "has no gate Telemetry",

@@ -27,11 +27,14 @@ async fn a_meshed_caller_in_plaintext_is_named_and_its_end_starts_the_soak_from_
     let from = Client::workload("cart", "cart");
     let edge = Edge::new(from, Server::workload("basket", "app")).rps(40.0).plaintext();
     let edge = mesh.exporter().edge(edge);
-    let held = mesh.held("basket", "basket", Code::PlaintextSeen).await;
+    let held = mesh.held("basket", "basket", Code::PodIpTraffic).await;
     assert_eq!(held.text("subject"), "Deployment basket/app");
     let message = "cart/cart sends plaintext to basket/app (its sidecar sends plaintext";
     assert!(held.ready.message.starts_with(message), "{held:?}");
-    assert!(held.text("remedy").contains("let cart/cart call through the Service"), "{held:?}");
+    assert!(
+        held.text("remedy").contains("let cart/cart call through the Service by its name"),
+        "{held:?}"
+    );
     let caller = &held.report["plaintextCallers"][0];
     assert_eq!(
         (&caller["source"], &caller["destination"]),

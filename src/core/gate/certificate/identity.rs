@@ -56,9 +56,8 @@ fn roots(context: Context<'_>) -> Option<Finding> {
     let Context { snapshot, facts, .. } = context;
     let own = facts.roots.as_ref()?;
     let others = snapshot.namespaces.values().filter(|other| other.has_meshed_clients());
-    let strangers = others.filter(|other| {
-        other.roots.as_ref().is_some_and(|roots| roots.is_disjoint(own))
-    });
+    let strangers =
+        others.filter(|other| other.roots.as_ref().is_some_and(|roots| roots.is_disjoint(own)));
     let mut strangers = strangers.map(|other| other.name.to_string()).peekable();
     strangers.peek()?;
     Some(

@@ -6,7 +6,7 @@
 
 use super::{Context, list};
 use crate::finding::{Code, Finding, Subject};
-use crate::workload::{Pod, Proxy, Service};
+use crate::workload::{Pod, Proxy, Service, Workload};
 use std::collections::BTreeSet;
 
 /// The label by which a pod's proxy offers HBONE (`pkg/config/constants`, `istio-semantics.md` B5).
@@ -46,12 +46,13 @@ fn unimported(context: Context<'_>) -> Option<Finding> {
     if snapshot.egress.is_empty() {
         return None;
     }
-    let takes = |service: &&Service| facts.endpoints(service).any(|(_, pod)| pod.takes_mutual_tls());
+    let takes =
+        |service: &&Service| facts.endpoints(service).any(|(_, pod)| pod.takes_mutual_tls());
     let services: Vec<_> = facts.services.iter().filter(takes).collect();
     let mut hidden = BTreeSet::new();
     let mut by = BTreeSet::new();
     for client in snapshot.namespaces.values() {
-        let pods = client.workloads.values().flat_map(|workload| workload.meshed());
+        let pods = client.workloads.values().flat_map(Workload::meshed);
         let labels: BTreeSet<_> = pods.map(|pod| pod.labels.as_ref()).collect();
         for scope in labels.iter().filter_map(|one| snapshot.egress.in_force(&client.name, one)) {
             if scope.sends_to_known_only {
@@ -61,7 +62,10 @@ fn unimported(context: Context<'_>) -> Option<Finding> {
                 services.iter().filter(|service| !scope.imports(&facts.name, &service.host));
             for service in unknown {
                 hidden.insert(&service.name);
-                by.insert(format!("{}/{} for clients in {}", scope.namespace, scope.name, client.name));
+                by.insert(format!(
+                    "{}/{} for clients in {}",
+                    scope.namespace, scope.name, client.name
+                ));
             }
         }
     }
@@ -90,7 +94,7 @@ fn without_hbone(context: Context<'_>) -> Option<Finding> {
     let mut clients = snapshot
         .namespaces
         .values()
-        .filter(|other| other.workloads.values().flat_map(|one| one.running()).any(is_ambient))
+        .filter(|other| other.workloads.values().flat_map(Workload::running).any(is_ambient))
         .map(|other| other.name.to_string())
         .peekable();
     clients.peek()?;

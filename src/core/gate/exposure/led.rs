@@ -278,7 +278,9 @@ impl<'a> After<'a> {
             ),
             Caller::Proxies => (
                 Code::ProxyOwnCalls,
-                format!("by {declared_by} sidecars call {at} themselves, and not as clients of the mesh"),
+                format!(
+                    "by {declared_by} sidecars call {at} themselves, and not as clients of the mesh"
+                ),
             ),
             Caller::Ingress(controller) => {
                 let how = match arrival {
