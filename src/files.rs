@@ -59,6 +59,9 @@ pub struct Input {
     monitors: Vec<Monitor>,
     control_planes: BTreeSet<Namespace>,
     mesh: Vec<MeshConfig>,
+    /// Given besides the files, in place of what they hold.
+    given_mesh: Option<MeshConfig>,
+    served: Vec<Injector>,
     /// What the authors of rollouts answer for.
     pub waivers: Waivers,
     places: BTreeMap<(String, Option<Namespace>, String), Place>,
@@ -79,10 +82,16 @@ pub struct Place {
     pub line: usize,
 }
 
-/// A file or folder that could not be read at all.
+/// What keeps everything from being read.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to read {0}")]
-pub struct Error(PathBuf, #[source] std::io::Error);
+pub enum Error {
+    /// A file or folder could not be read at all.
+    #[error("failed to read {0}")]
+    Unreadable(PathBuf, #[source] std::io::Error),
+    /// What was given for the mesh configuration is none.
+    #[error("{0} is no mesh configuration: {1}")]
+    NoMeshConfig(PathBuf, String),
+}
 
 impl Input {
     /// Reads files and folders (all `.yaml`, `.yml` and `.json` below); `-` is standard input.
@@ -94,8 +103,24 @@ impl Input {
         Ok(input)
     }
 
+    /// This mesh configuration counts, whatever the files hold.
+    pub fn take_mesh_config(&mut self, path: &Path) -> Result<(), Error> {
+        let failed = |error| Error::Unreadable(path.to_owned(), error);
+        let text = std::fs::read_to_string(path).map_err(failed)?;
+        let refused = |why: String| Error::NoMeshConfig(path.to_owned(), why);
+        let config = MeshConfig::written(&Namespace::new(ROOT), &text).map_err(refused)?;
+        self.given_mesh = Some(config);
+        Ok(())
+    }
+
+    /// An injector serves this revision, under this tag; a revision is its own tag.
+    pub fn serve(&mut self, tag: &str, revision: &str) {
+        let of_it = chart_injectors(tag, tag == "default").into_iter();
+        self.served.extend(of_it.map(|one| Injector { revision: revision.to_owned(), ..one }));
+    }
+
     fn read_path(&mut self, path: &Path) -> Result<(), Error> {
-        let failed = |error| Error(path.to_owned(), error);
+        let failed = |error| Error::Unreadable(path.to_owned(), error);
         if path == Path::new("-") {
             let mut text = String::new();
             std::io::stdin().read_to_string(&mut text).map_err(failed)?;
@@ -201,7 +226,10 @@ impl Input {
 
     /// The snapshot that these files describe. What files cannot tell is Unknown.
     pub fn snapshot(&self, at: jiff::Timestamp) -> Snapshot {
-        let injectors = self.injectors.clone().unwrap_or_else(|| chart_injectors("default", true));
+        // A revision that is given for the default one takes its place.
+        let mut injectors = self.served.clone();
+        injectors
+            .extend(self.injectors.clone().unwrap_or_else(|| chart_injectors("default", true)));
         let mut parts: BTreeMap<Namespace, Parts<'_>> = BTreeMap::new();
         for (name, header) in &self.namespaces {
             parts.entry(name.clone()).or_default().header = Some(header);
@@ -233,7 +261,7 @@ impl Input {
         let mut entrances = entrance::by_class(&self.ingresses, &self.ingress_classes);
         entrances.extend(gateway::by_gateway(&self.routes, &self.gateways, &self.gateway_classes));
         entrances.extend(self.entrances.iter().cloned());
-        entrances.extend(self.mesh.iter().flat_map(MeshConfig::calls).cloned());
+        entrances.extend(self.meshes().flat_map(MeshConfig::calls).cloned());
         Snapshot {
             at,
             source: Source::Files,
@@ -253,8 +281,22 @@ impl Input {
         }
     }
 
+    fn meshes(&self) -> impl Iterator<Item = &MeshConfig> {
+        let read = self.mesh.iter().filter(|_| self.given_mesh.is_none());
+        self.given_mesh.iter().chain(read)
+    }
+
     /// Files need not show the mesh configuration; then it is Istio's default.
     fn mesh(&self) -> Reading<Mesh> {
+        if let Some(given) = &self.given_mesh {
+            let mut said = mesh([given], &BTreeSet::new());
+            // Which networks there are is said beside it, and no less true.
+            let networks = self.mesh.iter().flat_map(MeshConfig::networks).cloned();
+            if let Reading::Known(mesh) = &mut said {
+                mesh.networks = networks.collect();
+            }
+            return said;
+        }
         if !self.mesh.is_empty() {
             return mesh(&self.mesh, &self.control_planes);
         }

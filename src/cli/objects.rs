@@ -11,6 +11,7 @@ use kube::{Api, ResourceExt};
 use meshrollout_core::waiver::Waivers;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// The first lists of a large cluster take their time.
@@ -23,8 +24,42 @@ pub(super) struct From {
     /// input. May be given more than once. Without one, the live cluster is looked at.
     #[arg(short = 'f', long = "filename", value_name = "PATH")]
     filename: Vec<PathBuf>,
+    /// Istio's mesh configuration, as under the key `mesh` of the ConfigMap `istio`; takes the place
+    /// of what the files hold.
+    #[arg(long, value_name = "FILE", requires = "filename")]
+    mesh_config: Option<PathBuf>,
+    /// Revisions that are served, and tags that stand for one, besides those that the files hold.
+    #[arg(long, value_name = "TAG=REVISION", requires = "filename", value_delimiter = ',')]
+    revision_tags: Vec<Served>,
     #[command(flatten)]
     cluster: Cluster,
+}
+
+/// A revision, or a tag that stands for one.
+#[derive(Clone, Debug)]
+struct Served {
+    tag: String,
+    revision: String,
+}
+
+impl FromStr for Served {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (tag, revision) = text.split_once('=').unwrap_or((text, text));
+        let is_name = |name: &str| {
+            let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+            !name.is_empty()
+                && name.len() <= 63
+                && name.bytes().all(|byte| is_plain(byte) || byte == b'-')
+        };
+        match is_name(tag) && is_name(revision) {
+            true => Ok(Self { tag: tag.to_owned(), revision: revision.to_owned() }),
+            false => {
+                Err("a tag and its revision look like stable=1-26-0, a revision like 1-26-0".into())
+            }
+        }
+    }
 }
 
 impl From {
@@ -33,7 +68,16 @@ impl From {
         if self.filename.is_empty() {
             return None;
         }
-        let input = Input::read(&self.filename).map_err(|error| fail(exit::BAD_INPUT, &error));
+        let input = Input::read(&self.filename).and_then(|mut input| {
+            for Served { tag, revision } in &self.revision_tags {
+                input.serve(tag, revision);
+            }
+            if let Some(path) = &self.mesh_config {
+                input.take_mesh_config(path)?;
+            }
+            Ok(input)
+        });
+        let input = input.map_err(|error| fail(exit::BAD_INPUT, &error));
         Some(input.inspect(|input| {
             for broken in &input.broken {
                 eprintln!("warning: {broken}");

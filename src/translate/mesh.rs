@@ -32,6 +32,38 @@ impl MeshConfig {
     pub fn calls(&self) -> &[Entrance] {
         &self.calls
     }
+
+    /// The networks that it names.
+    pub fn networks(&self) -> &[String] {
+        self.says.as_ref().map_or(&[], |says| &says.networks)
+    }
+
+    /// A mesh configuration by itself, not in its ConfigMap.
+    pub fn written(namespace: &Namespace, text: &str) -> Result<Self, String> {
+        let object: Object = or_default(text)?;
+        if object.kind.is_some() {
+            return Err("it is an object of Kubernetes, which belongs among the files".to_owned());
+        }
+        let config = Self::read(namespace.clone(), "istio", text, None);
+        match config.says {
+            Ok(_) => Ok(config),
+            Err(why) => Err(why),
+        }
+    }
+
+    fn read(namespace: Namespace, name: &str, mesh: &str, networks: Option<&str>) -> Self {
+        let written = or_default::<Written>(mesh);
+        let itself = Subject::new("ConfigMap", &namespace, name);
+        let proxies = written.iter().filter_map(|written| written.default_config.as_ref());
+        let calls = proxies.flat_map(ProxyConfig::called).filter_map(|(field, address)| {
+            let at = address.parse::<http::uri::Authority>().ok()?;
+            let detail = format!("defaultConfig.{field}: {address}");
+            entrance::by_proxies(itself.clone(), &at, 80, detail)
+        });
+        let calls = calls.collect();
+        let says = written.and_then(|all| read(all, networks, &namespace));
+        Self { namespace, name: name.to_owned(), says, calls }
+    }
 }
 
 /// What it says, defaults filled in.
@@ -42,6 +74,13 @@ struct Says {
     trust_domain: String,
     trust_domain_aliases: Vec<String>,
     networks: Vec<String>,
+}
+
+/// What every object of Kubernetes says, and no mesh configuration.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Object {
+    kind: Option<IgnoredAny>,
 }
 
 /// `meshNetworks`, a text of its own.
@@ -140,17 +179,7 @@ pub fn config(object: &ConfigMap) -> Option<MeshConfig> {
     }
     let data = object.data.as_ref()?;
     let namespace = namespace(&object.metadata);
-    let written = or_default::<Written>(data.mesh.as_deref()?);
-    let itself = Subject::new("ConfigMap", &namespace, name);
-    let calls = written.iter().filter_map(|written| written.default_config.as_ref());
-    let calls = calls.flat_map(|proxies| proxies.called());
-    let calls = calls.filter_map(|(field, address)| {
-        let at = address.parse::<http::uri::Authority>().ok()?;
-        entrance::by_proxies(itself.clone(), &at, 80, format!("defaultConfig.{field}: {address}"))
-    });
-    let calls = calls.collect();
-    let says = written.and_then(|all| read(all, data.mesh_networks.as_deref(), &namespace));
-    Some(MeshConfig { namespace, name: name.to_owned(), says, calls })
+    Some(MeshConfig::read(namespace, name, data.mesh.as_deref()?, data.mesh_networks.as_deref()))
 }
 
 fn read(written: Written, networks: Option<&str>, namespace: &Namespace) -> Result<Says, String> {
