@@ -24,7 +24,7 @@ use crate::workload::{
     Identity, NamespaceFacts, Phase, Pod, Proxy, Service, ServicePort, Workload,
 };
 use jiff::{SignedDuration, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Seconds of the test's clock, which begins in 2026: no time of it looks forged.
@@ -431,6 +431,7 @@ fn telemetry(namespaces: &BTreeMap<Namespace, Arc<NamespaceFacts>>) -> Telemetry
         refusals: Reading::Known(
             pods().map(|pod: PodRef| (pod, Timeline::steady(windows(), 0.0))).collect(),
         ),
+        clusters: Reading::Known(BTreeSet::new()),
         open: Reading::Known(BTreeMap::new()),
         edges: Reading::Known(
             SHOP.iter()

@@ -5,7 +5,7 @@ use crate::ident::{Namespace, PodRef};
 use crate::proxies::Listeners;
 use crate::reading::{Cause, Reading};
 use jiff::{SignedDuration, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// One evaluation's answers of one metrics source, all for the same instant.
@@ -23,6 +23,8 @@ pub struct Telemetry {
     pub callers: Reading<Vec<Caller>>,
     /// Requests and connections seen over mutual TLS, by destination workload, over the look-back.
     pub mutual: Reading<BTreeMap<Name, f64>>,
+    /// Other clusters whose clients were seen over mutual TLS, over the look-back.
+    pub clusters: Reading<BTreeSet<String>>,
     /// When each pod's proxy reported, over the look-back. Dead pods included.
     pub presence: Reading<BTreeMap<PodRef, Presence>>,
     /// What is left of each pod's workload certificate.
@@ -161,6 +163,7 @@ impl Telemetry {
             skew: unknown(cause),
             callers: unknown(cause),
             mutual: unknown(cause),
+            clusters: unknown(cause),
             presence: unknown(cause),
             certificates: unknown(cause),
             control_plane: unknown(cause),

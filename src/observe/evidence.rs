@@ -193,6 +193,7 @@ impl Answers {
             scrape_interval: self.scrape_interval,
             skew: reading(self.skew),
             callers: reading(self.plaintext.and_then(|rows| evidence::callers(&rows))),
+            clusters: reading(self.mutual.as_deref().map(evidence::clusters).map_err(Cause::clone)),
             mutual: reading(self.mutual.and_then(|rows| evidence::by_destination(&rows))),
             open: reading(self.open.and_then(|rows| evidence::by_destination(&rows))),
             presence: reading(presence),

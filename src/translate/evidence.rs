@@ -9,7 +9,7 @@ use meshrollout_core::reading::Cause;
 use meshrollout_core::traffic::{
     Caller, Certificate, ControlPlane, Edge, Name, Observed, Presence, Timeline,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One series of an answer: an instant query has one point, a range query one per step.
 #[derive(Clone, Debug, PartialEq)]
@@ -144,6 +144,15 @@ pub fn by_destination(rows: &[Row]) -> Result<BTreeMap<Name, f64>, Cause> {
         tallies.entry(row.destination()?).or_default().add(row);
     }
     Ok(tallies.into_iter().map(|(name, tally)| (name, tally.count())).collect())
+}
+
+/// Clusters other than the servers' own whose clients were seen. Who is in none is not counted.
+pub fn clusters(rows: &[Row]) -> BTreeSet<String> {
+    let of = |row: &Row| {
+        let (from, to) = (row.known("source_cluster")?, row.known("destination_cluster")?);
+        (from != to).then(|| from.to_owned())
+    };
+    rows.iter().filter_map(of).collect()
 }
 
 /// When each pod reported, from the number of its samples and the times of the first and last.
@@ -327,6 +336,19 @@ mod tests {
 
     const TO: &str = "destination_workload_namespace=pay destination_workload=ledger";
     const FROM: &str = "source_workload_namespace=shop source_workload=web";
+
+    #[test]
+    fn a_cluster_counts_where_it_is_not_the_servers_own() {
+        let of = |clusters: &str| row(&format!("{TO} {FROM} {clusters}"), 1.0);
+        let rows = [
+            of("source_cluster=near destination_cluster=near"),
+            of("source_cluster=far destination_cluster=near"),
+            of("source_cluster=unknown destination_cluster=near"),
+            of("destination_cluster=near"),
+            of("source_cluster=other"),
+        ];
+        assert_eq!(clusters(&rows), ["far".to_owned()].into());
+    }
 
     #[test]
     fn a_label_means_something_only_with_its_reporter() {

@@ -1,3 +1,6 @@
+/// What a control plane calls its own cluster where nobody says otherwise.
+pub(super) const HERE: &str = "Kubernetes";
+
 /// Traffic from a client to a server.
 #[derive(Clone, Debug)]
 pub struct Edge {
@@ -16,6 +19,8 @@ pub struct Edge {
     /// Envoy's response flags. With `UC`, `UF`, `URX`, `UH` or `NR` the server never sees the
     /// request, so only the client's sidecar reports it.
     pub flags: String,
+    /// The cluster that the client says it is of.
+    pub cluster: String,
 }
 
 /// Who calls.
@@ -54,6 +59,8 @@ pub enum Protocol {
     Tcp,
     /// Connections opened long ago: bytes only.
     TcpLongLived,
+    /// Connections that are opened and kept.
+    TcpKept,
 }
 
 /// How it is sent.
@@ -102,6 +109,7 @@ impl Edge {
             security: Security::Auto,
             code: 200,
             flags: "-".to_owned(),
+            cluster: HERE.to_owned(),
         }
     }
 
@@ -109,6 +117,12 @@ impl Edge {
     #[must_use]
     pub fn rps(self, rps: f64) -> Self {
         Self { rps, ..self }
+    }
+
+    /// From another cluster, as an east-west gateway lets it in.
+    #[must_use]
+    pub fn from_cluster(self, cluster: &str) -> Self {
+        Self { cluster: cluster.to_owned(), ..self }
     }
 
     /// In another protocol.

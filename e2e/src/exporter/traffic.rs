@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::edge::{Client, Edge, Protocol, Security};
+use super::edge::{Client, Edge, HERE, Protocol, Security};
 use super::pod::{PodFacts, PodKey, serving};
 
 /// What each pod's proxy has counted.
@@ -60,6 +60,7 @@ fn metrics(protocol: Protocol) -> &'static [(&'static str, f64)] {
             RECEIVED,
         ],
         Protocol::TcpLongLived => &[SENT, RECEIVED],
+        Protocol::TcpKept => &[("istio_tcp_connections_opened_total", 1.0), SENT, RECEIVED],
     }
 }
 
@@ -129,9 +130,9 @@ fn labels(
     };
     let mut labels = Labels::default();
     labels.add("reporter", if reporter == Reporter::Source { "source" } else { "destination" });
-    labels.add_peer("source", client);
+    labels.add_peer("source", client, &edge.cluster);
     labels.add("source_principal", &principal(client));
-    labels.add_peer("destination", server);
+    labels.add_peer("destination", server, HERE);
     labels.add("destination_principal", &principal(server));
     let (service, namespace) = (&edge.to.service, &edge.to.namespace);
     labels.add("destination_service", &format!("{service}.{namespace}.svc.cluster.local"));
@@ -140,7 +141,7 @@ fn labels(
     let protocol = match edge.protocol {
         Protocol::Http => "http",
         Protocol::Grpc => "grpc",
-        Protocol::Tcp | Protocol::TcpLongLived => "tcp",
+        Protocol::Tcp | Protocol::TcpLongLived | Protocol::TcpKept => "tcp",
     };
     labels.add("request_protocol", protocol);
     if http {
@@ -166,11 +167,11 @@ impl Labels {
         self.0.push_str("\",");
     }
 
-    fn add_peer(&mut self, side: &str, pod: Option<&PodFacts>) {
+    fn add_peer(&mut self, side: &str, pod: Option<&PodFacts>, cluster: &str) {
         let unknown = "unknown";
         let of = |field: fn(&PodFacts) -> &str| pod.map_or(unknown, field);
         let version = of(|pod| &pod.version);
-        let cluster = if pod.is_some() { "Kubernetes" } else { unknown };
+        let cluster = if pod.is_some() { cluster } else { unknown };
         let revision = if version == unknown { "latest" } else { version };
         for (name, value) in [
             ("workload", of(|pod| &pod.workload)),

@@ -151,6 +151,32 @@ async fn callers_are_named_and_counted_through_a_restart() {
 }
 
 #[tokio::test]
+async fn connections_that_stay_open_and_clusters_elsewhere_are_told() {
+    let _istiod = ISTIOD.read().await;
+    let cluster = cluster().await;
+    server(cluster, "store").await;
+    let meshed = client(cluster, "writer", Injection::Enabled).await;
+    let call = || Edge::new(meshed.clone(), Server::workload("store", "store"));
+    let exporter = cluster.exporter();
+    // Opened and closed again, which leaves none open; and from a cluster that is not ours.
+    exporter.edge(call().rps(10.0).protocol(Protocol::Tcp).from_cluster("far"));
+    shows(cluster, "calls from elsewhere", SHORT, |telemetry| {
+        known(&telemetry.clusters).contains("far").then_some(())
+    })
+    .await;
+    let telemetry = evidence(cluster).await;
+    assert_eq!(known(&telemetry.clusters), ["far".to_owned()].into());
+    assert_eq!(known(&telemetry.open).get(&name("store", "store")), None);
+    let kept = exporter.edge(call().rps(10.0).protocol(Protocol::TcpKept));
+    let open = shows(cluster, "open connections", SHORT, |telemetry| {
+        known(&telemetry.open).get(&name("store", "store")).copied()
+    })
+    .await;
+    assert!(open >= 1.0, "{open}");
+    exporter.remove(kept);
+}
+
+#[tokio::test]
 async fn one_burst_of_a_caller_never_seen_before_is_seen() {
     let _istiod = ISTIOD.read().await;
     let cluster = cluster().await;

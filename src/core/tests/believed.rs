@@ -280,3 +280,13 @@ fn a_filter_that_looks_for_a_shape_of_permissive_is_told_where_it_applies() {
         assert!(said(&filter(elsewhere.0, elsewhere.1), code).is_none(), "{elsewhere:?}");
     }
 }
+
+#[test]
+fn calls_from_another_cluster_say_that_the_mesh_is_larger() {
+    let elsewhere = shop(|world| {
+        world.telemetry.clusters = Reading::Known(["far".to_owned()].into());
+    });
+    let found = said(&elsewhere, Code::OtherClusterClients).expect("said");
+    assert_eq!(found.evidence, ["calls came from cluster far"]);
+    held_by(elsewhere, Code::OtherClusterClients);
+}

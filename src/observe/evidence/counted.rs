@@ -15,6 +15,13 @@ pub(in crate::observe) const CALLER: [&str; 8] = [
 ];
 pub(in crate::observe) const DESTINATION: [&str; 2] =
     ["destination_workload_namespace", "destination_workload"];
+/// The labels that tell by what clusters a server was called: its own is in every series of its own.
+pub(in crate::observe) const ARRIVED: [&str; 4] = [
+    "destination_workload_namespace",
+    "destination_workload",
+    "source_cluster",
+    "destination_cluster",
+];
 pub(in crate::observe) const EDGE: [&str; 4] = [
     "source_workload_namespace",
     "source_workload",

@@ -1,9 +1,10 @@
 //! The questions in PromQL. Each rule's source is `istio-semantics.md` E.
 
 use super::counted::{
-    BUILD, CALLER, CERTIFICATE, CLIENT_SIDE, CLOSED_TOTAL, CONVERGENCE, DESTINATION, EDGE, FAILED,
-    HANDSHAKES, MUTUAL_TLS, OPENED_TOTAL, RECEIVED_TOTAL, REFUSALS, REJECTS, REJECTS_WINDOW,
-    REQUESTS_TOTAL, ROOT_EXPIRES_AT, ROOT_EXPIRES_IN, SENT_TOTAL, SERVER_SIDE, UNSIGNED,
+    ARRIVED, BUILD, CALLER, CERTIFICATE, CLIENT_SIDE, CLOSED_TOTAL, CONVERGENCE, DESTINATION, EDGE,
+    FAILED, HANDSHAKES, MUTUAL_TLS, OPENED_TOTAL, RECEIVED_TOTAL, REFUSALS, REJECTS,
+    REJECTS_WINDOW, REQUESTS_TOTAL, ROOT_EXPIRES_AT, ROOT_EXPIRES_IN, SENT_TOTAL, SERVER_SIDE,
+    UNSIGNED,
 };
 use crate::translate::evidence::{BYTES, CONNECTIONS, COUNTED, FACT, PodLabels, REQUESTS};
 use jiff::{SignedDuration, Timestamp};
@@ -33,8 +34,8 @@ impl Promql<'_> {
     }
 
     pub(super) fn mutual(&self) -> String {
-        let requests = self.requests_counted(&mutual(), &DESTINATION);
-        format!("{requests} or {}", self.tcp_counted(&mutual(), &DESTINATION))
+        let requests = self.requests_counted(&mutual(), &ARRIVED);
+        format!("{requests} or {}", self.tcp_counted(&mutual(), &ARRIVED))
     }
 
     /// Connections that were opened and not closed, as the series have it that are there now. Where

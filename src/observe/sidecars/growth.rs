@@ -1,9 +1,9 @@
 //! How much a counter grew, and when: what is left of many scrapes of many proxies.
 
 use crate::observe::evidence::counted::{
-    CALLER, CLIENT_SIDE, CLOSED_TOTAL, CONVERGENCE, DESTINATION, EDGE, FAILED, HANDSHAKES,
-    MUTUAL_TLS, OPENED_TOTAL, RECEIVED_TOTAL, REFUSALS, REJECTS, REQUESTS_TOTAL, SENT_TOTAL,
-    SERVER_SIDE, UNSIGNED,
+    ARRIVED, CALLER, CLIENT_SIDE, CLOSED_TOTAL, CONVERGENCE, EDGE, FAILED, HANDSHAKES, MUTUAL_TLS,
+    OPENED_TOTAL, RECEIVED_TOTAL, REFUSALS, REJECTS, REQUESTS_TOTAL, SENT_TOTAL, SERVER_SIDE,
+    UNSIGNED,
 };
 use crate::observe::sidecars::exposition::Sample;
 use crate::translate::evidence::{BYTES, CONNECTIONS, COUNTED, REQUESTS, Row};
@@ -48,7 +48,7 @@ pub(super) fn keys(sample: &Sample<'_>, pod: &PodRef) -> Vec<Key> {
     let server_side = SERVER_SIDE.contains(&sample.label("reporter"));
     let client_side = sample.label("reporter") == CLIENT_SIDE;
     let arrived = |what| match sample.label("connection_security_policy") {
-        MUTUAL_TLS => vec![key(Question::Mutual, &DESTINATION, Some(what))],
+        MUTUAL_TLS => vec![key(Question::Mutual, &ARRIVED, Some(what))],
         _ => vec![key(Question::Plaintext, &CALLER, Some(what))],
     };
     let failed = || sample.label("response_flags").split(',').any(|flag| FAILED.contains(&flag));
