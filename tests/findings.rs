@@ -239,3 +239,28 @@ spec:
         assert_eq!(only["evidence"].to_string().contains("platform until 2999"), is_lowered);
     }
 }
+
+/// What has no folder is told by a story of the core, or by a scenario on a real control plane.
+#[test]
+fn what_objects_do_not_show_is_asserted_somewhere() {
+    fn texts(folder: &Path, found: &mut String) {
+        for entry in std::fs::read_dir(folder).expect("the tests are there") {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => texts(&path, found),
+                false => found.push_str(&std::fs::read_to_string(&path).unwrap_or_default()),
+            }
+        }
+    }
+    let mut all = String::new();
+    for tests in ["src/core/tests", "e2e/tests"] {
+        texts(&Path::new(env!("CARGO_MANIFEST_DIR")).join(tests), &mut all);
+    }
+    let is_told = |code: &Code| {
+        let names = [format!("Code::{}", code.name()), format!("\"{}\"", code.name())];
+        names.iter().any(|name| all.contains(name)) || all.contains(&format!("\"{}\"", code.id()))
+    };
+    let untold: Vec<_> =
+        NOT_IN_FILES.iter().chain(&OF_A_WRITE).filter(|code| !is_told(code)).collect();
+    assert!(untold.is_empty(), "{untold:?}");
+}
