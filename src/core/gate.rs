@@ -72,7 +72,7 @@ pub struct Evaluation {
 }
 
 impl Gate {
-    /// Every gate. A gate that is not here is not evaluated: `tests/stories.rs` and the model
+    /// Every gate. A gate that is not here is not evaluated: `tests/stories` and the model
     /// would fail.
     pub const ALL: [Gate; 9] = [
         Gate::Injection,

@@ -1,10 +1,11 @@
 //! Who believes whom, who knows whom, and what the switch does to the sidecars themselves.
 
+use super::{LONG, held_by, judged, shop};
 use meshrollout_core::client_tls::TlsMode;
 use meshrollout_core::egress::{Import, Scope, Scopes};
 use meshrollout_core::exposure::{Inbound, PassedBy};
 use meshrollout_core::finding::{Code, Finding, Level};
-use meshrollout_core::gate::{Evaluation, Verdict};
+use meshrollout_core::gate::Verdict;
 use meshrollout_core::ident::{Labels, Namespace};
 use meshrollout_core::mode::Mode;
 use meshrollout_core::reading::{Cause, Reading};
@@ -15,36 +16,16 @@ use meshrollout_core::workload::{Identity, Machine, Proxy};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-fn shop(change: impl FnOnce(&mut World)) -> World {
-    let mut world = World::shop();
-    change(&mut world);
-    world
-}
-
-fn judged(world: &World) -> Evaluation {
-    let (snapshot, _) = world.look();
-    Evaluation::run(&world.plan, &snapshot, &snapshot.namespaces[&Namespace::from("catalog")])
-}
-
 /// What is said of `catalog` under this code.
 fn said(world: &World, code: Code) -> Option<Finding> {
     judged(world).findings().into_iter().find(|found| found.code == code).cloned()
-}
-
-/// It is named and stops `catalog`, however often one looks.
-#[track_caller]
-fn held_by(mut world: World, code: Code) {
-    world.visits(24);
-    assert_ne!(world.mode("catalog"), Some(Mode::Strict), "went STRICT in spite of {code}");
-    let found = said(&world, code).unwrap_or_else(|| panic!("{code} is not said"));
-    assert!(found.level >= Level::Hold, "{found:?}");
 }
 
 /// It is named and stops nobody.
 #[track_caller]
 fn warned_of(mut world: World, code: Code, level: Level) {
     assert_eq!(said(&world, code).map(|found| found.level), Some(level), "{code}");
-    world.visits(24);
+    world.visits(LONG);
     assert_eq!(world.mode("catalog"), Some(Mode::Strict), "held by {code}");
 }
 

@@ -1,5 +1,6 @@
 //! Stories of edits in mid-run: what acts at once, what waits, and who comes and goes.
 
+use super::{LONG, baking};
 use meshrollout_core::condition::{self, Status};
 use meshrollout_core::decide::{Decision, State};
 use meshrollout_core::finding::Code;
@@ -9,17 +10,6 @@ use meshrollout_core::plan::{EXCLUDE_LABEL, Strictness, Targets, Trigger};
 use meshrollout_core::policy::Policy;
 use meshrollout_core::reading::Reading;
 use meshrollout_core::testing::{World, at, seconds};
-
-/// Enough visits for a whole rollout of the shop.
-const LONG: usize = 24;
-
-/// STRICT in the first stage, and the bake of 60 s has begun.
-fn baking() -> World {
-    let mut world = World::shop();
-    world.visits(4);
-    assert_eq!(world.mode("catalog"), Some(Mode::Strict));
-    world
-}
 
 /// `front` is called over mutual TLS, as the others are.
 fn with_callers_of_front() -> World {

@@ -1,6 +1,6 @@
 //! Whoever reads metrics: scrapers that are sent to an application, and we ourselves at the source.
 
-use super::{LONG, held_by, judged, shop};
+use crate::{LONG, held_by, judged, shop};
 use meshrollout_core::exposure::{Caller, Dialled, Entrance, Inbound};
 use meshrollout_core::finding::{Code, Level, Subject};
 use meshrollout_core::ident::{Labels, Namespace, Operator, Port, Requirement, Selector};
@@ -132,8 +132,7 @@ fn a_scraper_that_is_sent_to_the_application_is_an_obstacle_where_nobody_listene
             all.into_iter().find(|one| one.code == Code::ScrapedAppPort).map(|one| one.level)
         };
         let heard = level(&world);
-        let telemetry = Arc::make_mut(&mut world.snapshot.telemetry);
-        telemetry.callers = Reading::Unknown(Cause::NotRead("callers".into()));
+        world.telemetry.callers = Reading::Unknown(Cause::NotRead("callers".into()));
         (heard, level(&world))
     };
     let web = || Scraped::OfService("web".into());

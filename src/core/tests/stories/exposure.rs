@@ -2,10 +2,11 @@
 
 mod scraped;
 
+use super::{LONG, held_by, judged, shop};
 use meshrollout_core::exposure::{Caller, Check, Inbound, IngressController, Opener, Opening};
 use meshrollout_core::finding::{Code, Subject};
 use meshrollout_core::gate::Evaluation;
-use meshrollout_core::ident::{Host, Labels, Namespace, Port, WorkloadRef};
+use meshrollout_core::ident::{Host, Labels, Port, WorkloadRef};
 use meshrollout_core::injection::Template;
 use meshrollout_core::mode::Mode;
 use meshrollout_core::reading::{Cause, Reading};
@@ -14,24 +15,6 @@ use meshrollout_core::testing::{World, at, seconds};
 use meshrollout_core::waiver::{Acknowledgement, Answer, Exception};
 use meshrollout_core::workload::{NamespaceFacts, Phase, Pod, Proxy, Workload};
 use std::sync::Arc;
-
-/// Enough visits for a whole rollout of the shop.
-const LONG: usize = 24;
-
-fn shop(change: impl FnOnce(&mut World)) -> World {
-    let mut world = World::shop();
-    change(&mut world);
-    world
-}
-
-/// The world never goes STRICT, and names this code while it waits.
-#[track_caller]
-fn held_by(mut world: World, code: Code) {
-    let decision = world.visits(LONG);
-    assert_ne!(world.mode("catalog"), Some(Mode::Strict), "went STRICT in spite of {code}");
-    let codes: Vec<_> = decision.obstacles().iter().map(|found| found.code).collect();
-    assert!(codes.contains(&code), "{code} is not among {codes:?}");
-}
 
 #[test]
 fn holds_while_somebody_outside_the_mesh_is_led_in_unless_that_very_port_is_excepted() {
@@ -206,12 +189,6 @@ fn an_exception_without_its_policy_hides_no_plaintext() {
         let expected = if ports.is_empty() { Code::PlaintextSeen } else { Code::PortUnknown };
         held_by(excepted, expected);
     }
-}
-
-/// What the gates say of `catalog` now.
-fn judged(world: &World) -> Evaluation {
-    let facts = &world.snapshot.namespaces[&Namespace::from("catalog")];
-    Evaluation::run(&world.plan, &world.snapshot, facts)
 }
 
 /// A webhook is called when the first of its pods is up again.

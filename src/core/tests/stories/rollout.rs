@@ -1,5 +1,6 @@
-//! Decision stories: they read like the manual. Every visit checks every invariant.
+//! Stories of a rollout from its first stage to its last, and of what holds it.
 
+use super::{LONG, baking, held_by, shop};
 use meshrollout_core::action::Action;
 use meshrollout_core::client_tls::TlsMode;
 use meshrollout_core::condition::{self, Status};
@@ -16,9 +17,6 @@ use meshrollout_core::testing::{World, at, seconds};
 use meshrollout_core::traffic::Presence;
 use meshrollout_core::workload::Proxy;
 
-/// Enough visits for a whole rollout of the shop.
-const LONG: usize = 24;
-
 #[track_caller]
 fn ready(world: &World) -> (Status, &'static str) {
     let (_, decision) = world.look();
@@ -26,22 +24,6 @@ fn ready(world: &World) -> (Status, &'static str) {
     assert_eq!(conditions.len(), 6);
     let ready = conditions.iter().find(|one| one.kind == "Ready").expect("always there");
     (ready.status, ready.reason)
-}
-
-/// The world never goes STRICT, and names this code while it waits.
-#[track_caller]
-fn held_by(mut world: World, code: Code) {
-    let decision = world.visits(LONG);
-    assert_ne!(world.mode("catalog"), Some(Mode::Strict), "went STRICT in spite of {code}");
-    assert_ne!(world.mode("orders"), Some(Mode::Strict), "went STRICT in spite of {code}");
-    let codes: Vec<_> = decision.obstacles().iter().map(|found| found.code).collect();
-    assert!(codes.contains(&code), "{code} is not among {codes:?}");
-}
-
-fn telemetry(change: impl FnOnce(&mut World)) -> World {
-    let mut world = World::shop();
-    change(&mut world);
-    world
 }
 
 #[test]
@@ -75,7 +57,7 @@ fn nothing_is_written_when_all_is_enforced() {
 #[test]
 fn holds_while_one_pod_has_no_proxy() {
     held_by(
-        telemetry(|world| world.edit_pods("catalog", |pod| pod.proxy = Proxy::None)),
+        shop(|world| world.edit_pods("catalog", |pod| pod.proxy = Proxy::None)),
         Code::PodWithoutProxy,
     );
 }
@@ -83,14 +65,14 @@ fn holds_while_one_pod_has_no_proxy() {
 #[test]
 fn holds_while_new_pods_would_come_without_a_proxy() {
     let bare = |world: &mut World| world.edit("catalog", |facts| facts.labels = Labels::default());
-    held_by(telemetry(bare), Code::NamespaceNotInjected);
+    held_by(shop(bare), Code::NamespaceNotInjected);
 }
 
 #[test]
 fn holds_while_injected_pods_do_not_announce_tls() {
     let proxy = Proxy::Sidecar { revision: Some("default".into()), announces_tls: false };
     held_by(
-        telemetry(|world| world.edit_pods("catalog", |pod| pod.proxy = proxy.clone())),
+        shop(|world| world.edit_pods("catalog", |pod| pod.proxy = proxy.clone())),
         Code::TlsModeLabelMissing,
     );
 }
@@ -98,7 +80,7 @@ fn holds_while_injected_pods_do_not_announce_tls() {
 #[test]
 fn holds_for_ambient_pods_rather_than_guess() {
     held_by(
-        telemetry(|world| world.edit_pods("catalog", |pod| pod.proxy = Proxy::Ambient)),
+        shop(|world| world.edit_pods("catalog", |pod| pod.proxy = Proxy::Ambient)),
         Code::DataplaneNotCovered,
     );
 }
@@ -121,7 +103,7 @@ fn plaintext_is_named_and_its_end_starts_the_soak_from_zero() {
 
 #[test]
 fn holds_for_plaintext_of_an_unnamed_client() {
-    held_by(telemetry(|world| world.plaintext(None, "catalog")), Code::PlaintextSourceUnknown);
+    held_by(shop(|world| world.plaintext(None, "catalog")), Code::PlaintextSourceUnknown);
 }
 
 #[test]
@@ -133,21 +115,21 @@ fn each_way_of_not_knowing_holds_with_its_own_reason() {
     ];
     for (cause, code) in causes {
         let unknown = cause.clone();
-        held_by(telemetry(|w| w.telemetry.callers = Reading::Unknown(unknown)), code);
+        held_by(shop(|w| w.telemetry.callers = Reading::Unknown(unknown)), code);
         let unknown = cause.clone();
-        held_by(telemetry(|w| w.telemetry.presence = Reading::Unknown(unknown)), code);
-        held_by(telemetry(|w| w.telemetry.mutual = Reading::Unknown(cause)), code);
+        held_by(shop(|w| w.telemetry.presence = Reading::Unknown(unknown)), code);
+        held_by(shop(|w| w.telemetry.mutual = Reading::Unknown(cause)), code);
     }
 }
 
 #[test]
 fn holds_while_the_clocks_differ() {
-    held_by(telemetry(|world| world.telemetry.skew = Reading::Known(seconds(6))), Code::ClockSkew);
+    held_by(shop(|world| world.telemetry.skew = Reading::Known(seconds(6))), Code::ClockSkew);
 }
 
 #[test]
 fn by_a_wrong_clock_nobody_is_called_silent() {
-    let mut world = telemetry(|world| {
+    let mut world = shop(|world| {
         world.telemetry.skew = Reading::Known(seconds(600));
         if let Reading::Known(presence) = &mut world.telemetry.presence {
             for reports in presence.values_mut() {
@@ -166,13 +148,13 @@ fn by_a_wrong_clock_nobody_is_called_silent() {
 #[test]
 fn holds_while_a_watch_is_stale() {
     let stale = Cause::StaleWatch { kind: "Pod".into(), since: None };
-    held_by(telemetry(|world| world.snapshot.stale = vec![stale]), Code::StaleWatch);
+    held_by(shop(|world| world.snapshot.stale = vec![stale]), Code::StaleWatch);
 }
 
 #[test]
 fn holds_while_a_pod_does_not_report() {
     held_by(
-        telemetry(|world| {
+        shop(|world| {
             if let Reading::Known(presence) = &mut world.telemetry.presence {
                 let pod = presence.keys().next().expect("a pod").clone();
                 presence.remove(&pod);
@@ -185,7 +167,7 @@ fn holds_while_a_pod_does_not_report() {
 #[test]
 fn holds_for_a_workload_that_nobody_called() {
     held_by(
-        telemetry(|world| world.telemetry.mutual = Reading::Known(Default::default())),
+        shop(|world| world.telemetry.mutual = Reading::Known(Default::default())),
         Code::NothingSeen,
     );
 }
@@ -203,12 +185,12 @@ fn a_destination_rule_that_turns_tls_off_is_found_wherever_it_stands() {
     for namespace in ["front", "catalog", "istio-system"] {
         for host in [host, "*.local", "*.catalog.svc.cluster.local"] {
             held_by(
-                telemetry(|world| world.rule(namespace, host, TlsMode::Disable)),
+                shop(|world| world.rule(namespace, host, TlsMode::Disable)),
                 Code::ClientTlsDisabled,
             );
         }
     }
-    held_by(telemetry(|world| world.rule("front", host, TlsMode::Simple)), Code::ClientTlsForeign);
+    held_by(shop(|world| world.rule("front", host, TlsMode::Simple)), Code::ClientTlsForeign);
 }
 
 #[test]
@@ -225,7 +207,7 @@ fn one_rule_is_one_obstacle_however_many_clients_it_misleads() {
 #[test]
 fn an_older_namespace_wide_policy_is_refused() {
     held_by(
-        telemetry(|world| world.set_policy("catalog", "legacy", Mode::Permissive, None)),
+        shop(|world| world.set_policy("catalog", "legacy", Mode::Permissive, None)),
         Code::PolicyOwnedByOther,
     );
 }
@@ -233,7 +215,7 @@ fn an_older_namespace_wide_policy_is_refused() {
 #[test]
 fn holds_while_rotation_fails_or_cannot_be_seen() {
     held_by(
-        telemetry(|world| {
+        shop(|world| {
             if let Reading::Known(certificates) = &mut world.telemetry.certificates {
                 certificates.values_mut().for_each(|one| one.remaining = seconds(3600));
             }
@@ -241,11 +223,11 @@ fn holds_while_rotation_fails_or_cannot_be_seen() {
         Code::CertificateExpiring,
     );
     held_by(
-        telemetry(|world| world.telemetry.certificates = Reading::Known(Default::default())),
+        shop(|world| world.telemetry.certificates = Reading::Known(Default::default())),
         Code::CertificateUnknown,
     );
     held_by(
-        telemetry(|world| {
+        shop(|world| {
             if let Reading::Known(plane) = &mut world.telemetry.control_plane {
                 plane.unsigned = 1.0;
             }
@@ -257,7 +239,7 @@ fn holds_while_rotation_fails_or_cannot_be_seen() {
 #[test]
 fn nothing_is_switched_while_istiod_is_down() {
     held_by(
-        telemetry(|world| {
+        shop(|world| {
             if let Reading::Known(plane) = &mut world.telemetry.control_plane {
                 plane.instances = 0;
             }
@@ -269,7 +251,7 @@ fn nothing_is_switched_while_istiod_is_down() {
 #[test]
 fn holds_when_nothing_would_show_harm() {
     held_by(
-        telemetry(|world| {
+        shop(|world| {
             world.telemetry.refusals = Reading::Known(Default::default());
             world.telemetry.edges = Reading::Known(vec![]);
         }),
@@ -279,7 +261,7 @@ fn holds_when_nothing_would_show_harm() {
 
 #[test]
 fn while_no_proxy_reports_at_all_a_missing_signal_only_holds() {
-    let world = telemetry(|world| {
+    let world = shop(|world| {
         world.telemetry.refusals = Reading::Known(Default::default());
         world.telemetry.edges = Reading::Known(vec![]);
         world.telemetry.presence = Reading::Known(Default::default());
@@ -297,14 +279,6 @@ fn every_gate_is_evaluated_and_an_empty_evaluation_holds() {
         assert_eq!(standing.evaluation.verdict_of(gate), Verdict::Pass, "{gate}");
     }
     assert_eq!(meshrollout_core::gate::Evaluation::default().verdict(), Verdict::Hold);
-}
-
-/// STRICT in the first stage, and the bake has begun.
-fn baking() -> World {
-    let mut world = World::shop();
-    world.visits(4);
-    assert_eq!(world.mode("catalog"), Some(Mode::Strict));
-    world
 }
 
 #[test]
