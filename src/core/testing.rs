@@ -267,6 +267,7 @@ impl World {
             }),
             destination: Name { namespace: namespace.into(), workload: namespace.into() },
             service: None,
+            port: None,
             observed: Observed::Plaintext,
             protocol: "http".into(),
             count: 3.0,

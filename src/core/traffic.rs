@@ -1,7 +1,7 @@
 //! What the metrics source said, already translated: no raw label travels further than this.
 
 use crate::exposure::Entrance;
-use crate::ident::{Namespace, PodRef};
+use crate::ident::{Namespace, PodRef, Port};
 use crate::proxies::Listeners;
 use crate::reading::{Cause, Reading};
 use jiff::{SignedDuration, Timestamp};
@@ -79,6 +79,8 @@ pub struct Caller {
     pub destination: Name,
     /// The service name it used, if known.
     pub service: Option<String>,
+    /// The container port it came to, where a Telemetry object has the series say so.
+    pub port: Option<Port>,
     /// Plaintext, or undetermined; mutual TLS never comes here.
     pub observed: Observed,
     /// `http`, `grpc`, `tcp`.

@@ -4,7 +4,7 @@
 //! further, since alone it means nothing (`istio-semantics.md` E2).
 
 use jiff::{SignedDuration, Timestamp};
-use meshrollout_core::ident::{Namespace, PodRef};
+use meshrollout_core::ident::{Namespace, PodRef, Port};
 use meshrollout_core::reading::Cause;
 use meshrollout_core::traffic::{
     Caller, Certificate, ControlPlane, Edge, Name, Observed, Presence, Timeline,
@@ -37,6 +37,10 @@ pub const REQUESTS: &str = "requests";
 pub const CONNECTIONS: &str = "connections";
 /// Its values for bytes, by direction.
 pub const BYTES: [&str; 2] = ["sent", "received"];
+
+/// The label of the port that was called: of nobody's making but a Telemetry object's, under the
+/// name that Istio's own documentation gives it.
+pub const PORT: &str = "destination_port";
 
 /// The label our query adds to tell the facts about the control plane apart.
 pub const FACT: &str = "fact";
@@ -119,16 +123,18 @@ pub fn callers(rows: &[Row]) -> Result<Vec<Caller>, Cause> {
             None if row.label(COUNTED) == REQUESTS => "http",
             None => "tcp",
         };
-        let key =
-            (row.name("source"), row.destination()?, service, row.observed(), protocol.to_owned());
+        let port = row.known(PORT).and_then(|port| port.parse().ok()).map(Port);
+        let (source, observed) = (row.name("source"), row.observed());
+        let key = (source, row.destination()?, service, port, observed, protocol.to_owned());
         tallies.entry(key).or_default().add(row);
     }
     Ok(tallies
         .into_iter()
-        .map(|((source, destination, service, observed, protocol), tally)| Caller {
+        .map(|((source, destination, service, port, observed, protocol), tally)| Caller {
             source,
             destination,
             service,
+            port,
             observed,
             protocol,
             count: tally.count(),

@@ -24,14 +24,16 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     // One finding per caller and destination, however many series speak of it.
     let mut seen: BTreeMap<_, Vec<&Caller>> = BTreeMap::new();
     let excepted = excepted(context);
-    let whole = |caller: &&Caller| {
-        let mut whole = excepted.iter().filter(|one| one.ports.is_empty());
-        caller.observed != Observed::Plaintext || !whole.any(|one| covers(one, &caller.destination))
+    let is_let_in = |caller: &Caller| {
+        let at = |one: &Exception| {
+            one.ports.is_empty() || caller.port.is_some_and(|port| one.ports.contains(&port))
+        };
+        let mut covering = excepted.iter().filter(|one| covers(one, &caller.destination));
+        caller.observed == Observed::Plaintext && covering.any(|one| at(one))
     };
-    let here =
-        callers.iter().filter(|caller| caller.destination.namespace == facts.name).filter(whole);
-    for caller in here {
-        seen.entry((&caller.destination, &caller.source, caller.observed))
+    let here = callers.iter().filter(|caller| caller.destination.namespace == facts.name);
+    for caller in here.filter(|caller| !is_let_in(caller)) {
+        seen.entry((&caller.destination, caller.port, &caller.source, caller.observed))
             .or_default()
             .push(caller);
     }
@@ -72,6 +74,24 @@ fn covers(exception: &Exception, called: &Name) -> bool {
     exception.workload.namespace == called.namespace && exception.workload.name == called.workload
 }
 
+/// What makes servers say to which port each call came; the tag is Istio's documentation's own.
+fn say_ports(facts: &NamespaceFacts) -> String {
+    format!(
+        "have its sidecars say to which port each call comes: kubectl apply -f - <<'END'\n\
+         apiVersion: telemetry.istio.io/v1\n\
+         kind: Telemetry\n\
+         metadata: {{name: destination-port, namespace: {}}}\n\
+         spec:\n  \
+         metrics:\n  \
+         - providers: [{{name: prometheus}}]\n    \
+         overrides:\n    \
+         - match: {{mode: SERVER}}\n      \
+         tagOverrides: {{destination_port: {{value: string(destination.port)}}}}\n\
+         END\n",
+        facts.name
+    )
+}
+
 fn finding(context: Context<'_>, callers: &[&Caller], excepted: &[&Exception]) -> Finding {
     let Context { snapshot, facts, plan } = context;
     let [first, ..] = callers else {
@@ -83,7 +103,10 @@ fn finding(context: Context<'_>, callers: &[&Caller], excepted: &[&Exception]) -
             || Subject::new("Workload", &destination.namespace, &destination.workload),
             Subject::from,
         );
-    let to = format!("{}/{}", destination.namespace, destination.workload);
+    let (subject, to) = match first.port {
+        Some(port) => (subject.on(port), format!("{destination}:{port}")),
+        None => (subject, destination.to_string()),
+    };
     let lookback = plan.gates.lookback;
     let counts = list(callers.iter().map(|caller| match caller.protocol.as_str() {
         "tcp" => format!("about {} TCP connections or bytes", rounded(caller.count)),
@@ -93,6 +116,7 @@ fn finding(context: Context<'_>, callers: &[&Caller], excepted: &[&Exception]) -
     let window = format!("0 in {lookback:#}");
     let count: f64 = callers.iter().map(|caller| caller.count).sum();
     if first.observed == Observed::Plaintext
+        && first.port.is_none()
         && let Some(exception) = excepted.iter().find(|one| covers(one, destination))
     {
         let ports = list(exception.ports.iter().map(ToString::to_string));
@@ -103,7 +127,7 @@ fn finding(context: Context<'_>, callers: &[&Caller], excepted: &[&Exception]) -
         )
         .evidence(evidence)
         .measured(rounded(count).to_string(), window)
-        .remedy(format!("acknowledge {} on this subject, or except the whole workload, once it is sure that nobody sends plaintext to its other ports", Code::PortUnknown));
+        .remedy(format!("{}; then wait for the look-back to pass", say_ports(facts)));
     }
 
     match (first.observed, &first.source) {

@@ -1,9 +1,10 @@
 //! What of Istio's metrics is evidence of what, whoever counts it (`istio-semantics.md` E).
 
+use crate::translate::evidence::PORT;
 use jiff::SignedDuration;
 
 /// The labels that tell the callers of one kind apart.
-pub(in crate::observe) const CALLER: [&str; 8] = [
+pub(in crate::observe) const CALLER: [&str; 9] = [
     "reporter",
     "connection_security_policy",
     "request_protocol",
@@ -12,6 +13,7 @@ pub(in crate::observe) const CALLER: [&str; 8] = [
     "destination_workload_namespace",
     "destination_workload",
     "destination_service",
+    PORT,
 ];
 pub(in crate::observe) const DESTINATION: [&str; 2] =
     ["destination_workload_namespace", "destination_workload"];

@@ -126,8 +126,12 @@ impl Seen {
             (key, [sum(&edge.requests), sum(&edge.failures), sum(&edge.errors)])
         });
         let callers = known("callers", &telemetry.callers)?.iter().map(|one| {
-            let Caller { source, destination, service, observed, protocol, count } = one.clone();
-            (format!("{source:?} {destination} {service:?} {observed:?} {protocol}"), count)
+            let Caller { source, destination, service, port, observed, protocol, count } =
+                one.clone();
+            (
+                format!("{source:?} {destination} {service:?} {port:?} {observed:?} {protocol}"),
+                count,
+            )
         });
         let mutual = known("mutual", &telemetry.mutual)?.iter();
         let certificates = known("certificates", &telemetry.certificates)?.iter();

@@ -187,7 +187,24 @@ fn an_exception_without_its_policy_hides_no_plaintext() {
         excepted.set_workload_policy("catalog", "port", 8080, Mode::Permissive);
         // One port of the whole workload is not the workload.
         let expected = if ports.is_empty() { Code::PlaintextSeen } else { Code::PortUnknown };
-        held_by(excepted, expected);
+        held_by(excepted.clone(), expected);
+        let to = |port: u16| {
+            let mut world = excepted.clone();
+            if let Reading::Known(callers) = &mut world.telemetry.callers {
+                callers[0].port = Some(Port(port));
+            }
+            world
+        };
+        if ports.is_empty() {
+            continue;
+        }
+        // Where the series say to which port it came, that port alone is let in.
+        held_by(to(9090), Code::PlaintextSeen);
+        let found = judged(&to(9090)).obstacles().first().copied().cloned().expect("said");
+        assert_eq!(found.subject.port, Some(Port(9090)));
+        let mut let_in = to(8080);
+        let_in.visits(LONG);
+        assert_eq!(let_in.mode("catalog"), Some(Mode::Strict));
     }
 }
 
