@@ -8,7 +8,7 @@ use crate::translate::DOMAIN;
 use crate::translate::entrance::{self, Class, Routed};
 use crate::translate::facts::{Header, NamedService, Parts};
 use crate::translate::gateway::{self, GatewayName, Route};
-use crate::translate::mesh::{MeshConfig, mesh};
+use crate::translate::mesh::{MeshConfig, believed, mesh};
 use crate::translate::pod::{OwnedPod, Owner};
 use meshrollout_core::client_tls::{Rule, Rules};
 use meshrollout_core::effective::Policies;
@@ -282,7 +282,8 @@ impl Input {
     }
 
     fn meshes(&self) -> impl Iterator<Item = &MeshConfig> {
-        let read = self.mesh.iter().filter(|_| self.given_mesh.is_none());
+        let read = believed(&self.mesh, &self.control_planes);
+        let read = read.filter(|_| self.given_mesh.is_none());
         self.given_mesh.iter().chain(read)
     }
 
@@ -291,7 +292,8 @@ impl Input {
         if let Some(given) = &self.given_mesh {
             let mut said = mesh([given], &BTreeSet::new());
             // Which networks there are is said beside it, and no less true.
-            let networks = self.mesh.iter().flat_map(MeshConfig::networks).cloned();
+            let said_there = believed(&self.mesh, &self.control_planes);
+            let networks = said_there.flat_map(MeshConfig::networks).cloned();
             if let Reading::Known(mesh) = &mut said {
                 mesh.networks = networks.collect();
             }
@@ -304,7 +306,8 @@ impl Input {
             roots: vec![Namespace::new(ROOT)],
             auto_mtls: true,
             trust_domain: DOMAIN.into(),
-            trust_domain_aliases: vec![],
+            trust_domains: None,
+            sends_to_known_only: false,
             networks: vec![],
         })
     }

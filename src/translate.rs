@@ -269,12 +269,9 @@ pub fn roots(object: &kubernetes::ConfigMap) -> Option<BTreeSet<String>> {
     let text = object.data.as_ref()?.root_cert.as_deref().filter(|_| name == Some(ROOTS))?;
     // However the lines are broken, it is the same certificate.
     let of_one = |one: &str| one.split_whitespace().collect::<String>();
-    Some(
-        text.split_inclusive(END)
-            .map(of_one)
-            .filter(|one| one.ends_with("CERTIFICATE-----"))
-            .collect(),
-    )
+    let all = text.split_inclusive(END).map(of_one);
+    let roots: BTreeSet<_> = all.filter(|one| one.ends_with("CERTIFICATE-----")).collect();
+    (!roots.is_empty()).then_some(roots)
 }
 
 fn labels_of(selector: Option<&istio::LabelledWorkloads>) -> Labels {

@@ -123,6 +123,31 @@ fn a_mesh_configuration_that_is_given_counts_whatever_the_files_hold() {
     assert_eq!(found, set(["MR0208", "MR0410"]));
 }
 
+/// Anybody may write a ConfigMap called so into a namespace of his own.
+#[test]
+fn a_config_map_where_no_injector_leads_says_nothing() {
+    let webhooks = "---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingWebhookConfiguration
+metadata: {name: istio-sidecar-injector, labels: {istio.io/rev: 1-26-0}}
+webhooks:
+- name: rev.namespace.sidecar-injector.istio.io
+  clientConfig: {service: {name: istiod, namespace: istio-system}}
+  namespaceSelector: {matchExpressions: [{key: istio.io/rev, operator: In, values: [stable]}]}
+";
+    let tenants = |namespace: &str| {
+        format!(
+            "{SHOP}{webhooks}---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio-x, namespace: {namespace}}}\ndata:\n  mesh: |\n    defaultConfig: {{zipkinAddress: \"web.shop:80\"}}\n  meshNetworks: |\n    networks: {{far: {{}}}}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: \"\"}}\n"
+        )
+    };
+    let plain = Scratch::new("plain.yaml", "trustDomain: cluster.local\n");
+    let given = ["--mesh-config", plain.path()];
+    assert_eq!(codes(&[], &tenants("istio-system")), set(["MR0208", "MR0713"]));
+    assert_eq!(codes(&given, &tenants("istio-system")), set(["MR0208"]));
+    assert_eq!(codes(&[], &tenants("tenant")), set([]));
+    assert_eq!(codes(&given, &tenants("tenant")), set([]));
+}
+
 #[test]
 fn what_is_no_mesh_configuration_is_refused_by_its_file() {
     let object = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio}\n";

@@ -7,6 +7,7 @@
 
 use crate::client_tls::{ClientTls, Rule, Wire};
 use crate::effective::{DecidedBy, Effective, Policies};
+use crate::egress::Scope;
 use crate::ident::Namespace;
 use crate::mode::Mode;
 use crate::policy::Policy;
@@ -69,6 +70,8 @@ pub enum Because<'a> {
     Rule(&'a Rule),
     /// This policy says DISABLE, and clients go by it.
     Policy(&'a Policy),
+    /// This Sidecar does not import the Service.
+    Unimported(&'a Scope),
     /// Clients take one decision for all endpoints of this Service, and one of them has no sidecar.
     Mixed,
 }
@@ -114,6 +117,9 @@ impl<'a> Call<'a> {
                 return client(Bytes::Unknown(format!("its client is {}", self.pod.proxy)));
             }
         }
+        if let Some(scope) = self.hidden_by() {
+            return Sent { bytes: self.unknown_to(scope), by: Because::Unimported(scope) };
+        }
         if endpoint.proxy == Proxy::Ambient {
             return client(Bytes::Unknown("its server is ambient".into()));
         }
@@ -125,6 +131,26 @@ impl<'a> Call<'a> {
             Wire::Unknown(why) => Bytes::Unknown(why.clone()),
         };
         Sent { bytes, by: by_rule(tls) }
+    }
+
+    /// The Sidecar that keeps the Service from the client. Gateways have none.
+    fn hidden_by(&self) -> Option<&'a Scope> {
+        let Self { snapshot, client, pod, facts, service, port, .. } = *self;
+        if pod.proxy == Proxy::Gateway {
+            return None;
+        }
+        let scope = snapshot.egress.in_force(client, &pod.labels)?;
+        (!scope.imports(client, &facts.name, &service.host, port.port)).then_some(scope)
+    }
+
+    /// What is sent to whom `scope` does not import: it goes out as it is, or not at all.
+    fn unknown_to(&self, scope: &Scope) -> Bytes {
+        let mesh = self.snapshot.mesh.known();
+        let by_default = mesh.is_some_and(|mesh| mesh.sends_to_known_only);
+        match scope.sends_to_known_only.unwrap_or(by_default) {
+            true => Bytes::Unknown("its proxy sends nothing to whom it does not know".into()),
+            false => Bytes::Plaintext,
+        }
     }
 
     /// No rule names a TLS mode for the port (B2, from the third rule on).
@@ -281,6 +307,7 @@ impl fmt::Display for Because<'_> {
             Self::Policy(policy) => {
                 write!(f, "PeerAuthentication {}/{}", policy.namespace, policy.name)
             }
+            Self::Unimported(scope) => write!(f, "Sidecar {}/{}", scope.namespace, scope.name),
             Self::Mixed => f.write_str("an endpoint outside the mesh"),
         }
     }

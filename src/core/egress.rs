@@ -3,7 +3,8 @@
 //! Source: Istio `pilot/pkg/model/push_context.go:getSidecarScope` (which one is in force),
 //! `pilot/pkg/model/sidecar.go:convertToSidecarScope` and `selectServices` (what it imports).
 
-use crate::ident::{Host, Labels, Namespace};
+use crate::ident::{Host, Labels, Namespace, Port};
+use crate::workload::{NamespaceFacts, Workload};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,17 +23,33 @@ pub struct Scope {
     pub selector: Labels,
     /// What it imports, as `egress.hosts` has it. `None`: everything, as where nothing is said.
     pub imports: Option<Vec<Import>>,
-    /// What is not known is not sent at all (`outboundTrafficPolicy: REGISTRY_ONLY`).
-    pub sends_to_known_only: bool,
+    /// What is not known is not sent at all (`outboundTrafficPolicy: REGISTRY_ONLY`). `None`: as
+    /// the mesh's configuration has it.
+    pub sends_to_known_only: Option<bool>,
+    /// It says itself on what its pods listen (`ingress`).
+    pub listens: bool,
 }
 
 /// `NAMESPACE/HOST` of an `egress.hosts`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Import {
-    /// Of the Services of this namespace; `None`: of any.
-    pub namespace: Option<Namespace>,
+    /// Of whose Services.
+    pub of: Whose,
     /// Those that this matches, with or without a wildcard.
     pub host: Host,
+    /// Of these only this port, where the listener has one.
+    pub port: Option<Port>,
+}
+
+/// The namespaces that an import speaks of.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Whose {
+    /// Any.
+    Any,
+    /// The client's, wherever the Sidecar stands: one in the root namespace speaks for all.
+    Clients,
+    /// This one.
+    Named(Namespace),
 }
 
 /// Every Sidecar of the cluster.
@@ -73,12 +90,41 @@ impl Scopes {
     }
 }
 
+impl Scopes {
+    /// What is in force for the clients of a namespace, each once.
+    pub fn in_force_in(&self, client: &NamespaceFacts) -> Vec<&Scope> {
+        let own = self.by_namespace.get(&client.name);
+        let tells_apart = own.is_some_and(|all| all.iter().any(|one| !one.selector.is_empty()));
+        if !tells_apart {
+            return self.in_force(&client.name, &Labels::default()).into_iter().collect();
+        }
+        let mut found: Vec<&Scope> = vec![];
+        for pod in client.workloads.values().flat_map(Workload::meshed) {
+            let scope = self.in_force(&client.name, &pod.labels);
+            found.extend(scope.filter(|scope| !found.iter().any(|one| std::ptr::eq(*one, *scope))));
+        }
+        found
+    }
+}
+
 impl Scope {
-    /// Its clients know `host`, which is a Service of `namespace`.
-    pub fn imports(&self, namespace: &Namespace, host: &Host) -> bool {
+    /// Clients in `client` know `port` of `host`, which is a Service of `namespace`.
+    pub fn imports(
+        &self,
+        client: &Namespace,
+        namespace: &Namespace,
+        host: &Host,
+        port: Port,
+    ) -> bool {
         let Some(imports) = &self.imports else { return true };
         imports.iter().any(|import| {
-            import.namespace.as_ref().is_none_or(|one| one == namespace)
+            let is_of = match &import.of {
+                Whose::Any => true,
+                Whose::Clients => client == namespace,
+                Whose::Named(one) => one == namespace,
+            };
+            is_of
+                && import.port.is_none_or(|one| one == port)
                 && matches(import.host.as_str(), host.as_str())
         })
     }
@@ -103,7 +149,8 @@ mod tests {
             created: created.map(|at| Timestamp::from_second(at).unwrap()),
             selector: app.map(|app| ("app", app)).into_iter().collect(),
             imports: Some(vec![]),
-            sends_to_known_only: false,
+            sends_to_known_only: None,
+            listens: false,
         }
     }
 
@@ -132,22 +179,30 @@ mod tests {
     }
 
     #[test]
-    fn what_is_imported_is_said_by_namespace_and_name_or_pattern() {
-        let imports = |namespace: Option<&str>, pattern: &str| {
-            let import = Import { namespace: namespace.map(Namespace::from), host: pattern.into() };
+    fn what_is_imported_is_said_by_namespace_and_name_or_pattern_and_port() {
+        let host: Host = "cart.shop.svc.cluster.local".into();
+        let imports_for = |client: &str, of: Whose, pattern: &str, port: Option<u16>| {
+            let import = Import { of, host: pattern.into(), port: port.map(Port) };
             let scope = Scope { imports: Some(vec![import]), ..scope("web", "x", None, None) };
-            let host: Host = "cart.shop.svc.cluster.local".into();
-            scope.imports(&"shop".into(), &host)
+            scope.imports(&client.into(), &"shop".into(), &host, Port(80))
         };
-        assert!(imports(None, "*"));
-        assert!(imports(Some("shop"), "*"));
-        assert!(imports(Some("shop"), "*.shop.svc.cluster.local"));
-        assert!(imports(Some("shop"), "cart.shop.svc.cluster.local"));
-        assert!(!imports(Some("web"), "*"));
-        assert!(!imports(Some("shop"), "cart"));
-        assert!(!imports(Some("shop"), "*.web.svc.cluster.local"));
-        let nothing = Scope { imports: Some(vec![]), ..scope("web", "x", None, None) };
-        assert!(!nothing.imports(&"shop".into(), &"a".into()));
-        assert!(Scope { imports: None, ..nothing }.imports(&"shop".into(), &"a".into()));
+        let imports = |of, pattern, port| imports_for("web", of, pattern, port);
+        let shop = || Whose::Named("shop".into());
+        assert!(imports(Whose::Any, "*", None));
+        assert!(imports(shop(), "*", None));
+        assert!(imports(shop(), "*.shop.svc.cluster.local", None));
+        assert!(imports(shop(), "cart.shop.svc.cluster.local", None));
+        assert!(!imports(Whose::Named("web".into()), "*", None));
+        assert!(!imports(shop(), "cart", None));
+        assert!(!imports(shop(), "*.web.svc.cluster.local", None));
+        assert!(imports(shop(), "*", Some(80)));
+        assert!(!imports(shop(), "*", Some(81)));
+        // The client's own, not the Sidecar's.
+        assert!(!imports(Whose::Clients, "*", None));
+        assert!(imports_for("shop", Whose::Clients, "*", None));
+        let of = |imports| Scope { imports, ..scope("web", "x", None, None) };
+        let any = |scope: &Scope| scope.imports(&"web".into(), &"shop".into(), &host, Port(80));
+        assert!(!any(&of(Some(vec![]))));
+        assert!(any(&of(None)));
     }
 }

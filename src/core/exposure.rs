@@ -161,15 +161,6 @@ impl fmt::Display for IngressController {
     }
 }
 
-impl fmt::Display for PassedBy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Mode => "sidecar.istio.io/interceptionMode is NONE",
-            Self::Uninitialised => "Istio's CNI marks them as uninitialised",
-        })
-    }
-}
-
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -211,5 +202,7 @@ mod tests {
         assert_eq!(captured(&inbound), [80]);
         inbound.only = Some(ports(&[]));
         assert!(captured(&inbound).is_empty());
+        let passed = Inbound { passed_by: Some(PassedBy::Mode), ..Inbound::default() };
+        assert!(captured(&passed).is_empty());
     }
 }

@@ -175,10 +175,10 @@ codes! {
     CertificateExpiring = "MR0601", Block;
     /// The root certificate ends soon.
     RootExpiring = "MR0602", Block;
-    /// Two namespaces trust no root in common: under mutual TLS they cannot call each other.
+    /// Proxies of a namespace trust no root that the control plane's namespace trusts: under mutual TLS they and the others cannot call each other.
     RootMismatch = "MR0603", Block;
-    /// A proxy has its identity in a trust domain that the mesh's configuration knows no more.
-    TrustDomainMismatch = "MR0604", Block;
+    /// A pod was made for a trust domain that the mesh's configuration knows no more: until its certificate is renewed servers may refuse it.
+    TrustDomainMismatch = "MR0604", Warn;
     /// The control plane was asked for certificates and gave none: renewals fail, or will.
     SigningErrors = "MR0605", Hold;
     /// Several workloads run as `default`: they have one identity, and no policy can tell them apart.

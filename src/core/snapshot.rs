@@ -12,7 +12,7 @@ use crate::scrape::Monitor;
 use crate::traffic::Telemetry;
 use crate::workload::NamespaceFacts;
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The observed cluster.
@@ -70,8 +70,11 @@ pub struct Mesh {
     pub auto_mtls: bool,
     /// `trustDomain`.
     pub trust_domain: String,
-    /// `trustDomainAliases`: taken for the same.
-    pub trust_domain_aliases: Vec<String>,
+    /// All that are taken for the mesh's own: that one, its aliases, and those of further
+    /// authorities (`caCertificates`). `None`: nobody said.
+    pub trust_domains: Option<BTreeSet<String>>,
+    /// What proxies do not know they do not send (`outboundTrafficPolicy: REGISTRY_ONLY`).
+    pub sends_to_known_only: bool,
     /// `meshNetworks`, by their names: there is more of the mesh than this cluster.
     pub networks: Vec<String>,
 }

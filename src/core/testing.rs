@@ -24,7 +24,7 @@ use crate::workload::{
     Identity, NamespaceFacts, Phase, Pod, Proxy, Service, ServicePort, Workload,
 };
 use jiff::{SignedDuration, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Seconds of the test's clock, which begins in 2026: no time of it looks forged.
@@ -106,7 +106,8 @@ impl World {
                 roots: vec!["istio-system".into()],
                 auto_mtls: true,
                 trust_domain: "cluster.local".into(),
-                trust_domain_aliases: vec![],
+                trust_domains: Some(["cluster.local".to_owned()].into()),
+                sends_to_known_only: false,
                 networks: vec![],
             }),
             namespaces,
@@ -432,7 +433,7 @@ fn telemetry(namespaces: &BTreeMap<Namespace, Arc<NamespaceFacts>>) -> Telemetry
         refusals: Reading::Known(
             pods().map(|pod: PodRef| (pod, Timeline::steady(windows(), 0.0))).collect(),
         ),
-        clusters: Reading::Known(BTreeSet::new()),
+        clusters: Reading::Known(BTreeMap::new()),
         open: Reading::Known(BTreeMap::new()),
         edges: Reading::Known(
             SHOP.iter()

@@ -241,6 +241,9 @@ impl Row<'_> {
                 "automatic mutual TLS is off and no rule turns it on: plaintext".into()
             }
             (_, Because::Policy(_)) => format!("{by} says DISABLE and clients go by it: plaintext"),
+            (_, Because::Unimported(_)) => {
+                format!("{by} does not import the Service: it is sent on as it is")
+            }
             (_, Because::Mixed) => {
                 "headless or passthrough with an endpoint outside the mesh: plaintext to all".into()
             }

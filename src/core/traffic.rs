@@ -23,8 +23,8 @@ pub struct Telemetry {
     pub callers: Reading<Vec<Caller>>,
     /// Requests and connections seen over mutual TLS, by destination workload, over the look-back.
     pub mutual: Reading<BTreeMap<Name, f64>>,
-    /// Other clusters whose clients were seen over mutual TLS, over the look-back.
-    pub clusters: Reading<BTreeSet<String>>,
+    /// Other clusters whose clients called into a namespace over mutual TLS, over the look-back.
+    pub clusters: Reading<BTreeMap<Namespace, BTreeSet<String>>>,
     /// When each pod's proxy reported, over the look-back. Dead pods included.
     pub presence: Reading<BTreeMap<PodRef, Presence>>,
     /// What is left of each pod's workload certificate.

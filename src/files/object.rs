@@ -304,9 +304,9 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
         ("monitoring.coreos.com", "PodMonitor") => {
             of(source, "PodMonitor", |object| monitor::of_pods(object).map(Fact::Monitor))
         }
-        ("networking.istio.io", "Sidecar") => of(source, "Sidecar", |object| {
-            translate::scope(object).map(|scope| Fact::Scope(Box::new(scope)))
-        }),
+        ("networking.istio.io", "Sidecar") => {
+            of(source, "Sidecar", |object| Some(Fact::Scope(Box::new(translate::scope(object)))))
+        }
         ("networking.istio.io", "EnvoyFilter") => of(source, "EnvoyFilter", |object| {
             translate::inbound_filter(object).map(Fact::InboundFilter)
         }),

@@ -16,6 +16,9 @@ pub struct SidecarSpec {
     /// The clients it is for; absent: all of the namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload_selector: Option<LabelledWorkloads>,
+    /// Listeners of its pods' own, in place of those by their Services.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ingress: Vec<serde_json::Value>,
     /// What they know; none: everything.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<EgressListener>,
@@ -37,9 +40,24 @@ pub struct LabelledWorkloads {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
 pub struct EgressListener {
+    /// What clients dial; with one, only this port of its hosts is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<ListenerPort>,
     /// `NAMESPACE/HOST`, either of which may be a pattern.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
+}
+
+/// A listener's port.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct ListenerPort {
+    /// Its number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub number: Option<u32>,
+    /// What is spoken there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
 }
 
 /// What becomes of calls to whom a client does not know.

@@ -152,13 +152,18 @@ pub fn by_destination(rows: &[Row]) -> Result<BTreeMap<Name, f64>, Cause> {
     Ok(tallies.into_iter().map(|(name, tally)| (name, tally.count())).collect())
 }
 
-/// Clusters other than the servers' own whose clients were seen. Who is in none is not counted.
-pub fn clusters(rows: &[Row]) -> BTreeSet<String> {
+/// Clusters other than the servers' own whose clients were seen, by the namespace that they called.
+/// Who is in none is not counted.
+pub fn clusters(rows: &[Row]) -> BTreeMap<Namespace, BTreeSet<String>> {
     let of = |row: &Row| {
         let (from, to) = (row.known("source_cluster")?, row.known("destination_cluster")?);
-        (from != to).then(|| from.to_owned())
+        (from != to).then(|| Some((row.name("destination")?.namespace, from.to_owned())))?
     };
-    rows.iter().filter_map(of).collect()
+    let mut clusters: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+    for (namespace, cluster) in rows.iter().filter_map(of) {
+        clusters.entry(namespace).or_default().insert(cluster);
+    }
+    clusters
 }
 
 /// When each pod reported, from the number of its samples and the times of the first and last.
@@ -353,7 +358,7 @@ mod tests {
             of("destination_cluster=near"),
             of("source_cluster=other"),
         ];
-        assert_eq!(clusters(&rows), ["far".to_owned()].into());
+        assert_eq!(clusters(&rows), [("pay".into(), ["far".to_owned()].into())].into());
     }
 
     #[test]

@@ -72,7 +72,9 @@ struct Says {
     root: Namespace,
     auto_mtls: bool,
     trust_domain: String,
-    trust_domain_aliases: Vec<String>,
+    /// With those that are taken for it.
+    trust_domains: BTreeSet<String>,
+    sends_to_known_only: bool,
     networks: Vec<String>,
 }
 
@@ -102,8 +104,20 @@ struct Written {
     trust_domain: Option<String>,
     #[serde(alias = "trust_domain_aliases")]
     trust_domain_aliases: Option<Vec<String>>,
+    #[serde(alias = "ca_certificates")]
+    ca_certificates: Option<Vec<Authority>>,
+    #[serde(alias = "outbound_traffic_policy")]
+    outbound_traffic_policy: Option<Moded>,
     #[serde(alias = "default_config")]
     default_config: Option<ProxyConfig>,
+}
+
+/// A further authority, and whom it signs for.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Authority {
+    #[serde(alias = "trust_domains")]
+    trust_domains: Option<Vec<String>>,
 }
 
 /// The parts of a ProxyConfig that name somebody whom Envoy's bootstrap calls
@@ -127,7 +141,7 @@ struct Tracing {
     lightstep: Option<Remote>,
     datadog: Option<Remote>,
     #[serde(alias = "tls_settings")]
-    tls_settings: Option<Tls>,
+    tls_settings: Option<Moded>,
 }
 
 #[derive(Default, Deserialize)]
@@ -135,19 +149,19 @@ struct Tracing {
 struct Remote {
     address: Option<String>,
     #[serde(alias = "tls_settings")]
-    tls_settings: Option<Tls>,
+    tls_settings: Option<Moded>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Tls {
+struct Moded {
     mode: Option<String>,
 }
 
 impl ProxyConfig {
     /// Each with the field that names it. With mutual TLS of the mesh nothing is to be said.
     fn called(&self) -> Vec<(&'static str, &str)> {
-        let is_mutual = |tls: &Option<Tls>| {
+        let is_mutual = |tls: &Option<Moded>| {
             tls.as_ref().and_then(|tls| tls.mode.as_deref()) == Some("ISTIO_MUTUAL")
         };
         let tracing = self.tracing.as_ref().filter(|all| !is_mutual(&all.tls_settings));
@@ -185,11 +199,17 @@ pub fn config(object: &ConfigMap) -> Option<MeshConfig> {
 fn read(written: Written, networks: Option<&str>, namespace: &Namespace) -> Result<Says, String> {
     let networks: Networks = or_default(networks.unwrap_or_default())?;
     let set = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let trust_domain = set(written.trust_domain).unwrap_or_else(|| super::DOMAIN.to_owned());
+    let authorities = written.ca_certificates.into_iter().flatten();
+    let aliases = authorities.flat_map(|one| one.trust_domains.unwrap_or_default());
+    let aliases = aliases.chain(written.trust_domain_aliases.into_iter().flatten());
+    let policy = written.outbound_traffic_policy.and_then(|policy| policy.mode);
     Ok(Says {
         root: set(written.root_namespace).map_or_else(|| namespace.clone(), Namespace::new),
         auto_mtls: written.enable_auto_mtls.unwrap_or(true),
-        trust_domain: set(written.trust_domain).unwrap_or_else(|| super::DOMAIN.to_owned()),
-        trust_domain_aliases: written.trust_domain_aliases.unwrap_or_default(),
+        trust_domains: aliases.chain([trust_domain.clone()]).collect(),
+        trust_domain,
+        sends_to_known_only: policy.as_deref() == Some("REGISTRY_ONLY"),
         networks: networks.networks.into_iter().flatten().map(|(name, _)| name).collect(),
     })
 }
@@ -202,19 +222,26 @@ fn or_default<T: DeserializeOwned + Default>(text: &str) -> Result<T, String> {
     }
 }
 
-/// The mesh that `configs` describe.
+/// Those of `configs` that speak for the mesh.
 ///
 /// `control_planes` are the namespaces that the injectors' webhooks lead to. Only a cluster's
 /// administrator writes webhooks, while a ConfigMap called `istio` may stand in anybody's
 /// namespace: where the webhooks name namespaces, only ConfigMaps there are believed.
+pub fn believed<'a>(
+    configs: impl IntoIterator<Item = &'a MeshConfig>,
+    control_planes: &BTreeSet<Namespace>,
+) -> impl Iterator<Item = &'a MeshConfig> {
+    configs
+        .into_iter()
+        .filter(|config| control_planes.is_empty() || control_planes.contains(&config.namespace))
+}
+
+/// The mesh that those of `configs` describe that are believed.
 pub fn mesh<'a>(
     configs: impl IntoIterator<Item = &'a MeshConfig>,
     control_planes: &BTreeSet<Namespace>,
 ) -> Reading<Mesh> {
-    let is_believed = |config: &&MeshConfig| {
-        control_planes.is_empty() || control_planes.contains(&config.namespace)
-    };
-    let mut configs: Vec<_> = configs.into_iter().filter(is_believed).collect();
+    let mut configs: Vec<_> = believed(configs, control_planes).collect();
     // The default control plane first: its root namespace is the one that counts where there are
     // several.
     configs.sort_by_key(|config| (config.name != "istio", &config.namespace, &config.name));
@@ -232,14 +259,19 @@ pub fn mesh<'a>(
                 roots: vec![says.root.clone()],
                 auto_mtls: says.auto_mtls,
                 trust_domain: says.trust_domain.clone(),
-                trust_domain_aliases: says.trust_domain_aliases.clone(),
+                trust_domains: Some(says.trust_domains.clone()),
+                sends_to_known_only: says.sends_to_known_only,
                 networks: says.networks.clone(),
             });
             continue;
         };
         mesh.networks.extend(says.networks.iter().cloned());
         // What one of them does not know its proxies do not believe.
-        mesh.trust_domain_aliases.retain(|alias| says.trust_domain_aliases.contains(alias));
+        if let Some(domains) = &mut mesh.trust_domains {
+            domains.retain(|domain| says.trust_domains.contains(domain));
+        }
+        // A client of any revision may send on what it does not know.
+        mesh.sends_to_known_only &= says.sends_to_known_only;
         if !mesh.roots.contains(&says.root) {
             mesh.roots.push(says.root.clone());
         }
@@ -288,7 +320,8 @@ mod tests {
                 roots: vec!["istio-system".into()],
                 auto_mtls: true,
                 trust_domain: "cluster.local".into(),
-                trust_domain_aliases: vec![],
+                trust_domains: Some(["cluster.local".to_owned()].into()),
+                sends_to_known_only: false,
                 networks: vec![],
             };
             assert_eq!(
@@ -301,14 +334,15 @@ mod tests {
 
     #[test]
     fn what_is_said_is_read_in_both_spellings() {
-        let camel = "rootNamespace: mesh\nenableAutoMtls: false\ntrustDomain: corp.example\ntrustDomainAliases: [old.example]";
-        let snake = "root_namespace: mesh\nenable_auto_mtls: false\ntrust_domain: corp.example\ntrust_domain_aliases: [old.example]";
+        let camel = "rootNamespace: mesh\nenableAutoMtls: false\ntrustDomain: corp.example\ntrustDomainAliases: [old.example]\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}";
+        let snake = "root_namespace: mesh\nenable_auto_mtls: false\ntrust_domain: corp.example\nca_certificates: [{trust_domains: [old.example]}]\noutbound_traffic_policy: {mode: REGISTRY_ONLY}";
         for text in [camel, snake] {
             let expected = Mesh {
                 roots: vec!["mesh".into()],
                 auto_mtls: false,
                 trust_domain: "corp.example".into(),
-                trust_domain_aliases: vec!["old.example".into()],
+                trust_domains: Some(["corp.example", "old.example"].map(str::to_owned).into()),
+                sends_to_known_only: true,
                 networks: vec![],
             };
             assert_eq!(read(&[("istio-system", "istio", text)]), Reading::Known(expected));

@@ -2,46 +2,58 @@
 
 use super::{labels_of, namespace};
 use crate::istio;
-use meshrollout_core::egress::{Import, Scope};
-use meshrollout_core::ident::{Host, Namespace};
+use meshrollout_core::egress::{Import, Scope, Whose};
+use meshrollout_core::ident::{Host, Labels, Namespace, Port};
 use meshrollout_core::snapshot::InboundFilter;
 use std::collections::BTreeSet;
 
-/// What the clients of a Sidecar know. One that cannot be read narrows nothing that we can tell, and
-/// istiod does not take it either.
-pub fn scope(object: &istio::Sidecar) -> Option<Scope> {
+/// What the clients of a Sidecar know. One that cannot be read may hide everything.
+pub fn scope(object: &istio::Sidecar) -> Scope {
     let meta = &object.metadata;
-    let own = namespace(meta);
-    let spec = object.spec.as_result().ok()?;
-    let hosts = || spec.egress.iter().flat_map(|listener| &listener.hosts);
-    let policy = spec.outbound_traffic_policy.as_ref();
-    Some(Scope {
+    let mut scope = Scope {
+        namespace: namespace(meta),
         name: meta.name.clone().unwrap_or_default(),
         created: meta.creation_timestamp.as_ref().map(|time| time.0),
-        selector: labels_of(spec.workload_selector.as_ref()),
-        imports: (!spec.egress.is_empty())
-            .then(|| hosts().filter_map(|text| import(text, &own)).collect()),
-        sends_to_known_only: policy.and_then(|policy| policy.mode.as_deref())
-            == Some("REGISTRY_ONLY"),
-        namespace: own,
-    })
-}
-
-/// `NAMESPACE/HOST`: `.` is the Sidecar's own, `*` any, `~` none.
-fn import(text: &str, own: &Namespace) -> Option<Import> {
-    let (space, host) = text.split_once('/').unwrap_or(("*", text));
-    let namespace = match space {
-        "~" => return None,
-        "*" => None,
-        "." => Some(own.clone()),
-        name => Some(Namespace::new(name)),
+        selector: Labels::default(),
+        imports: Some(vec![]),
+        sends_to_known_only: None,
+        listens: false,
     };
-    Some(Import { namespace, host: Host::new(host) })
+    let Ok(spec) = object.spec.as_result() else { return scope };
+    let imports = spec.egress.iter().flat_map(|listener| {
+        // A proxy listener is one for all.
+        let port = listener.port.as_ref().filter(|port| {
+            port.protocol.as_deref().is_none_or(|protocol| protocol != "HTTP_PROXY")
+        });
+        let port = port.and_then(|port| port.number).and_then(|port| u16::try_from(port).ok());
+        listener.hosts.iter().filter_map(move |text| import(text, port))
+    });
+    scope.imports = (!spec.egress.is_empty()).then(|| imports.collect());
+    scope.selector = labels_of(spec.workload_selector.as_ref());
+    scope.listens = !spec.ingress.is_empty();
+    // REGISTRY_ONLY is what it means to say nothing within it.
+    scope.sends_to_known_only = spec
+        .outbound_traffic_policy
+        .as_ref()
+        .map(|policy| policy.mode.as_deref() != Some("ALLOW_ANY"));
+    scope
 }
 
-/// What of inbound listeners an EnvoyFilter changes that STRICT changes as well: listeners and
-/// filter chains as such, and whatever it looks for in one kind of filter chain alone
-/// (`istio-semantics.md` F24). A filter that is put into every chain stays where it is.
+/// `NAMESPACE/HOST`: `.` is the client's own, `*` any, `~` none.
+fn import(text: &str, port: Option<u16>) -> Option<Import> {
+    let (space, host) = text.split_once('/').unwrap_or(("*", text));
+    let of = match space {
+        "~" => return None,
+        "*" => Whose::Any,
+        "." => Whose::Clients,
+        name => Whose::Named(Namespace::new(name)),
+    };
+    Some(Import { of, host: Host::new(host), port: port.map(Port) })
+}
+
+/// What of inbound listeners an EnvoyFilter changes that STRICT changes as well: filter chains as
+/// such, and whatever it looks for in one kind of filter chain alone (`istio-semantics.md` F24). The
+/// listener stays, and so does a filter that is put into every chain.
 pub fn inbound_filter(object: &istio::EnvoyFilter) -> Option<InboundFilter> {
     let meta = &object.metadata;
     let (selector, what) = match object.spec.as_result() {
@@ -66,11 +78,13 @@ fn patched(patch: &istio::ConfigPatch) -> Option<String> {
         return None;
     }
     let part = patch.apply_to.as_deref().unwrap_or_default();
-    if matches!(part, "LISTENER" | "LISTENER_FILTER" | "FILTER_CHAIN") && context != "ANY" {
+    if part == "FILTER_CHAIN" {
         return Some(part.to_owned());
     }
     let chain = matches?.listener.as_ref()?.filter_chain.as_ref()?;
-    let transport = chain.transport_protocol.iter().map(|it| format!("transport protocol {it}"));
+    // Those that end mutual TLS stay.
+    let transport = chain.transport_protocol.iter().filter(|it| *it != "tls");
+    let transport = transport.map(|it| format!("transport protocol {it}"));
     let offered = chain.application_protocols.iter().map(|it| format!("protocols {it}"));
     let name = chain.name.iter().map(|it| format!("name {it}"));
     let by: Vec<_> = transport.chain(offered).chain(name).collect();
@@ -84,10 +98,15 @@ mod tests {
 
     fn imports(spec: Value) -> Option<Vec<String>> {
         let object = json!({"metadata": {"namespace": "web", "name": "x"}, "spec": spec});
-        let scope = scope(&serde_json::from_value(object).unwrap()).unwrap();
+        let scope = scope(&serde_json::from_value(object).unwrap());
         let text = |one: &Import| {
-            let namespace = one.namespace.as_ref().map_or("any", Namespace::as_str);
-            format!("{namespace} {}", one.host.as_str())
+            let of = match &one.of {
+                Whose::Any => "any",
+                Whose::Clients => "own",
+                Whose::Named(name) => name.as_str(),
+            };
+            let port = one.port.map_or(String::new(), |port| format!(":{port}"));
+            format!("{of} {}{port}", one.host.as_str())
         };
         scope.imports.map(|all| all.iter().map(text).collect())
     }
@@ -95,10 +114,33 @@ mod tests {
     #[test]
     fn a_sidecar_imports_what_its_egress_says_and_without_one_everything() {
         let hosts = json!(["./*", "*/a.b.svc.cluster.local", "shop/*", "~/*"]);
-        let expected = ["web *", "any a.b.svc.cluster.local", "shop *"];
+        let expected = ["own *", "any a.b.svc.cluster.local", "shop *"];
         assert_eq!(imports(json!({"egress": [{"hosts": hosts}]})).unwrap(), expected);
         assert_eq!(imports(json!({"egress": [{"hosts": ["~/*"]}]})).unwrap(), [""; 0]);
         assert_eq!(imports(json!({})), None);
+        let at = |protocol: &str| {
+            let port = json!({"number": 80, "protocol": protocol});
+            imports(json!({"egress": [{"port": port, "hosts": ["*/*"]}]})).unwrap()
+        };
+        assert_eq!((at("HTTP"), at("HTTP_PROXY")), (vec!["any *:80".into()], vec!["any *".into()]));
+        // What cannot be read may hide everything.
+        assert_eq!(imports(json!({"egress": "all"})).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_sent_where_the_policy_does_not_say_otherwise() {
+        let only = |spec: Value| {
+            let object = json!({"metadata": {"namespace": "web", "name": "x"}, "spec": spec});
+            scope(&serde_json::from_value(object).unwrap()).sends_to_known_only
+        };
+        assert_eq!(only(json!({})), None);
+        for (policy, expected) in [
+            (json!({}), true),
+            (json!({"mode": "REGISTRY_ONLY"}), true),
+            (json!({"mode": "ALLOW_ANY"}), false),
+        ] {
+            assert_eq!(only(json!({"outboundTrafficPolicy": policy})), Some(expected));
+        }
     }
 
     #[test]
@@ -119,11 +161,13 @@ mod tests {
         );
         assert!(at("HTTP_FILTER", "ANY", plain.clone()).is_some());
         assert!(at("FILTER_CHAIN", "SIDECAR_INBOUND", json!({})).is_some());
+        assert!(at("FILTER_CHAIN", "ANY", json!({})).is_some());
         for nothing in [
             at("HTTP_FILTER", "SIDECAR_INBOUND", json!({"filter": {"name": "router"}})),
             at("FILTER_CHAIN", "SIDECAR_OUTBOUND", plain.clone()),
             at("FILTER_CHAIN", "GATEWAY", plain),
-            at("LISTENER", "ANY", json!({})),
+            at("LISTENER", "SIDECAR_INBOUND", json!({})),
+            at("HTTP_FILTER", "SIDECAR_INBOUND", json!({"transportProtocol": "tls"})),
             what(json!({"applyTo": "CLUSTER"})),
         ] {
             assert_eq!(nothing, None);

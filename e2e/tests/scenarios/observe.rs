@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use meshrollout::observe::objects::Objects;
 use meshrollout_core::exposure::Caller;
-use meshrollout_core::ident::{Labels, Namespace, WorkloadRef};
+use meshrollout_core::ident::{Labels, Namespace, Port, WorkloadRef};
 use meshrollout_core::mode::{Declared, Mode};
 use meshrollout_core::reading::Cause;
 use meshrollout_core::snapshot::{Snapshot, Source};
@@ -222,7 +222,9 @@ async fn istio_objects_are_seen_when_they_come_and_when_they_go() {
         let facts = snapshot.namespace(&namespace)?;
         (facts.machines.len() == 1 && facts.machines[0].name == "machine").then_some(())?;
         let scope = snapshot.egress.in_force(&namespace, &Labels::default())?;
-        (scope.name == "narrow" && !scope.imports(&"orders".into(), &"a".into())).then_some(())?;
+        (scope.name == "narrow"
+            && !scope.imports(&namespace, &"orders".into(), &"a".into(), Port(80)))
+        .then_some(())?;
         let mut filters = snapshot.inbound_filters.iter();
         filters.find(|filter| filter.namespace == namespace && filter.name == "patch")?;
         let mut calls = snapshot.entrances.known()?.iter();

@@ -59,7 +59,9 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     findings.extend(after.scraped());
     findings.extend(after.of_sidecars());
     // Whoever is known to come in says more of a port than its name does.
-    let known: BTreeSet<_> = findings.iter().map(|found| found.subject.clone()).collect();
+    let is_sure = |found: &&Finding| found.level == Level::Block;
+    let known: BTreeSet<_> =
+        findings.iter().filter(is_sure).map(|found| found.subject.clone()).collect();
     for service in &facts.services {
         findings.extend(after.published(service));
         let speaks = service.ports.iter().flat_map(|port| after.speaks(service, port));

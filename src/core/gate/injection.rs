@@ -2,7 +2,7 @@
 
 use super::{Context, list, restart};
 use crate::exposure::PassedBy;
-use crate::finding::{Code, Finding, Subject};
+use crate::finding::{Code, Finding, Level, Subject};
 use crate::injection::{self, Injection, NotInjected};
 use crate::reading::Reading;
 use crate::workload::{Machine, Phase, Pod, Proxy, Workload};
@@ -14,6 +14,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
 
     for workload in facts.servers() {
         live(workload, &mut findings);
+        findings.extend(passed_by(context, workload));
         starts(workload, &mut findings);
     }
 
@@ -125,29 +126,6 @@ fn live(workload: &Workload, findings: &mut Vec<Finding>) {
         );
     }
 
-    let why = |pod: &Pod| pod.inbound.passed_by;
-    let first = workload.meshed().find_map(why);
-    if let Some(first) = first {
-        let passed = workload.meshed().filter(|pod| why(pod).is_some());
-        let passed: Vec<_> = passed.map(|pod| pod.name.clone()).collect();
-        findings.push(
-            Finding::new(
-                Code::RedirectionMissing,
-                &workload.id,
-                format!(
-                    "{} pods of {} have a sidecar, and what comes to them passes it by ({first}): STRICT is not in force there, and meshed clients send mutual TLS that nobody ends",
-                    passed.len(),
-                    workload.id
-                ),
-            )
-            .evidence(format!("passed by: {}", list(passed)))
-            .remedy(match first {
-                PassedBy::Mode => format!("remove sidecar.istio.io/interceptionMode from the pod template, then: {}", restart(&workload.id)),
-                PassedBy::Uninitialised => format!("see that Istio's CNI runs on their nodes (kubectl get pods -A -l k8s-app=istio-cni-node -o wide), then: {}", restart(&workload.id)),
-            }),
-        );
-    }
-
     if workload.running().any(|pod| pod.host_network) {
         findings.push(
             Finding::new(
@@ -169,6 +147,40 @@ fn live(workload: &Workload, findings: &mut Vec<Finding>) {
         let found = not_covered(Subject::from(&workload.id), what);
         findings.push(Finding { code: Code::ProxylessGrpc, ..found });
     }
+}
+
+/// Pods with a sidecar to which nothing is redirected.
+fn passed_by(context: Context<'_>, workload: &Workload) -> Option<Finding> {
+    let why = |pod: &Pod| pod.inbound.passed_by;
+    let first = workload.meshed().find(|pod| why(pod).is_some())?;
+    let passed = workload.meshed().filter(|pod| why(pod).is_some());
+    let passed: Vec<_> = passed.map(|pod| pod.name.clone()).collect();
+    let (count, id, restart) = (passed.len(), &workload.id, restart(&workload.id));
+    let scope = context.snapshot.egress.in_force(&id.namespace, &first.labels);
+    let found = |level, message, remedy: String| {
+        let found = Finding::new(Code::RedirectionMissing, id, message).at(level);
+        found.evidence(format!("passed by: {}", list(passed))).remedy(remedy)
+    };
+    Some(match (why(first)?, scope.filter(|scope| scope.listens)) {
+        (PassedBy::Mode, Some(scope)) => found(
+            Level::Hold,
+            format!(
+                "nothing is redirected to the sidecars of {count} pods of {id}, which listen where Sidecar {}/{} says (ingress): whether STRICT would be in force there is not judged",
+                scope.namespace, scope.name
+            ),
+            "make sure that the application itself listens on the loopback alone, then acknowledge this finding in the rollout's spec.acknowledgements".to_owned(),
+        ),
+        (PassedBy::Mode, None) => found(
+            Level::Block,
+            format!("{count} pods of {id} have a sidecar, and what comes to them passes it by (sidecar.istio.io/interceptionMode is NONE): STRICT is not in force there, and meshed clients send mutual TLS that nobody ends"),
+            format!("remove sidecar.istio.io/interceptionMode from the pod template, then: {restart}"),
+        ),
+        (PassedBy::Uninitialised, _) => found(
+            Level::Block,
+            format!("{count} pods of {id} have a sidecar, and what comes to them passes it by (Istio's CNI marks them as uninitialised): STRICT is not in force there, and meshed clients send mutual TLS that nobody ends"),
+            format!("see that Istio's CNI runs on their nodes (kubectl get pods -A -l k8s-app=istio-cni-node -o wide), then: {restart}"),
+        ),
+    })
 }
 
 /// Pods of another control plane than the one that new pods would come to.

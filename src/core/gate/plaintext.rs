@@ -9,8 +9,8 @@ use crate::reading::Reading;
 use crate::snapshot::Snapshot;
 use crate::traffic::{Caller, Name, Observed, rounded};
 use crate::waiver::Exception;
-use crate::workload::{NamespaceFacts, ServicePort, Workload};
-use std::collections::BTreeMap;
+use crate::workload::{NamespaceFacts, Service, ServicePort, Workload};
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     let Context { snapshot, facts, .. } = context;
@@ -140,7 +140,7 @@ fn finding(context: Context<'_>, callers: &[&Caller], excepted: &[&Exception]) -
         .remedy("remove the Telemetry override that drops connection_security_policy"),
         (Observed::Plaintext, Some(source)) => {
             let from = format!("{}/{}", source.namespace, source.workload);
-            let (code, why, remedy) = match cause(snapshot, facts, source) {
+            let (code, why, remedy) = match cause(snapshot, facts, source, destination) {
                 Cause::NoSidecar => (
                     Code::PlaintextSeen,
                     "it has no sidecar".to_owned(),
@@ -151,13 +151,13 @@ fn finding(context: Context<'_>, callers: &[&Caller], excepted: &[&Exception]) -
                 ),
                 Cause::Rule(rule) => (
                     Code::PlaintextSeen,
-                    format!("its sidecar is told to by DestinationRule {}/{}", rule.namespace, rule.name),
+                    format!("its proxy is told to by DestinationRule {}/{}", rule.namespace, rule.name),
                     format!("kubectl edit destinationrule {} -n {}: remove tls, or set mode ISTIO_MUTUAL", rule.name, rule.namespace),
                 ),
                 Cause::Past => (
                     Code::PodIpTraffic,
-                    "its sidecar sends plaintext, and no DestinationRule makes it: to a pod's address, past the Service, or on a port that it does not capture".to_owned(),
-                    format!("let {from} call through the Service by its name, and take {to} out of what its sidecar excludes"),
+                    "its proxy sends plaintext, and no DestinationRule makes it: to a pod's address, past the Service, or on a port that it does not capture".to_owned(),
+                    format!("let {from} call through the Service by its name, and take {to} out of what its proxy excludes"),
                 ),
             };
             Finding::new(
@@ -202,17 +202,33 @@ enum Cause<'a> {
     Past,
 }
 
-fn cause<'a>(snapshot: &'a Snapshot, facts: &NamespaceFacts, source: &Name) -> Cause<'a> {
+fn cause<'a>(
+    snapshot: &'a Snapshot,
+    facts: &NamespaceFacts,
+    source: &Name,
+    called: &Name,
+) -> Cause<'a> {
     let client = snapshot.namespace(&source.namespace).into_iter();
-    let mut pods = client
+    let pods: Vec<_> = client
         .flat_map(|client| client.workloads.values())
         .filter(|workload| workload.id.name == source.workload)
-        .flat_map(Workload::meshed);
-    let Some(pod) = pods.next() else { return Cause::NoSidecar };
-    let choices = facts.services.iter().flat_map(|service| {
+        .flat_map(Workload::running)
+        .filter(|pod| pod.is_meshed_client())
+        .collect();
+    if pods.is_empty() {
+        return Cause::NoSidecar;
+    }
+    // Of the Services that lead to whom it called.
+    let leads = |service: &&Service| {
+        facts.endpoints(service).any(|(workload, _)| workload.id.name == called.workload)
+    };
+    let labels: BTreeSet<_> = pods.iter().map(|pod| pod.labels.as_ref()).collect();
+    let choices = facts.services.iter().filter(leads).flat_map(|service| {
         let of_port = |port: &ServicePort| {
             let (client, host) = (&source.namespace, &service.host);
-            snapshot.rules.client_tls(client, &pod.labels, &facts.name, host, port.port)
+            let of =
+                |labels| snapshot.rules.client_tls(client, labels, &facts.name, host, port.port);
+            labels.iter().copied().flat_map(of).collect::<Vec<_>>()
         };
         service.ports.iter().flat_map(of_port)
     });

@@ -157,7 +157,7 @@ pub(super) const OVERRIDES: Kind<istio::Telemetry, TelemetryOverride> =
     Kind::new("Telemetry", translate::telemetry, |store| &mut store.overrides);
 
 pub(super) const SIDECARS: Kind<istio::Sidecar, Scope> =
-    Kind::new("Sidecar", translate::scope, |store| &mut store.egress);
+    Kind::new("Sidecar", |object| Some(translate::scope(object)), |store| &mut store.egress);
 
 pub(super) const ENVOY_FILTERS: Kind<istio::EnvoyFilter, InboundFilter> =
     Kind::new("EnvoyFilter", translate::inbound_filter, |store| &mut store.inbound_filters);

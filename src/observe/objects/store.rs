@@ -358,6 +358,8 @@ impl Store {
         all.extend(self.api_services.all().cloned());
         all.extend(self.wasm_plugins.all().cloned());
         let configs = self.named_mesh.all().chain(self.labelled_mesh.all());
+        let control_planes = self.control_planes();
+        let configs = mesh::believed(configs, &control_planes);
         all.extend(configs.flat_map(MeshConfig::calls).cloned());
         all.extend(self.definitions.all().filter_map(|one| one.conversion.clone()));
         let gateways: Vec<_> = self.gateways.all().cloned().collect();

@@ -29,7 +29,7 @@ async fn a_meshed_caller_in_plaintext_is_named_and_its_end_starts_the_soak_from_
     let edge = mesh.exporter().edge(edge);
     let held = mesh.held("basket", "basket", Code::PodIpTraffic).await;
     assert_eq!(held.text("subject"), "Deployment basket/app");
-    let message = "cart/cart sends plaintext to basket/app (its sidecar sends plaintext";
+    let message = "cart/cart sends plaintext to basket/app (its proxy sends plaintext";
     assert!(held.ready.message.starts_with(message), "{held:?}");
     assert!(
         held.text("remedy").contains("let cart/cart call through the Service by its name"),

@@ -3,7 +3,7 @@
 use super::{Context, list};
 use crate::finding::{Code, Finding, Subject};
 use crate::gate::restart;
-use std::collections::BTreeMap;
+use crate::workload::{Pod, Workload};
 
 /// The account of a pod that names none.
 const DEFAULT: &str = "default";
@@ -15,20 +15,18 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Proxies of another trust domain than the mesh's configuration knows. Whoever they call checks
-/// theirs against it (`pilot/pkg/networking/core/cluster_tls.go`, `security/pkg/util/spiffe`), and
-/// a proxy has it from the day on which its pod was made.
+/// Pods that were made for another trust domain than the mesh's configuration knows. istiod signs
+/// for the one of its own day, so that they speak as of the old one until their next renewal: half
+/// of a lifetime, unless renewal fails.
 fn foreign(context: Context<'_>) -> impl Iterator<Item = Finding> {
     let Context { snapshot, facts, .. } = context;
-    let mesh = snapshot.mesh.known();
+    let known = snapshot.mesh.known().and_then(|mesh| mesh.trust_domains.as_ref());
     facts.workloads.values().filter_map(move |workload| {
-        let mesh = mesh?;
-        let domain = |pod: &crate::workload::Pod| {
-            let domain = pod.identity.trust_domain.clone()?;
-            let is_known = domain == mesh.trust_domain || mesh.trust_domain_aliases.contains(&domain);
-            (!is_known).then_some(domain)
+        let known = known?;
+        let domain = |pod: &Pod| {
+            pod.identity.trust_domain.clone().filter(|domain| !known.contains(domain))
         };
-        let pods = workload.meshed().filter_map(|pod| Some((domain(pod)?, pod.name.clone())));
+        let pods = workload.running().filter_map(|pod| Some((domain(pod)?, pod.name.clone())));
         let pods: Vec<_> = pods.collect();
         let (domain, _) = pods.first()?;
         Some(
@@ -36,67 +34,65 @@ fn foreign(context: Context<'_>) -> impl Iterator<Item = Finding> {
                 Code::TrustDomainMismatch,
                 &workload.id,
                 format!(
-                    "{} pods of {} speak as of trust domain {domain}, and the mesh is {}: under mutual TLS they and the others do not believe each other",
+                    "{} pods of {} were made for trust domain {domain}, which the mesh's configuration knows no more: until their certificates are renewed servers may refuse them, and they others",
                     pods.len(),
-                    workload.id,
-                    mesh.trust_domain
+                    workload.id
                 ),
             )
-            .evidence(format!("of another trust domain: {}", list(pods.iter().map(|(_, name)| name.clone()))))
+            .evidence(format!("the mesh knows {}", list(known.iter().cloned())))
+            .evidence(format!("made before: {}", list(pods.iter().map(|(_, name)| name.clone()))))
             .remedy(format!(
-                "{}; or add {domain} to meshConfig.trustDomainAliases",
+                "add {domain} to meshConfig.trustDomainAliases, or: {}",
                 restart(&workload.id)
             )),
         )
     })
 }
 
-/// Namespaces whose proxies trust no root that those here trust.
+/// Proxies here trust no root that the control plane's own namespace trusts. Only an administrator
+/// writes there, so that nobody can stop another's namespace.
 fn roots(context: Context<'_>) -> Option<Finding> {
     let Context { snapshot, facts, .. } = context;
+    let home = snapshot.policies.root();
+    let theirs = snapshot.namespace(home)?.roots.as_ref()?;
     let own = facts.roots.as_ref()?;
-    let others = snapshot.namespaces.values().filter(|other| other.has_meshed_clients());
-    let strangers =
-        others.filter(|other| other.roots.as_ref().is_some_and(|roots| roots.is_disjoint(own)));
-    let mut strangers = strangers.map(|other| other.name.to_string()).peekable();
-    strangers.peek()?;
-    Some(
+    own.is_disjoint(theirs).then(|| {
         Finding::new(
             Code::RootMismatch,
             Subject::new("ConfigMap", &facts.name, "istio-ca-root-cert"),
             format!(
-                "proxies in {} and in other namespaces trust no root certificate in common: under mutual TLS they cannot call each other",
+                "proxies in {} trust no root certificate that {home} trusts: under mutual TLS they and the rest of the mesh cannot call each other",
                 facts.name
             ),
         )
-        .evidence(format!("other roots are trusted in {}", list(strangers)))
-        .remedy("let all control planes sign with one root, or with intermediates of one; during a rotation both roots have to be trusted everywhere: compare kubectl get configmaps -A --field-selector metadata.name=istio-ca-root-cert -o yaml"),
-    )
+        .remedy(format!(
+            "compare, there and in {home}: kubectl get configmap istio-ca-root-cert -n {} -o jsonpath='{{.data.root-cert\\.pem}}' | openssl x509 -noout -subject -fingerprint",
+            facts.name
+        ))
+    })
 }
 
 /// Workloads that no policy can tell apart.
 fn shared(context: Context<'_>) -> Option<Finding> {
     let Context { snapshot, facts, .. } = context;
-    let mut by_account: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for workload in facts.servers() {
-        if let Some(pod) = workload.meshed().next() {
-            by_account.entry(&pod.identity.account).or_default().push(workload.id.to_string());
-        }
-    }
-    let alike = by_account.remove(DEFAULT).filter(|alike| alike.len() > 1)?;
-    let domain = snapshot.mesh.known().map_or("cluster.local", |mesh| &mesh.trust_domain);
-    Some(
+    let is_alike =
+        |workload: &&Workload| workload.meshed().any(|pod| pod.identity.account == DEFAULT);
+    let alike: Vec<_> =
+        facts.servers().filter(is_alike).map(|workload| workload.id.to_string()).collect();
+    let mesh = snapshot.mesh.known()?;
+    (alike.len() > 1).then(|| {
         Finding::new(
             Code::SharedIdentity,
             Subject::namespace(&facts.name),
             format!(
-                "{} workloads in {} have one identity, spiffe://{domain}/ns/{}/sa/{DEFAULT}: no AuthorizationPolicy can tell them apart",
+                "{} workloads in {} have one identity, spiffe://{}/ns/{}/sa/{DEFAULT}: no AuthorizationPolicy can tell them apart",
                 alike.len(),
                 facts.name,
+                mesh.trust_domain,
                 facts.name
             ),
         )
         .evidence(format!("run as {DEFAULT}: {}", list(alike)))
-        .remedy("give each workload a service account of its own (spec.serviceAccountName)"),
-    )
+        .remedy("give each workload a service account of its own (spec.serviceAccountName)")
+    })
 }

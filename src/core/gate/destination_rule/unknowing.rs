@@ -6,6 +6,7 @@
 
 use super::{Context, list};
 use crate::finding::{Code, Finding, Subject};
+use crate::ident::Port;
 use crate::workload::{Pod, Proxy, Service, Workload};
 use std::collections::BTreeSet;
 
@@ -34,44 +35,50 @@ fn machines(context: Context<'_>) -> impl Iterator<Item = Finding> {
         Finding::new(
             Code::WorkloadEntryNoIdentity,
             Subject::new("WorkloadEntry", &facts.name, name),
-            format!("WorkloadEntry {}/{name} has neither a service account nor the label security.istio.io/tlsMode=istio: clients send it plaintext, which is refused after STRICT", facts.name),
+            format!("WorkloadEntry {}/{name} has neither a service account nor the label security.istio.io/tlsMode=istio: clients send it plaintext, which its proxy refuses after STRICT, if it has one", facts.name),
         )
-        .remedy(format!("kubectl patch workloadentry {name} -n {} --type merge -p '{{\"spec\":{{\"serviceAccount\":\"ACCOUNT\"}}}}', with the account under which its proxy runs", facts.name))
+        .remedy(format!("where no proxy of the mesh runs on it: take the namespace out of the plan; where one does: kubectl patch workloadentry {name} -n {} --type merge -p '{{\"spec\":{{\"serviceAccount\":\"ACCOUNT\"}}}}', with the account under which its proxy runs", facts.name))
     })
 }
 
-/// Services here that the Sidecar of a client elsewhere does not import.
+/// Services here that the Sidecar of a client elsewhere does not import. A VirtualService that leads
+/// to one imports it as well, and is not read.
 fn unimported(context: Context<'_>) -> Option<Finding> {
     let Context { snapshot, facts, .. } = context;
     if snapshot.egress.is_empty() {
         return None;
     }
+    let mesh = snapshot.mesh.known();
+    let by_default = mesh.is_some_and(|mesh| mesh.sends_to_known_only);
     let takes =
         |service: &&Service| facts.endpoints(service).any(|(_, pod)| pod.takes_mutual_tls());
     let services: Vec<_> = facts.services.iter().filter(takes).collect();
     let mut hidden = BTreeSet::new();
     let mut by = BTreeSet::new();
-    for client in snapshot.namespaces.values() {
-        let pods = client.workloads.values().flat_map(Workload::meshed);
-        let labels: BTreeSet<_> = pods.map(|pod| pod.labels.as_ref()).collect();
-        for scope in labels.iter().filter_map(|one| snapshot.egress.in_force(&client.name, one)) {
-            if scope.sends_to_known_only {
+    let clients = snapshot.namespaces.values().filter(|client| client.has_meshed_clients());
+    for client in clients {
+        for scope in snapshot.egress.in_force_in(client) {
+            if scope.sends_to_known_only.unwrap_or(by_default) {
                 continue;
             }
-            let unknown =
-                services.iter().filter(|service| !scope.imports(&facts.name, &service.host));
+            let knows = |service: &Service, port: Port| {
+                scope.imports(&client.name, &facts.name, &service.host, port)
+            };
+            let unknown = services
+                .iter()
+                .filter(|service| service.ports.iter().any(|port| !knows(service, port.port)));
             for service in unknown {
                 hidden.insert(&service.name);
-                by.insert(format!(
-                    "{}/{} for clients in {}",
-                    scope.namespace, scope.name, client.name
-                ));
+                by.insert((&scope.namespace, &scope.name, &client.name));
             }
         }
     }
     if hidden.is_empty() {
         return None;
     }
+    let by = by
+        .into_iter()
+        .map(|(space, name, client)| format!("{space}/{name} for clients in {client}"));
     Some(
         Finding::new(
             Code::EgressScopeHidesHost,
@@ -98,7 +105,9 @@ fn without_hbone(context: Context<'_>) -> Option<Finding> {
         .map(|other| other.name.to_string())
         .peekable();
     clients.peek()?;
-    let offers = |pod: &Pod| pod.labels.value(TUNNEL) == Some("http");
+    let offers = |pod: &Pod| {
+        pod.labels.value(TUNNEL).is_some_and(|all| all.split(',').any(|one| one == "http"))
+    };
     // What a pod to come would offer its template does not say.
     let lacks = |pod: &Pod| !pod.is_to_be_made() && !offers(pod);
     let servers = facts.servers().filter(|one| one.meshed().any(lacks));

@@ -23,7 +23,8 @@ pub(super) fn examine(snapshot: &Snapshot, facts: &NamespaceFacts) -> Option<Fin
         .namespaces
         .values()
         .flat_map(|other| other.services.iter().map(move |service| (&other.name, service)));
-    let clusters = snapshot.telemetry.clusters.known().into_iter().flatten();
+    let clusters = snapshot.telemetry.clusters.known().and_then(|all| all.get(&facts.name));
+    let clusters = clusters.into_iter().flatten();
     let clusters = clusters.map(|cluster| format!("calls came from cluster {cluster}"));
     let mut signs =
         networks.chain(services.filter_map(|one| of_it(&one))).chain(clusters).peekable();

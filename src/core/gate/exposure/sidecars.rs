@@ -2,30 +2,29 @@
 
 use super::{After, list};
 use crate::finding::{Code, Finding, Subject};
+use crate::snapshot::InboundFilter;
 use crate::traffic::{Name, rounded};
 use crate::workload::Workload;
 
 impl<'a> After<'a> {
     pub(super) fn of_sidecars(&self) -> Vec<Finding> {
-        self.patched().chain(self.drained()).collect()
-    }
-
-    /// The servers whose listeners the switch changes.
-    fn changed(&self) -> impl Iterator<Item = &'a Workload> {
-        let is_changed = |one: &&Workload| one.running().any(|pod| self.refuses(pod, None));
-        self.facts.servers().filter(is_changed)
+        let changes = |one: &&Workload| one.running().any(|pod| self.refuses(pod, None));
+        let changed: Vec<_> = self.facts.servers().filter(changes).collect();
+        self.patched(&changed).chain(self.drained(&changed)).collect()
     }
 
     /// Filters that look for a shape which STRICT takes away (`istio-semantics.md` F24).
-    fn patched(&self) -> impl Iterator<Item = Finding> {
+    fn patched(&self, changed: &[&'a Workload]) -> impl Iterator<Item = Finding> {
         let root = self.snapshot.policies.root();
-        self.snapshot.inbound_filters.iter().filter_map(move |filter| {
-            let is_here = filter.namespace == self.facts.name || filter.namespace == *root;
-            let selects = |workload: &&Workload| {
+        let is_here = |filter: &&InboundFilter| {
+            filter.namespace == self.facts.name || filter.namespace == *root
+        };
+        self.snapshot.inbound_filters.iter().filter(is_here).filter_map(move |filter| {
+            let selects = |workload: &&&Workload| {
                 let mut pods = workload.meshed();
                 pods.any(|pod| filter.selector.as_ref().is_none_or(|all| all.select(&pod.labels)))
             };
-            let mut patched = self.changed().filter(selects).filter(|_| is_here).peekable();
+            let mut patched = changed.iter().filter(selects).peekable();
             patched.peek()?;
             let patched = list(patched.map(|workload| workload.id.to_string()));
             Some(
@@ -44,9 +43,9 @@ impl<'a> After<'a> {
     }
 
     /// Connections that were opened and not closed.
-    fn drained(&self) -> impl Iterator<Item = Finding> {
+    fn drained(&self, changed: &[&'a Workload]) -> impl Iterator<Item = Finding> {
         let open = self.snapshot.telemetry.open.known();
-        self.changed().filter_map(move |workload| {
+        changed.iter().filter_map(move |workload| {
             let name = Name {
                 namespace: workload.id.namespace.clone(),
                 workload: workload.id.name.clone(),

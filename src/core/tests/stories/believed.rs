@@ -2,11 +2,11 @@
 
 use super::{LONG, held_by, judged, shop};
 use meshrollout_core::client_tls::TlsMode;
-use meshrollout_core::egress::{Import, Scope, Scopes};
+use meshrollout_core::egress::{Import, Scope, Scopes, Whose};
 use meshrollout_core::exposure::{Inbound, PassedBy};
 use meshrollout_core::finding::{Code, Finding, Level};
 use meshrollout_core::gate::Verdict;
-use meshrollout_core::ident::{Labels, Namespace};
+use meshrollout_core::ident::{Labels, Namespace, Port};
 use meshrollout_core::mode::Mode;
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::snapshot::InboundFilter;
@@ -53,67 +53,106 @@ fn plaintext_of_a_client_with_a_sidecar_is_its_rules_doing_or_goes_past_the_serv
         world.rule("front", "orders.orders.svc.cluster.local", TlsMode::Disable);
     });
     assert!(said(&other, Code::PodIpTraffic).is_some());
-    let bare = shop(|world| {
+    // Nor is one for another Service beside it.
+    let beside = shop(|world| {
         world.plaintext(Some(("front", "front")), "catalog");
-        world.edit_pods("front", |pod| pod.proxy = Proxy::None);
+        world.edit("catalog", |facts| {
+            let mut legacy = facts.services[0].clone();
+            legacy.name = "legacy".into();
+            legacy.host = "legacy.catalog.svc.cluster.local".into();
+            legacy.selector = [("app", "legacy")].into_iter().collect();
+            facts.services.push(legacy);
+        });
+        world.rule("front", "legacy.catalog.svc.cluster.local", TlsMode::Disable);
     });
-    assert!(said(&bare, Code::PlaintextSeen).is_some());
+    assert!(said(&beside, Code::PodIpTraffic).is_some());
+    let as_proxy = |proxy: Proxy| {
+        shop(|world| {
+            world.plaintext(Some(("front", "front")), "catalog");
+            world.edit_pods("front", |pod| pod.proxy = proxy.clone());
+        })
+    };
+    assert!(said(&as_proxy(Proxy::None), Code::PlaintextSeen).is_some());
+    assert!(said(&as_proxy(Proxy::Gateway), Code::PodIpTraffic).is_some());
 }
 
 #[test]
 fn a_sidecar_that_is_passed_by_protects_nobody() {
-    for why in [PassedBy::Mode, PassedBy::Uninitialised] {
-        let passed = shop(|world| {
+    let passed = |why| {
+        shop(|world| {
             world.edit_pods("catalog", |pod| {
                 pod.inbound = Arc::new(Inbound { passed_by: Some(why), ..Inbound::default() });
             });
-        });
-        let found = said(&passed, Code::RedirectionMissing).expect("said");
-        assert!(found.message.contains(&why.to_string()), "{}", found.message);
-        held_by(passed, Code::RedirectionMissing);
-    }
-}
-
-#[test]
-fn whoever_trusts_no_root_of_ours_cannot_call_us() {
-    let roots = |own: &[&str], others: &[&str]| {
-        let set = |all: &[&str]| Some(all.iter().map(ToString::to_string).collect());
-        shop(|world| {
-            world.edit("catalog", |facts| facts.roots = set(own));
-            world.edit("front", |facts| facts.roots = set(others));
         })
     };
-    held_by(roots(&["old"], &["new"]), Code::RootMismatch);
-    for (own, others) in [(&["old"][..], &["old"][..]), (&["old", "new"], &["new"])] {
-        assert!(said(&roots(own, others), Code::RootMismatch).is_none(), "{own:?} {others:?}");
+    for (why, word) in [(PassedBy::Mode, "NONE"), (PassedBy::Uninitialised, "CNI")] {
+        let found = said(&passed(why), Code::RedirectionMissing).expect("said");
+        assert!(found.message.contains(word), "{}", found.message);
+        assert_eq!(found.level, Level::Block);
+        held_by(passed(why), Code::RedirectionMissing);
     }
-    let mut outside = roots(&["old"], &["new"]);
-    outside.edit_pods("front", |pod| pod.proxy = Proxy::None);
-    assert!(said(&outside, Code::RootMismatch).is_none(), "nobody there speaks mutual TLS");
-    // What is not known is no contradiction: istiod may not have written it yet.
-    let mut unwritten = roots(&["old"], &["new"]);
-    unwritten.edit("front", |facts| facts.roots = None);
-    assert!(said(&unwritten, Code::RootMismatch).is_none());
+    // With listeners of its own it may end mutual TLS all the same.
+    let mut listening = passed(PassedBy::Mode);
+    let own = Scope { namespace: "catalog".into(), imports: None, listens: true, ..narrow(&[]) };
+    listening.snapshot.egress = Scopes::new(None, [own]);
+    let found = said(&listening, Code::RedirectionMissing).expect("said");
+    assert_eq!(found.level, Level::Hold);
+    assert!(found.message.contains("Sidecar catalog/default"), "{}", found.message);
 }
 
 #[test]
-fn a_proxy_of_another_trust_domain_is_believed_where_it_is_an_alias() {
-    let of = |domain: Option<&str>, aliases: &[&str]| {
+fn whoever_trusts_no_root_of_the_control_planes_cannot_be_called() {
+    let roots = |home: Option<&[&str]>, own: Option<&[&str]>| {
+        let set = |all: &[&str]| all.iter().map(ToString::to_string).collect();
+        shop(|world| {
+            let mut istiods = world.snapshot.namespaces[&Namespace::from("front")].as_ref().clone();
+            istiods.name = "istio-system".into();
+            istiods.workloads = BTreeMap::new();
+            istiods.roots = home.map(set);
+            world.snapshot.namespaces.insert("istio-system".into(), Arc::new(istiods));
+            world.edit("catalog", |facts| facts.roots = own.map(set));
+        })
+    };
+    held_by(roots(Some(&["old"]), Some(&["new"])), Code::RootMismatch);
+    for (home, own) in [
+        (Some(&["old"][..]), Some(&["old"][..])),
+        (Some(&["old", "new"]), Some(&["new"])),
+        // What is not known is no contradiction: istiod may not have written it yet.
+        (None, Some(&["new"])),
+        (Some(&["old"]), None),
+    ] {
+        assert!(said(&roots(home, own), Code::RootMismatch).is_none(), "{home:?} {own:?}");
+    }
+    // Nobody stops another's namespace by what he writes into his own.
+    let mut tenant = roots(Some(&["old"]), Some(&["old"]));
+    tenant.edit("front", |facts| facts.roots = Some(["mine".to_owned()].into()));
+    assert!(said(&tenant, Code::RootMismatch).is_none());
+}
+
+#[test]
+fn a_pod_made_for_another_trust_domain_is_told_where_the_mesh_knows_it_no_more() {
+    let of = |domain: Option<&str>, known: Option<&[&str]>| {
         shop(|world| {
             let identity =
                 Identity { account: "catalog".into(), trust_domain: domain.map(str::to_owned) };
             let identity = Arc::new(identity);
             world.edit_pods("catalog", |pod| pod.identity = identity.clone());
             if let Reading::Known(mesh) = &mut world.snapshot.mesh {
-                mesh.trust_domain_aliases = aliases.iter().map(ToString::to_string).collect();
+                let set = |all: &[&str]| all.iter().map(ToString::to_string).collect();
+                mesh.trust_domains = known.map(set);
             }
         })
     };
-    held_by(of(Some("old.example"), &[]), Code::TrustDomainMismatch);
-    for clean in [of(Some("old.example"), &["old.example"]), of(Some("cluster.local"), &[])] {
-        assert!(said(&clean, Code::TrustDomainMismatch).is_none());
+    let code = Code::TrustDomainMismatch;
+    warned_of(of(Some("old"), Some(&["new"])), code, Level::Warn);
+    for clean in [
+        of(Some("old"), Some(&["new", "old"])),
+        of(None, Some(&["new"])),
+        // Nobody said what the mesh's is.
+        of(Some("old"), None),
+    ] {
+        assert!(said(&clean, code).is_none());
     }
-    assert!(said(&of(None, &[]), Code::TrustDomainMismatch).is_none());
 }
 
 #[test]
@@ -155,38 +194,63 @@ fn a_machine_that_takes_no_mutual_tls_is_sent_plaintext() {
     held_by(machine(true), Code::DataplaneNotCovered);
 }
 
-/// A Sidecar in front that imports only these.
-fn narrowed(world: &mut World, imports: &[(&str, &str)], sends_to_known_only: bool) {
-    let imports = imports.iter().map(|(namespace, host)| Import {
-        namespace: Some(Namespace::from(*namespace)),
-        host: (*host).into(),
-    });
-    let scope = Scope {
+/// A Sidecar in front that imports only what is in these namespaces.
+fn narrow(namespaces: &[&str]) -> Scope {
+    let import = |name: &&str| Import {
+        of: Whose::Named(Namespace::from(*name)),
+        host: "*".into(),
+        port: None,
+    };
+    Scope {
         namespace: "front".into(),
         name: "default".into(),
         created: None,
         selector: Labels::default(),
-        imports: Some(imports.collect()),
-        sends_to_known_only,
-    };
-    world.snapshot.egress = Scopes::new(Some("istio-system".into()), [scope]);
+        imports: Some(namespaces.iter().map(import).collect()),
+        sends_to_known_only: None,
+        listens: false,
+    }
 }
 
 #[test]
 fn a_sidecar_that_hides_a_service_is_told_where_nobody_listened() {
     let code = Code::EgressScopeHidesHost;
-    let hidden = |imports: &[(&str, &str)], known_only: bool| {
+    let scoped = |scope: Scope| {
         shop(|world| {
-            narrowed(world, imports, known_only);
+            world.snapshot.egress = Scopes::new(Some("istio-system".into()), [scope]);
             unheard(world);
         })
     };
-    let found = said(&hidden(&[("front", "*")], false), code).expect("said");
+    let found = said(&scoped(narrow(&["front"])), code).expect("said");
     assert_eq!(found.level, Level::Warn);
     assert!(found.evidence.iter().any(|fact| fact.contains("front/default")), "{found:?}");
-    assert!(said(&hidden(&[("catalog", "*")], false), code).is_none());
-    assert!(said(&hidden(&[("front", "*")], true), code).is_none(), "it is not sent at all");
-    let heard = shop(|world| narrowed(world, &[("front", "*")], false));
+    assert!(said(&scoped(narrow(&["catalog"])), code).is_none());
+    // It is not sent at all: by its own word, or by the mesh's.
+    let known_only = |is| Scope { sends_to_known_only: is, ..narrow(&["front"]) };
+    assert!(said(&scoped(known_only(Some(true))), code).is_none());
+    let by_default = |is| {
+        let mut world = scoped(known_only(is));
+        if let Reading::Known(mesh) = &mut world.snapshot.mesh {
+            mesh.sends_to_known_only = true;
+        }
+        world
+    };
+    assert!(said(&by_default(None), code).is_none());
+    assert!(said(&by_default(Some(false)), code).is_some());
+    // The root namespace's `./*` is every client's own.
+    let own = Import { of: Whose::Clients, host: "*".into(), port: None };
+    let roots = Scope { namespace: "istio-system".into(), imports: Some(vec![own]), ..narrow(&[]) };
+    let found = said(&scoped(roots), code).expect("said");
+    let clients = "by Sidecar istio-system/default for clients in front, istio-system/default for clients in orders";
+    assert_eq!(found.evidence[1], clients);
+    // Of a Service only one port is imported.
+    let import = |port| Import { of: Whose::Any, host: "*".into(), port: Some(Port(port)) };
+    let of_port = |port| Scope { imports: Some(vec![import(port)]), ..narrow(&[]) };
+    assert!(said(&scoped(of_port(80)), code).is_none());
+    assert!(said(&scoped(of_port(9090)), code).is_some());
+    let heard = shop(|world| {
+        world.snapshot.egress = Scopes::new(None, [narrow(&["front"])]);
+    });
     assert!(said(&heard, code).is_none(), "who sends plaintext is named by what was measured");
     assert_eq!(judged(&heard).verdict(), Verdict::Pass);
 }
@@ -265,9 +329,16 @@ fn a_filter_that_looks_for_a_shape_of_permissive_is_told_where_it_applies() {
 #[test]
 fn calls_from_another_cluster_say_that_the_mesh_is_larger() {
     let elsewhere = shop(|world| {
-        world.telemetry.clusters = Reading::Known(["far".to_owned()].into());
+        let far = [("catalog".into(), ["far".to_owned()].into())];
+        world.telemetry.clusters = Reading::Known(far.into());
     });
     let found = said(&elsewhere, Code::OtherClusterClients).expect("said");
     assert_eq!(found.evidence, ["calls came from cluster far"]);
+    let mut other = elsewhere.clone();
+    if let Reading::Known(clusters) = &mut other.telemetry.clusters {
+        let far = clusters.remove(&Namespace::from("catalog")).unwrap();
+        clusters.insert("orders".into(), far);
+    }
+    assert!(said(&other, Code::OtherClusterClients).is_none());
     held_by(elsewhere, Code::OtherClusterClients);
 }

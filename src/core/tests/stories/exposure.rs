@@ -4,7 +4,7 @@ mod scraped;
 
 use super::{LONG, held_by, judged, shop};
 use meshrollout_core::exposure::{Caller, Check, Inbound, IngressController, Opener, Opening};
-use meshrollout_core::finding::{Code, Subject};
+use meshrollout_core::finding::{Code, Level, Subject};
 use meshrollout_core::gate::Evaluation;
 use meshrollout_core::ident::{Host, Labels, Port, WorkloadRef};
 use meshrollout_core::injection::Template;
@@ -512,4 +512,26 @@ fn a_mesh_that_is_larger_than_the_cluster_holds_until_somebody_answers_for_it() 
         facts.services[0].labels = Labels::default().with("istio", "ingressgateway");
     });
     assert!(!judged(&world).has(Code::OtherClusterClients));
+}
+
+/// Whoever warns of a port says less of it than what would break there.
+#[test]
+fn what_proxies_call_by_themselves_hides_nothing_heavier() {
+    let world = |is_called: bool| {
+        shop(|world| {
+            world.telemetry.callers = Reading::Unknown(Cause::NotRead("a metrics source".into()));
+            world.edit("catalog", |facts| {
+                facts.services[0].ports[0].app_protocol = Some("https".into());
+            });
+            if is_called {
+                world.entrance(Caller::Proxies, "catalog");
+            }
+        })
+    };
+    for is_called in [false, true] {
+        let evaluation = judged(&world(is_called));
+        let tls = evaluation.findings().into_iter().find(|one| one.code == Code::AppOwnTls);
+        assert_eq!(tls.map(|found| found.level), Some(Level::Block));
+        assert_eq!(evaluation.has(Code::ProxyOwnCalls), is_called);
+    }
 }
