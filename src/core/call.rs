@@ -51,6 +51,8 @@ pub enum Bytes {
     Plaintext,
     /// Mutual TLS of the mesh.
     IstioMutual,
+    /// The mesh's tunnel (HBONE): mutual TLS, of which no policy takes anything away.
+    Tunnel,
     /// TLS that a rule makes the proxy speak, and that is not the mesh's: `SIMPLE` or `MUTUAL`.
     Foreign(&'static str),
     /// Why it cannot be told.
@@ -72,6 +74,8 @@ pub enum Because<'a> {
     Policy(&'a Policy),
     /// This Sidecar does not import the Service.
     Unimported(&'a Scope),
+    /// ztunnel: the endpoint offers a tunnel, or it does not. It goes by no rule and no Sidecar.
+    Ztunnel,
     /// Clients take one decision for all endpoints of this Service, and one of them has no sidecar.
     Mixed,
 }
@@ -113,15 +117,17 @@ impl<'a> Call<'a> {
         match self.pod.proxy {
             Proxy::Sidecar { .. } | Proxy::Gateway => {}
             Proxy::None => return client(Bytes::Plaintext),
-            Proxy::Ambient | Proxy::Proxyless => {
-                return client(Bytes::Unknown(format!("its client is {}", self.pod.proxy)));
+            Proxy::Ambient => return Sent { bytes: tunnelled(endpoint), by: Because::Ztunnel },
+            Proxy::Proxyless => {
+                return client(Bytes::Unknown("its client speaks proxyless gRPC".into()));
             }
         }
         if let Some(scope) = self.hidden_by() {
             return Sent { bytes: self.unknown_to(scope), by: Because::Unimported(scope) };
         }
         if endpoint.proxy == Proxy::Ambient {
-            return client(Bytes::Unknown("its server is ambient".into()));
+            let why = "whether it goes through the tunnel is up to istiod (PILOT_ENABLE_AMBIENT)";
+            return client(Bytes::Unknown(why.into()));
         }
         let bytes = match &tls.wire {
             Wire::Auto => return self.automatic(tls, endpoint),
@@ -200,9 +206,29 @@ impl<'a> Call<'a> {
             Proxy::Gateway => {
                 Accepts::Unknown("a gateway's listeners are what its Gateway objects say".into())
             }
-            Proxy::Ambient | Proxy::Proxyless => {
-                Accepts::Unknown(format!("its server is {}", endpoint.proxy))
+            Proxy::Ambient => self.ztunnel_accepts(endpoint),
+            Proxy::Proxyless => Accepts::Unknown("its server speaks proxyless gRPC".into()),
+        }
+    }
+
+    /// What ztunnel lets through to `endpoint` (A9). It denies plaintext where STRICT is in force, and
+    /// DISABLE is to it what PERMISSIVE is. Policies for single ports it reads otherwise than a
+    /// sidecar, and one shape of them opens the whole workload.
+    fn ztunnel_accepts(&self, endpoint: &Pod) -> Accepts<'a> {
+        let Self { policies, facts, .. } = *self;
+        let own = policies.workload(&facts.name, &endpoint.labels, None);
+        if let Some(policy) = own.filter(|policy| !policy.ports.is_empty()) {
+            return Accepts::Unknown(format!(
+                "PeerAuthentication {}/{} is for single ports, and ztunnel serves the pod",
+                policy.namespace, policy.name
+            ));
+        }
+        match policies.effective(&facts.name, &endpoint.labels, None, None) {
+            Reading::Known(Effective { mode: Mode::Disable, decided_by }) => {
+                Accepts::Mode(Effective { mode: Mode::Permissive, decided_by })
             }
+            Reading::Known(effective) => Accepts::Mode(effective),
+            Reading::Unknown(cause) => Accepts::Unknown(cause.to_string()),
         }
     }
 
@@ -243,6 +269,21 @@ fn unless_mutual(mode: Reading<Effective<'_>>) -> Option<Sent<'_>> {
     }
 }
 
+/// What ztunnel sends to `endpoint` (B5).
+fn tunnelled(endpoint: &Pod) -> Bytes {
+    match endpoint.proxy {
+        _ if endpoint.offers_tunnel() => Bytes::Tunnel,
+        Proxy::Sidecar { .. } if endpoint.is_to_be_made() => {
+            Bytes::Unknown("whether its sidecar will offer a tunnel is not known".into())
+        }
+        Proxy::Sidecar { .. }
+        | Proxy::Gateway
+        | Proxy::None
+        | Proxy::Proxyless
+        | Proxy::Ambient => Bytes::Plaintext,
+    }
+}
+
 /// Clients take the endpoint for one that ends mutual TLS: they see the label, not the proxy (B1).
 fn announces(pod: &Pod) -> bool {
     pod.takes_mutual_tls() || pod.labels.value("security.istio.io/tlsMode") == Some("istio")
@@ -258,6 +299,7 @@ impl Fate {
         };
         match (bytes, mode) {
             (Bytes::Unknown(_), _) => Self::Unknown,
+            (Bytes::Tunnel, _) => Self::MutualTls,
             (Bytes::Plaintext, Some(Mode::Strict)) => Self::Fails,
             (Bytes::Plaintext, _) => Self::Plaintext,
             (Bytes::IstioMutual, None | Some(Mode::Disable)) => Self::Fails,
@@ -284,7 +326,7 @@ impl Bytes {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Plaintext => "Plaintext",
-            Self::IstioMutual => "ISTIO_MUTUAL",
+            Self::IstioMutual | Self::Tunnel => "ISTIO_MUTUAL",
             Self::Foreign(mode) => mode,
             Self::Unknown(_) => "Unknown",
         }
@@ -308,160 +350,11 @@ impl fmt::Display for Because<'_> {
                 write!(f, "PeerAuthentication {}/{}", policy.namespace, policy.name)
             }
             Self::Unimported(scope) => write!(f, "Sidecar {}/{}", scope.namespace, scope.name),
+            Self::Ztunnel => f.write_str("ztunnel"),
             Self::Mixed => f.write_str("an endpoint outside the mesh"),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Fate::{Fails, MutualTls, Plaintext, Unknown};
-    use super::*;
-    use crate::client_tls::TlsMode;
-    use crate::testing::World;
-    use std::sync::Arc;
-
-    const HOST: &str = "catalog.catalog.svc.cluster.local";
-
-    /// How `front` fares with the first pod of `catalog`, and who decided what it sends.
-    fn call(world: &World) -> (Fate, String) {
-        let snapshot = &world.snapshot;
-        let of = |name: &str| snapshot.namespaces[&Namespace::from(name)].as_ref();
-        let (front, catalog) = (of("front"), of("catalog"));
-        let service = &catalog.services[0];
-        let call = Call {
-            snapshot,
-            policies: &snapshot.policies,
-            client: &front.name,
-            pod: &front.workloads.values().next().unwrap().pods[0],
-            facts: catalog,
-            service,
-            port: &service.ports[0],
-        };
-        let endpoint = &catalog.workloads.values().next().unwrap().pods[0];
-        let sent = call.sent(&call.rules()[0], endpoint);
-        (Fate::of(&sent.bytes, &call.accepts(endpoint)), sent.by.to_string())
-    }
-
-    /// At a server that is PERMISSIVE, STRICT, DISABLE, and without a proxy.
-    fn at_each_server(prepare: impl Fn(&mut World)) -> [Fate; 4] {
-        [Some(Mode::Permissive), Some(Mode::Strict), Some(Mode::Disable), None].map(|mode| {
-            let mut world = World::shop();
-            match mode {
-                Some(mode) => world.set_policy("catalog", "wide", mode, None),
-                None => world.edit_pods("catalog", |pod| pod.proxy = Proxy::None),
-            }
-            prepare(&mut world);
-            call(&world).0
-        })
-    }
-
-    /// The matrix of `istio-semantics.md` B5, row by row.
-    #[test]
-    fn the_matrix_of_clients_and_servers_holds() {
-        let plain = [Plaintext, Fails, Plaintext, Plaintext];
-        let foreign = [Unknown, Fails, Unknown, Unknown];
-        let rule = |tls: TlsMode| move |world: &mut World| world.rule("front", HOST, tls.clone());
-        let is = |proxy: Proxy| {
-            move |world: &mut World| world.edit_pods("front", |pod| pod.proxy = proxy.clone())
-        };
-        let auto = [MutualTls, MutualTls, Plaintext, Plaintext];
-        assert_eq!(at_each_server(|_| ()), auto);
-        assert_eq!(at_each_server(is(Proxy::Gateway)), auto);
-        assert_eq!(at_each_server(is(Proxy::None)), plain);
-        assert_eq!(at_each_server(is(Proxy::Ambient)), [Unknown; 4]);
-        assert_eq!(at_each_server(rule(TlsMode::Disable)), plain);
-        assert_eq!(
-            at_each_server(rule(TlsMode::IstioMutual)),
-            [MutualTls, MutualTls, Fails, Fails]
-        );
-        assert_eq!(at_each_server(rule(TlsMode::Simple)), foreign);
-        assert_eq!(at_each_server(rule(TlsMode::Mutual)), foreign);
-        assert_eq!(at_each_server(rule(TlsMode::Unknown("X".into()))), [Unknown; 4]);
-        assert_eq!(at_each_server(auto_off), plain);
-        assert_eq!(at_each_server(headless_and_mixed), plain);
-    }
-
-    fn auto_off(world: &mut World) {
-        let Reading::Known(mesh) = &mut world.snapshot.mesh else { unreachable!() };
-        mesh.auto_mtls = false;
-    }
-
-    fn headless_and_mixed(world: &mut World) {
-        world.edit("catalog", |facts| {
-            facts.services[0].headless = true;
-            facts.workloads.values_mut().next().unwrap().pods[1].proxy = Proxy::None;
-        });
-    }
-
-    #[test]
-    fn a_port_that_is_not_captured_is_sent_mutual_tls_that_nobody_ends() {
-        let mut world = World::shop();
-        world.edit_pods("catalog", |pod| {
-            let but = [crate::ident::Port(8080)].into();
-            pod.inbound = Arc::new(crate::exposure::Inbound { but, ..Default::default() });
-        });
-        assert_eq!(call(&world), (Fails, "automatic mutual TLS".into()));
-        world.rule("front", HOST, TlsMode::Disable);
-        assert_eq!(call(&world).0, Plaintext);
-    }
-
-    #[test]
-    fn whoever_decides_is_named() {
-        let mut world = World::shop();
-        assert_eq!(call(&world), (MutualTls, "automatic mutual TLS".into()));
-        headless_and_mixed(&mut world);
-        assert_eq!(call(&world), (Plaintext, "an endpoint outside the mesh".into()));
-        world.set_policy("catalog", "off", Mode::Disable, None);
-        assert_eq!(call(&world), (Plaintext, "PeerAuthentication catalog/off".into()));
-        world.rule("front", HOST, TlsMode::IstioMutual);
-        assert_eq!(call(&world), (Fails, "DestinationRule front/rule".into()));
-    }
-
-    #[test]
-    fn disable_on_a_namespace_makes_clients_fail_at_its_strict_workloads() {
-        let mut world = World::shop();
-        world.set_policy("catalog", "off", Mode::Disable, None);
-        world.set_workload_policy("catalog", "port", 8080, Mode::Strict);
-        assert_eq!(call(&world), (Fails, "PeerAuthentication catalog/off".into()));
-    }
-
-    /// B2.5 and B2.6.
-    #[test]
-    fn clients_go_by_a_port_at_disable_but_not_behind_a_headless_service() {
-        let mut world = World::shop();
-        world.set_workload_policy("catalog", "port", 8080, Mode::Disable);
-        assert_eq!(call(&world), (Plaintext, "PeerAuthentication catalog/port".into()));
-        world.edit("catalog", |facts| facts.services[0].headless = true);
-        assert_eq!(call(&world), (Fails, "automatic mutual TLS".into()));
-        world.edit_pods("front", |pod| pod.proxy = Proxy::Gateway);
-        assert_eq!(call(&world), (Plaintext, "PeerAuthentication catalog/port".into()));
-    }
-
-    #[test]
-    fn a_port_of_which_a_policy_speaks_has_to_be_known() {
-        let mut world = World::shop();
-        world.edit("catalog", |facts| facts.services[0].ports[0].target = None);
-        assert_eq!(call(&world).0, MutualTls);
-        world.set_workload_policy("catalog", "port", 8080, Mode::Disable);
-        assert_eq!(call(&world).0, Unknown);
-    }
-
-    /// B1.
-    #[test]
-    fn the_label_counts_and_not_the_proxy() {
-        let mut world = World::shop();
-        world.edit_pods("catalog", |pod| {
-            pod.proxy = Proxy::None;
-            let own = [("app", "catalog"), ("security.istio.io/tlsMode", "istio")];
-            pod.labels = Arc::new(own.into_iter().collect());
-        });
-        assert_eq!(call(&world).0, Fails);
-        world.edit_pods("catalog", |pod| {
-            pod.proxy = Proxy::Sidecar { revision: Some("default".into()), announces_tls: false };
-            pod.labels = Arc::new([("app", "catalog")].into_iter().collect());
-        });
-        world.set_policy("catalog", "wide", Mode::Strict, None);
-        assert_eq!(call(&world).0, Fails);
-    }
-}
+mod tests;

@@ -151,7 +151,7 @@ impl<'a> TlsCheck<'a> {
             service_port: server.port.port,
             target_port: server.port.target,
             server: &to.workload.id,
-            meshed: matches!(to.pod.proxy, Proxy::Sidecar { .. }),
+            meshed: matches!(to.pod.proxy, Proxy::Sidecar { .. } | Proxy::Ambient),
             pods: to.count,
             today: Fate::of(&sent.bytes, &accepts),
             after_strict: Fate::of(&after.sent(whole, to.pod).bytes, &after.accepts(to.pod)),
@@ -244,6 +244,8 @@ impl Row<'_> {
             (_, Because::Unimported(_)) => {
                 format!("{by} does not import the Service: it is sent on as it is")
             }
+            (Bytes::Tunnel, _) => "ztunnel sends it through the mesh's tunnel".into(),
+            (_, Because::Ztunnel) => "the pods offer ztunnel no tunnel: plaintext".into(),
             (_, Because::Mixed) => {
                 "headless or passthrough with an endpoint outside the mesh: plaintext to all".into()
             }

@@ -231,6 +231,14 @@ impl Pod {
         matches!(self.proxy, Proxy::Sidecar { announces_tls: true, .. })
     }
 
+    /// What ztunnel sends it goes through a tunnel of the mesh (HBONE), which is mutual TLS
+    /// (`pilot/pkg/serviceregistry/ambient/workloads.go:setTunnelProtocol`).
+    pub fn offers_tunnel(&self) -> bool {
+        let offered = self.labels.value("networking.istio.io/tunnel");
+        self.proxy == Proxy::Ambient
+            || offered.is_some_and(|all| all.split(',').any(|one| one == "http"))
+    }
+
     /// The control plane that serves it.
     pub fn revision(&self) -> Option<&str> {
         match &self.proxy {

@@ -10,9 +10,6 @@ use crate::ident::Port;
 use crate::workload::{Pod, Proxy, Service, Workload};
 use std::collections::BTreeSet;
 
-/// The label by which a pod's proxy offers HBONE (`pkg/config/constants`, `istio-semantics.md` B5).
-const TUNNEL: &str = "networking.istio.io/tunnel";
-
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     let mut findings: Vec<_> = machines(context).collect();
     if !is_heard(context) {
@@ -105,11 +102,8 @@ fn without_hbone(context: Context<'_>) -> Option<Finding> {
         .map(|other| other.name.to_string())
         .peekable();
     clients.peek()?;
-    let offers = |pod: &Pod| {
-        pod.labels.value(TUNNEL).is_some_and(|all| all.split(',').any(|one| one == "http"))
-    };
     // What a pod to come would offer its template does not say.
-    let lacks = |pod: &Pod| !pod.is_to_be_made() && !offers(pod);
+    let lacks = |pod: &Pod| !pod.is_to_be_made() && !pod.offers_tunnel();
     let servers = facts.servers().filter(|one| one.meshed().any(lacks));
     let mut servers = servers.map(|workload| workload.id.to_string()).peekable();
     servers.peek()?;
