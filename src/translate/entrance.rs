@@ -322,6 +322,25 @@ mod tests {
     }
 
     #[test]
+    fn a_plugin_is_fetched_by_agents_where_its_url_says() {
+        let fetched = |url: &str| {
+            let object = json!({"metadata": {"namespace": "shop", "name": "auth"},
+                "spec": {"url": url}});
+            let found = fetched(&serde_json::from_value(object).unwrap())?;
+            assert_eq!(found.caller, Caller::Proxies);
+            Some(leads(&found))
+        };
+        let at = |place: &str| Some(format!("WasmPlugin shop/auth to {place}"));
+        assert_eq!(fetched("http://modules.ops/a.wasm"), at("ops/modules:80"));
+        assert_eq!(fetched("https://modules.ops.svc/a.wasm"), at("ops/modules:443"));
+        assert_eq!(fetched("oci://registry.ops:5000/auth:1"), at("ops/registry:5000"));
+        assert_eq!(fetched("registry.ops/auth:1"), at("ops/registry:443"));
+        for elsewhere in ["oci://ghcr.io.example.com/a:1", "file:///opt/a.wasm", "auth:1", ""] {
+            assert_eq!(fetched(elsewhere), None, "{elsewhere}");
+        }
+    }
+
+    #[test]
     fn a_source_is_asked_at_a_service_where_its_host_is_the_name_of_one() {
         let asked = |url: &str| {
             let config = format!("metricsSources: [{{name: main, url: '{url}'}}]");

@@ -141,6 +141,31 @@ fn a_proxy_that_was_up_all_the_time_is_evidence_at_its_first_scrape() {
     assert_eq!(telemetry.presence.known().unwrap()[&pod("a")].samples, 360);
 }
 
+/// As they are now, over all pods of a workload, and of those alone that still say so.
+#[test]
+fn what_was_opened_and_not_closed_is_open() {
+    let tcp = |what: &str, flags: &str, count: i64| {
+        format!(
+            r#"istio_tcp_connections_{what}_total{{reporter="destination",connection_security_policy="mutual_tls",response_flags="{flags}",{FROM},{TO}}} {count}"#
+        )
+    };
+    let mut scene = Scene::with(&[A, ("b", -7200)]);
+    scene.hears(
+        "a",
+        5,
+        7200,
+        &[tcp("opened", "-", 7), tcp("closed", "-", 4), tcp("closed", "DC", 1)],
+    );
+    scene.hears("b", 5, 7200, &[tcp("opened", "-", 5), tcp("closed", "-", 5)]);
+    let open = |telemetry: &Telemetry| telemetry.open.known().unwrap().get(&ledger()).copied();
+    assert_eq!(open(&scene.knows(6, None)), Some(2.0));
+    scene.hears("a", 15, 7210, &[tcp("opened", "-", 7), tcp("closed", "-", 7)]);
+    assert_eq!(open(&scene.knows(16, None)), None);
+    scene.hears("b", 15, 7210, &[tcp("opened", "-", 9), tcp("closed", "-", 5)]);
+    assert_eq!(open(&scene.knows(16, None)), Some(4.0));
+    assert_eq!(open(&scene.knows(600, None)), None, "nobody said so for long");
+}
+
 #[test]
 fn one_that_was_not_says_when_it_will_be() {
     let mut scene = Scene::with(&[("a", -595)]);
