@@ -4,6 +4,7 @@ pub mod entrance;
 pub mod evidence;
 pub mod facts;
 pub mod gateway;
+mod identity;
 mod inbound;
 pub mod mesh;
 pub mod monitor;
@@ -14,6 +15,7 @@ pub mod schedule;
 mod sidecar;
 mod telemetry;
 
+pub use identity::{machine, roots};
 pub use sidecar::{inbound_filter, scope};
 pub use telemetry::telemetry;
 
@@ -28,15 +30,12 @@ use meshrollout_core::ident::{
 use meshrollout_core::injection::Injector;
 use meshrollout_core::mode::Declared;
 use meshrollout_core::policy::Policy;
-use meshrollout_core::workload::{Machine, Service, ServicePort};
+use meshrollout_core::workload::{Service, ServicePort};
 use std::collections::BTreeSet;
 
 /// The domain of a cluster's Services, and the trust domain of a mesh, where nobody names another:
 /// Istio's default of both.
 pub const DOMAIN: &str = "cluster.local";
-
-/// The ConfigMap in each namespace into which istiod writes what its proxies have to trust.
-pub const ROOTS: &str = "istio-ca-root-cert";
 
 /// A PeerAuthentication as facts. One that cannot be read decides an unknown mode.
 pub fn policy(object: &istio::PeerAuthentication) -> Policy {
@@ -248,30 +247,6 @@ pub fn label_selector(selector: Option<&LabelSelector>) -> Selector {
 /// The labels of an object.
 pub fn labels(meta: &ObjectMeta) -> Labels {
     meta.labels.iter().flatten().collect()
-}
-
-/// A WorkloadEntry as facts: clients go by the label, and where there is none by whether an account
-/// is named (`pilot/pkg/serviceregistry/serviceentry/conversion.go:getTLSModeFromWorkloadEntry`).
-pub fn machine(object: &istio::WorkloadEntry) -> Machine {
-    let says = object.spec.read();
-    let label = says.and_then(|spec| spec.labels.get("security.istio.io/tlsMode"));
-    let has_account = || says.is_some_and(|spec| !spec.service_account.is_empty());
-    Machine {
-        name: object.metadata.name.clone().unwrap_or_default(),
-        takes_mutual_tls: label.map_or_else(has_account, |mode| mode == "istio"),
-    }
-}
-
-/// The roots that proxies of a namespace trust, in the ConfigMap that istiod keeps there.
-pub fn roots(object: &kubernetes::ConfigMap) -> Option<BTreeSet<String>> {
-    const END: &str = "-----END CERTIFICATE-----";
-    let name = object.metadata.name.as_deref();
-    let text = object.data.as_ref()?.root_cert.as_deref().filter(|_| name == Some(ROOTS))?;
-    // However the lines are broken, it is the same certificate.
-    let of_one = |one: &str| one.split_whitespace().collect::<String>();
-    let all = text.split_inclusive(END).map(of_one);
-    let roots: BTreeSet<_> = all.filter(|one| one.ends_with("CERTIFICATE-----")).collect();
-    (!roots.is_empty()).then_some(roots)
 }
 
 fn labels_of(selector: Option<&istio::LabelledWorkloads>) -> Labels {

@@ -349,6 +349,20 @@ mod tests {
     const FROM: &str = "source_workload_namespace=shop source_workload=web";
 
     #[test]
+    fn a_port_is_known_where_the_series_says_it() {
+        let port = |said: &str| {
+            let labels = "reporter=destination connection_security_policy=none";
+            let rows = [row(&format!("{labels} {FROM} {TO} counted=requests {said}"), 3.0)];
+            callers(&rows).unwrap().pop().unwrap().port
+        };
+        assert_eq!(port("destination_port=8080"), Some(Port(8080)));
+        for unsaid in ["destination_port=unknown", "destination_port=", "destination_port=http"] {
+            assert_eq!(port(unsaid), None, "{unsaid}");
+        }
+        assert_eq!(port("other=8080"), None);
+    }
+
+    #[test]
     fn a_cluster_counts_where_it_is_not_the_servers_own() {
         let of = |clusters: &str| row(&format!("{TO} {FROM} {clusters}"), 1.0);
         let rows = [

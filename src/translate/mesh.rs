@@ -366,6 +366,20 @@ mod tests {
     }
 
     #[test]
+    fn what_one_revision_does_not_know_the_mesh_does_not() {
+        let first = "trustDomainAliases: [a, b]\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}";
+        let known = |second: &str| {
+            let both =
+                read(&[("istio-system", "istio", first), ("istio-system", "istio-canary", second)]);
+            let mesh = both.known().unwrap();
+            let domains = mesh.trust_domains.as_ref().unwrap().iter().cloned();
+            (domains.collect::<Vec<_>>().join(" "), mesh.sends_to_known_only)
+        };
+        assert_eq!(known("trustDomainAliases: [b]"), ("b cluster.local".into(), false));
+        assert_eq!(known(first), ("a b cluster.local".into(), true));
+    }
+
+    #[test]
     fn one_that_cannot_be_read_leaves_the_mesh_unknown() {
         for text in ["rootNamespace: [", "enableAutoMtls: maybe", "rootNamespace: {a: b}"] {
             let reading = read(&[("istio-system", "istio", text), ("b", "istio-b", "")]);
