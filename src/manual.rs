@@ -1,5 +1,6 @@
 //! The manual's pages that are printed from the code, so that they cannot say anything else.
 
+use crate::observe::objects::looked_at;
 use meshrollout_core::finding::Code;
 use std::fmt::Write;
 
@@ -64,6 +65,31 @@ pub fn findings() -> String {
             );
         }
     }
+    page
+}
+
+/// The rights that `preflight`, `plan` and `tls-check` need on a live cluster, as an object that can
+/// be applied: to list and to watch, and nothing else.
+pub fn rights() -> String {
+    let mut page = String::from(
+        "# What preflight, plan and tls-check read of a live cluster, and nothing else. Printed by\n\
+         # `meshrollout docs rights`. Bind it to whoever runs them.\n\
+         apiVersion: rbac.authorization.k8s.io/v1\n\
+         kind: ClusterRole\n\
+         metadata:\n  name: meshrollout-preflight\n\
+         rules:\n",
+    );
+    for (group, resources) in looked_at() {
+        let resources = resources.into_iter().collect::<Vec<_>>().join(", ");
+        let _ = write!(
+            page,
+            "- apiGroups: [{group:?}]\n  resources: [{resources}]\n  verbs: [list, watch]\n"
+        );
+    }
+    page.push_str(
+        "# What the authors of rollouts answer for, where meshrollout is installed.\n\
+         - apiGroups: [\"meshrollout.dev\"]\n  resources: [meshrollouts]\n  verbs: [list]\n",
+    );
     page
 }
 

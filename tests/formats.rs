@@ -168,7 +168,9 @@ fn the_exit_code_is_what_fail_on_and_the_input_make_of_it() {
 
 #[test]
 fn the_printed_pages_are_the_ones_in_the_manual() {
-    for (page, file) in [("findings", "findings.md"), ("commands", "commands.md")] {
+    for (page, file) in
+        [("findings", "findings.md"), ("commands", "commands.md"), ("rights", "rights.yaml")]
+    {
         let (said, code) = meshrollout(&["docs", page], &root());
         assert_eq!(code, 0);
         let file = root().join("src/manual").join(file);

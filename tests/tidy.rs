@@ -1,6 +1,8 @@
 //! Rules of this repository that no compiler knows.
 
+use meshrollout::observe::objects::looked_at;
 use meshrollout_core::finding::Code;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
@@ -169,4 +171,39 @@ fn the_crds_and_the_rights_speak_of_the_same_kinds() {
     for kind in ["meshfences", "meshrollouts", "meshreports", "peerauthentications"] {
         assert!(rights.contains(kind), "{kind}");
     }
+}
+
+/// What is watched is what may be read, and nothing besides: a right too few keeps everything from
+/// going STRICT, one too many is somebody's to abuse.
+#[test]
+fn the_operator_may_read_what_it_watches_and_nothing_else() {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Object {
+        kind: String,
+        rules: Vec<Rule>,
+    }
+    #[derive(Default, serde::Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Rule {
+        api_groups: Vec<String>,
+        resources: Vec<String>,
+        verbs: Vec<String>,
+    }
+    let install = std::fs::read_to_string(root().join("charts/meshrollout/install.yaml")).unwrap();
+    let objects: Vec<Object> = serde_saphyr::from_multiple(&install).expect("objects");
+    let roles = objects.iter().filter(|object| object.kind == "ClusterRole");
+    let mut read: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for rule in roles.flat_map(|role| &role.rules) {
+        if rule.verbs.iter().any(|verb| verb == "watch") {
+            assert!(rule.verbs.iter().any(|verb| verb == "list"), "{:?}", rule.resources);
+            for group in &rule.api_groups {
+                read.entry(group.clone()).or_default().extend(rule.resources.iter().cloned());
+            }
+        }
+    }
+    let mut watched = looked_at();
+    let own = ["meshrollouts", "meshreports"].map(str::to_owned);
+    watched.entry("meshrollout.dev".to_owned()).or_default().extend(own);
+    assert_eq!(read, watched);
 }

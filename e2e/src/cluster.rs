@@ -247,9 +247,19 @@ impl Cluster {
 
     /// Runs a program as `admin`. One that waits for what never comes is ended and an error.
     pub(crate) async fn command(&self, program: &Path, args: &[&str]) -> Result<Output, Error> {
+        self.command_by(self.kubeconfig(), program, args).await
+    }
+
+    /// The same by whoever this kubeconfig is of.
+    pub(crate) async fn command_by(
+        &self,
+        kubeconfig: &Path,
+        program: &Path,
+        args: &[&str],
+    ) -> Result<Output, Error> {
         let running = || format!("running {} {}", program.display(), args.join(" "));
         let output = tokio::process::Command::new(program)
-            .env("KUBECONFIG", self.kubeconfig())
+            .env("KUBECONFIG", kubeconfig)
             .args(args)
             .kill_on_drop(true)
             .output();

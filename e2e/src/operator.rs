@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::node::EXPOSITION_PORT;
@@ -142,6 +143,18 @@ impl Cluster {
     /// Runs the command line as `admin`.
     pub async fn meshrollout(&self, args: &[&str]) -> Result<Output, Error> {
         self.command(&meshrollout().await?, args).await
+    }
+
+    /// Runs the command line as this user, whom `admin` impersonates.
+    pub async fn meshrollout_as(&self, user: &str, args: &[&str]) -> Result<Output, Error> {
+        let reading = || format!("reading {}", self.kubeconfig().display());
+        let text = std::fs::read(self.kubeconfig()).doing(reading())?;
+        let mut config: Value = serde_json::from_slice(&text).doing(reading())?;
+        config["users"][0]["user"]["as"] = json!(user);
+        let path = self.folder().join(format!("{user}.kubeconfig"));
+        let writing = format!("writing {}", path.display());
+        std::fs::write(&path, config.to_string()).doing(writing)?;
+        self.command_by(&path, &meshrollout().await?, args).await
     }
 }
 

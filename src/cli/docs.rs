@@ -20,6 +20,8 @@ enum Page {
     Findings,
     /// The reference of all commands, as Markdown.
     Commands,
+    /// The rights that commands need which only look, as a ClusterRole.
+    Rights,
     /// The man page.
     Man,
     /// A script that completes the command line.
@@ -35,6 +37,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
     let written = match args.page {
         Page::Findings => text.write_all(manual::findings().as_bytes()),
         Page::Commands => text.write_all(commands().as_bytes()),
+        Page::Rights => text.write_all(manual::rights().as_bytes()),
         Page::Man => clap_mangen::Man::new(Whole::command()).render(&mut text),
         Page::Completions { shell } => {
             clap_complete::generate(shell, &mut Whole::command(), "meshrollout", &mut text);

@@ -12,7 +12,7 @@ pub(crate) use watch::renewed;
 use crate::observe::sidecars::Whose;
 use crate::translate::process::Process;
 use jiff::{SignedDuration, Timestamp};
-use kind::Kind;
+use kind::{Kind, Visitor};
 use kube::{Client, Resource};
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::ident::PodRef;
@@ -22,6 +22,7 @@ use meshrollout_core::snapshot::{Snapshot, Source};
 use meshrollout_core::traffic::Telemetry;
 use pulse::Pulse;
 use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -77,35 +78,7 @@ impl Objects {
             pulses: vec![],
             tasks: JoinSet::new(),
         };
-        watches.begin(kind::NAMESPACES);
-        watches.begin(kind::PODS);
-        watches.begin(kind::DEPLOYMENTS);
-        watches.begin(kind::STATEFUL_SETS);
-        watches.begin(kind::DAEMON_SETS);
-        watches.begin(kind::SERVICES);
-        watches.begin(kind::WORKLOAD_ENTRIES);
-        watches.begin(kind::ROOTS);
-        watches.begin(kind::POLICIES);
-        watches.begin(kind::RULES);
-        watches.begin(kind::SIDECARS);
-        watches.begin(kind::ENVOY_FILTERS);
-        watches.begin(kind::WASM_PLUGINS);
-        watches.begin(kind::OVERRIDES);
-        watches.begin(kind::INJECTORS);
-        watches.begin(kind::VALIDATORS);
-        watches.begin(kind::API_SERVICES);
-        watches.begin(kind::DEFINITIONS);
-        watches.begin(kind::CRON_JOBS);
-        watches.begin(kind::INGRESSES);
-        watches.begin(kind::INGRESS_CLASSES);
-        watches.begin(kind::HTTP_ROUTES);
-        watches.begin(kind::GRPC_ROUTES);
-        watches.begin(kind::GATEWAYS);
-        watches.begin(kind::GATEWAY_CLASSES);
-        watches.begin(kind::SERVICE_MONITORS);
-        watches.begin(kind::POD_MONITORS);
-        watches.begin(kind::NAMED_MESH);
-        watches.begin(kind::LABELLED_MESH);
+        kind::each(&mut watches);
         Self {
             shared: watches.shared,
             pulses: watches.pulses.into(),
@@ -184,8 +157,8 @@ impl Objects {
     }
 }
 
-impl Beginning {
-    fn begin<K, T>(&mut self, kind: Kind<K, T>)
+impl Visitor for Beginning {
+    fn visit<K, T>(&mut self, kind: Kind<K, T>)
     where
         K: Clone + Debug + DeserializeOwned + Resource<DynamicType = ()> + Send + Sync + 'static,
         T: PartialEq + Send + 'static,
@@ -196,6 +169,23 @@ impl Beginning {
         let watch = watch::Watch { kind, pulse, shared, patience: self.patience };
         self.tasks.spawn(watch.follow(self.client.clone()));
     }
+}
+
+/// API groups, and of each the resources that are looked at: everything that is listed and watched.
+pub fn looked_at() -> BTreeMap<String, BTreeSet<String>> {
+    struct Resources(BTreeMap<String, BTreeSet<String>>);
+    impl Visitor for Resources {
+        fn visit<K, T>(&mut self, _: Kind<K, T>)
+        where
+            K: Resource<DynamicType = ()>,
+        {
+            let of_group = self.0.entry(K::group(&()).into_owned()).or_default();
+            of_group.insert(K::plural(&()).into_owned());
+        }
+    }
+    let mut all = Resources(BTreeMap::new());
+    kind::each(&mut all);
+    all.0
 }
 
 impl Shared {

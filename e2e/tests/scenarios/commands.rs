@@ -170,6 +170,27 @@ spec: {address: 10.0.0.7, labels: {app: machine}}
     ] {
         assert!(codes.contains(&code), "{code} is not among {codes:?}");
     }
+    // Whoever has the rights that are printed is told the same, and without them nobody anything.
+    let rights = cluster.meshrollout(&["docs", "rights"]).await.unwrap();
+    cluster.apply_yaml(&String::from_utf8(rights.stdout).unwrap()).await.unwrap();
+    cluster
+        .apply_yaml(
+            "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: lookers}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: meshrollout-preflight}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: looker}]
+",
+        )
+        .await
+        .unwrap();
+    let looked = cluster.meshrollout_as("looker", &["preflight", "-o", "json"]).await.unwrap();
+    assert_eq!(found(&looked), live);
+    let refused = cluster.meshrollout_as("nobody", &["tls-check"]).await.unwrap();
+    assert_eq!(refused.status.code(), Some(69), "{}", said(&refused));
+    assert!(said(&refused).contains("forbidden"), "{}", said(&refused));
+
     for format in ["json", "yaml"] {
         let dump = cluster.folder().join(format!("dump.{format}"));
         // Who wrote a policy is told by its managed fields, which kubectl hides.

@@ -13,6 +13,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
 use meshrollout_core::client_tls::Rule;
 use meshrollout_core::egress::Scope;
 use meshrollout_core::exposure::Entrance;
@@ -22,7 +23,9 @@ use meshrollout_core::scheduled::Scheduled;
 use meshrollout_core::scrape::Monitor;
 use meshrollout_core::snapshot::{InboundFilter, TelemetryOverride};
 use meshrollout_core::workload::Machine;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 /// How objects `K` become facts `T`.
@@ -95,6 +98,47 @@ impl<K, T> Kind<K, T> {
         self.labels = Some(labels);
         self
     }
+}
+
+/// Whoever has something to do with every kind.
+pub(super) trait Visitor {
+    fn visit<K, T>(&mut self, kind: Kind<K, T>)
+    where
+        K: Clone + Debug + DeserializeOwned + Resource<DynamicType = ()> + Send + Sync + 'static,
+        T: PartialEq + Send + 'static;
+}
+
+/// All kinds, one after the other.
+pub(super) fn each(visitor: &mut impl Visitor) {
+    visitor.visit(NAMESPACES);
+    visitor.visit(PODS);
+    visitor.visit(DEPLOYMENTS);
+    visitor.visit(STATEFUL_SETS);
+    visitor.visit(DAEMON_SETS);
+    visitor.visit(SERVICES);
+    visitor.visit(WORKLOAD_ENTRIES);
+    visitor.visit(ROOTS);
+    visitor.visit(POLICIES);
+    visitor.visit(RULES);
+    visitor.visit(SIDECARS);
+    visitor.visit(ENVOY_FILTERS);
+    visitor.visit(WASM_PLUGINS);
+    visitor.visit(OVERRIDES);
+    visitor.visit(INJECTORS);
+    visitor.visit(VALIDATORS);
+    visitor.visit(API_SERVICES);
+    visitor.visit(DEFINITIONS);
+    visitor.visit(CRON_JOBS);
+    visitor.visit(INGRESSES);
+    visitor.visit(INGRESS_CLASSES);
+    visitor.visit(HTTP_ROUTES);
+    visitor.visit(GRPC_ROUTES);
+    visitor.visit(GATEWAYS);
+    visitor.visit(GATEWAY_CLASSES);
+    visitor.visit(SERVICE_MONITORS);
+    visitor.visit(POD_MONITORS);
+    visitor.visit(NAMED_MESH);
+    visitor.visit(LABELLED_MESH);
 }
 
 /// Where an object is filed.
