@@ -1,9 +1,12 @@
 //! The result of `preflight` as a contract with programs: one model, from which every format is
 //! printed.
 
+mod graph;
 pub mod html;
 pub mod junit;
 pub mod sarif;
+
+pub use graph::Graph;
 
 use crate::manual::finding_page;
 use meshrollout_core::finding::{self, Finding, Level};
@@ -23,6 +26,9 @@ pub struct PreflightReport {
     pub namespaces: Vec<NamespaceReport>,
     /// What was found, the heaviest first.
     pub findings: Vec<FindingReport>,
+    /// Who calls whom: for the page, and no part of the contract.
+    #[serde(skip)]
+    pub graph: Graph,
 }
 
 /// What preflight says, in numbers.
@@ -138,6 +144,7 @@ impl PreflightReport {
     /// What `preflight` found. `place` says where the subject of a finding stands.
     pub fn new(
         preflight: &Preflight,
+        graph: Graph,
         input: InputSummary,
         place: impl Fn(&finding::Subject) -> Option<Source>,
     ) -> Self {
@@ -180,6 +187,7 @@ impl PreflightReport {
             summary,
             namespaces,
             findings: preflight.findings.iter().map(found).collect(),
+            graph,
         }
     }
 }

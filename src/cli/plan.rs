@@ -73,7 +73,7 @@ fn proposal(args: &Args, scene: &Scene) -> Result<String, String> {
             false => Ok(format!("# Nothing is left to be made STRICT.\n{left_out}")),
         };
     }
-    let calls = calls(snapshot);
+    let calls: BTreeSet<_> = calls(snapshot).into_keys().collect();
     let last = args.last.iter().map(Namespace::new).collect();
     let order = stages(&names, &calls, &last);
     let parts: Vec<Vec<String>> = order

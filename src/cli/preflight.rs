@@ -3,7 +3,7 @@
 
 use super::scene::{Look, Scene};
 use super::{exit, fail, table};
-use crate::preflight::{FindingReport, InputSummary, PreflightReport, Source};
+use crate::preflight::{FindingReport, Graph, InputSummary, PreflightReport, Source};
 use crate::preflight::{html, junit, sarif};
 use meshrollout_core::finding::{Level, Subject};
 use meshrollout_core::preflight::{Outlook, Preflight};
@@ -82,7 +82,7 @@ fn report(scene: &Scene, preflight: &Preflight) -> PreflightReport {
         let place = scene.input.as_ref()?.place(subject)?;
         Some(Source { file: place.file.to_string(), line: place.line })
     };
-    PreflightReport::new(preflight, input, place)
+    PreflightReport::new(preflight, Graph::of(&scene.snapshot), input, place)
 }
 
 /// What was found counts before what could not be read, and that before what is not known.

@@ -6,36 +6,68 @@
 
 use crate::ident::{Host, Namespace};
 use crate::snapshot::Snapshot;
+use crate::traffic::Observed;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Who calls whom, as far as it was seen.
-pub type Calls = BTreeSet<(Namespace, Namespace)>;
+/// How a call across namespaces is known.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum How {
+    /// A client has a rule for it.
+    Named,
+    /// It was seen, and not in plaintext.
+    Seen,
+    /// It was seen in plaintext.
+    Plaintext,
+}
+
+/// Who calls whom, as far as it is known: the heaviest of what is known of each.
+pub type Calls = BTreeMap<(Namespace, Namespace), How>;
 
 /// The namespaces that call namespaces: by what was measured, and by the rules that clients keep in
 /// their own namespace for hosts of others.
 pub fn calls(snapshot: &Snapshot) -> Calls {
     let mut calls = Calls::new();
+    let mut add = |from: &Namespace, to: &Namespace, how: How| {
+        if from != to {
+            let known = calls.entry((from.clone(), to.clone())).or_insert(how);
+            *known = how.max(*known);
+        }
+    };
     let telemetry = &snapshot.telemetry;
     for edge in telemetry.edges.known().into_iter().flatten() {
         let is_used = edge.requests.0.iter().any(|(_, count)| *count > 0.0);
         if let (true, Some(to)) = (is_used, &edge.destination) {
-            calls.insert((edge.source.namespace.clone(), to.clone()));
+            add(&edge.source.namespace, to, How::Seen);
         }
     }
     for caller in telemetry.callers.known().into_iter().flatten() {
         if let Some(from) = &caller.source {
-            calls.insert((from.namespace.clone(), caller.destination.namespace.clone()));
+            let how = match caller.observed {
+                Observed::Plaintext => How::Plaintext,
+                Observed::MutualTls | Observed::Undetermined => How::Seen,
+            };
+            add(&from.namespace, &caller.destination.namespace, how);
         }
     }
     for facts in snapshot.namespaces.values() {
         for rule in snapshot.rules.of(&facts.name) {
             if let Some(to) = home(snapshot, &rule.host) {
-                calls.insert((facts.name.clone(), to));
+                add(&facts.name, &to, How::Named);
             }
         }
     }
-    calls.retain(|(from, to)| from != to);
     calls
+}
+
+impl How {
+    /// One lower-case word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Named => "named",
+            Self::Seen => "seen",
+            Self::Plaintext => "plaintext",
+        }
+    }
 }
 
 /// The namespace of a Service's full name.
@@ -49,7 +81,7 @@ fn home(snapshot: &Snapshot, host: &Host) -> Option<Namespace> {
 /// in `last` come after all others.
 pub fn stages(
     namespaces: &BTreeSet<Namespace>,
-    calls: &Calls,
+    calls: &BTreeSet<(Namespace, Namespace)>,
     last: &BTreeSet<Namespace>,
 ) -> Vec<BTreeSet<Namespace>> {
     let names: Vec<_> = namespaces.iter().filter(|name| !last.contains(*name)).collect();
@@ -190,8 +222,15 @@ mod tests {
             crate::client_tls::TlsMode::Simple,
         );
         let (snapshot, _) = world.look();
-        let calls: Vec<_> = calls(&snapshot).iter().map(|(a, b)| format!("{a}>{b}")).collect();
-        let expected = ["front>catalog", "front>orders", "legacy>catalog", "orders>catalog"];
+        let calls = calls(&snapshot);
+        let calls: Vec<_> =
+            calls.iter().map(|((a, b), how)| format!("{a}>{b} {}", how.name())).collect();
+        let expected = [
+            "front>catalog seen",
+            "front>orders seen",
+            "legacy>catalog plaintext",
+            "orders>catalog named",
+        ];
         assert_eq!(calls, expected);
     }
 }

@@ -45,6 +45,10 @@ fn write(page: &mut String, report: &PreflightReport) -> std::fmt::Result {
     }
     writeln!(page, "</dl>")?;
     namespaces(page, report)?;
+    report.graph.write(page, |name| {
+        let mut all = report.namespaces.iter();
+        all.find(|one| one.name == name).map(|one| one.verdict)
+    })?;
     findings(page, report)?;
     input(page, report)?;
     writeln!(
