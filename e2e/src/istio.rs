@@ -208,7 +208,7 @@ impl Istiod {
     }
 
     pub(crate) async fn ready(&self) -> Result<(), Error> {
-        let ready = until("istiod to be ready", Duration::from_secs(60), async || {
+        let ready = until("istiod to be ready", Duration::from_secs(180), async || {
             self.check().await.map_err(|error| error.to_string())?;
             http_probe::ready(self.ports.http, "/ready").await
         });

@@ -170,15 +170,15 @@ async fn every_situation_of_an_accepted_rollout_reads_as_documented() {
     // A person must act.
     let plaintext = exporter.edge(call("front", "web").rps(5.0).plaintext());
     patch(cluster, json!({"action": "Enforce"})).await;
-    row(cluster, "table", "PlaintextSeen", ["True", "False", "False", "True", "False", "False"])
+    row(cluster, "table", "PodIpTraffic", ["True", "False", "False", "True", "False", "False"])
         .await;
     let shown = columns(cluster, &["get", "meshrollouts"]).await;
     let documented = ["NAME", "READY", "REASON", "STAGE", "STRICT", "BLOCKED-BY", "MESSAGE", "AGE"];
     assert_eq!(names(&shown), documented);
     assert_eq!(cell(&shown, "NAME"), "table");
-    assert_eq!((cell(&shown, "READY"), cell(&shown, "REASON")), ("False", "PlaintextSeen"));
+    assert_eq!((cell(&shown, "READY"), cell(&shown, "REASON")), ("False", "PodIpTraffic"));
     assert_eq!((cell(&shown, "STAGE"), cell(&shown, "STRICT")), ("only", "0/1"));
-    assert!(cell(&shown, "BLOCKED-BY").starts_with("MR0201 row/app"), "{shown:?}");
+    assert!(cell(&shown, "BLOCKED-BY").starts_with("MR0203 row/app"), "{shown:?}");
     assert!(cell(&shown, "MESSAGE").contains("front/web"), "{shown:?}");
     let shown = columns(cluster, &["get", "meshreports", "-A"]).await;
     let documented = ["NAMESPACE", "NAME", "STATE", "STRICT", "FINDINGS", "MESSAGE", "AGE"];
@@ -231,7 +231,7 @@ async fn every_situation_of_an_accepted_rollout_reads_as_documented() {
     let mark = cluster.audit_mark().unwrap();
     let broken = ["True", "False", "False", "True", "False", "False"];
     let plaintext = exporter.edge(call("front", "web").rps(5.0).plaintext());
-    row(cluster, "table", "PlaintextSeen", broken).await;
+    row(cluster, "table", "PodIpTraffic", broken).await;
     assert_eq!(cluster.policy_mode("row").await.unwrap().as_deref(), Some("STRICT"));
     exporter.remove(plaintext);
     row(cluster, "table", "Enforced", enforced).await;
@@ -253,7 +253,7 @@ async fn every_situation_of_an_accepted_rollout_reads_as_documented() {
     for reason in ["Soaking", "Paused", "Watching", "Enforced"] {
         assert!(of("Normal").contains(reason), "{reason}: {:?}", of("Normal"));
     }
-    for reason in ["PlaintextSeen", "RolledBack", "Aborted", "PolicyDrifted"] {
+    for reason in ["PodIpTraffic", "RolledBack", "Aborted", "PolicyDrifted"] {
         assert!(of("Warning").contains(reason), "{reason}: {:?}", of("Warning"));
     }
     assert!(told.iter().all(|event| event["reportingController"] == "meshrollout"), "{told:#?}");

@@ -314,7 +314,7 @@ async fn a_quorum_read_needs_rights_and_leans_on_no_watch() {
     assert_eq!(snapshot.policies.of(&seen).len(), 1);
     assert_eq!(snapshot.rules.of(&seen).len(), 1);
     assert!(snapshot.mesh.known().is_some() && snapshot.injectors.known().is_some());
-    assert_eq!(snapshot.stale.len(), 8, "{:?}", snapshot.stale);
+    assert_eq!(snapshot.stale.len(), 11, "{:?}", snapshot.stale);
 }
 
 #[tokio::test]

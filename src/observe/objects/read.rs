@@ -37,7 +37,8 @@ pub enum ReadError {
 }
 
 /// All that a write in `namespace` stands on, just read: the namespace with its pods, Services,
-/// workloads and WorkloadEntries, and everything mesh-wide.
+/// workloads, WorkloadEntries and roots, and everything mesh-wide that may stop it. Sidecars,
+/// EnvoyFilters and WasmPlugins only warn.
 pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store, ReadError> {
     let name = namespace.as_str();
     // Together: each takes one round trip, and all are as of one time that lies after the first.
@@ -52,9 +53,6 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
         roots,
         policies,
         rules,
-        sidecars,
-        filters,
-        plugins,
         overrides,
         injectors,
         validators,
@@ -76,9 +74,6 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
         within(client, name, kind::ROOTS),
         everywhere(client, kind::POLICIES),
         everywhere(client, kind::RULES),
-        everywhere(client, kind::SIDECARS),
-        everywhere(client, kind::ENVOY_FILTERS),
-        everywhere(client, kind::WASM_PLUGINS),
         everywhere(client, kind::OVERRIDES),
         everywhere(client, kind::INJECTORS),
         everywhere(client, kind::VALIDATORS),
@@ -101,9 +96,6 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
     file(&mut store, kind::ROOTS, roots);
     file(&mut store, kind::POLICIES, policies);
     file(&mut store, kind::RULES, rules);
-    file(&mut store, kind::SIDECARS, sidecars);
-    file(&mut store, kind::ENVOY_FILTERS, filters);
-    file(&mut store, kind::WASM_PLUGINS, plugins);
     file(&mut store, kind::OVERRIDES, overrides);
     file(&mut store, kind::INJECTORS, injectors);
     file(&mut store, kind::VALIDATORS, validators);
@@ -133,12 +125,9 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
 }
 
 /// The kinds of which [`read`] reads every object, so that their watches do not matter.
-pub(super) const WHOLE: [&str; 21] = [
+pub(super) const WHOLE: [&str; 18] = [
     kind::POLICIES.name,
     kind::RULES.name,
-    kind::SIDECARS.name,
-    kind::ENVOY_FILTERS.name,
-    kind::WASM_PLUGINS.name,
     kind::OVERRIDES.name,
     kind::INJECTORS.name,
     kind::VALIDATORS.name,

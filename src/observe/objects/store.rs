@@ -291,10 +291,12 @@ impl Store {
         }
     }
 
-    /// `snapshot` with all that speaks for the whole mesh taken from here.
+    /// `snapshot` with all that speaks for the whole mesh and may stop a write taken from here.
     pub(super) fn mesh_wide(&mut self, snapshot: Snapshot) -> Snapshot {
-        let Snapshot { at, source, namespaces, telemetry, stale, .. } = snapshot;
-        Snapshot { source, namespaces, ..self.snapshot(at, telemetry, stale) }
+        let Snapshot { at, source, namespaces, telemetry, stale, egress, inbound_filters, .. } =
+            snapshot;
+        let own = self.snapshot(at, telemetry, stale);
+        Snapshot { source, namespaces, egress, inbound_filters, ..own }
     }
 
     fn wide(&mut self) -> MeshWide {
