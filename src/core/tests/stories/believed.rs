@@ -12,7 +12,7 @@ use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::snapshot::InboundFilter;
 use meshrollout_core::testing::{World, at, seconds};
 use meshrollout_core::traffic::{Name, Telemetry};
-use meshrollout_core::workload::{Identity, Machine, Proxy};
+use meshrollout_core::workload::{Identity, Machine, Proxy, ServicePort};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -248,6 +248,12 @@ fn a_sidecar_that_hides_a_service_is_told_where_nobody_listened() {
     let of_port = |port| Scope { imports: Some(vec![import(port)]), ..narrow(&[]) };
     assert!(said(&scoped(of_port(80)), code).is_none());
     assert!(said(&scoped(of_port(9090)), code).is_some());
+    let mut partly = scoped(of_port(80));
+    partly.edit("catalog", |facts| {
+        let second = ServicePort { port: Port(9090), ..facts.services[0].ports[0].clone() };
+        facts.services[0].ports.push(second);
+    });
+    assert!(said(&partly, code).is_some());
     let heard = shop(|world| {
         world.snapshot.egress = Scopes::new(None, [narrow(&["front"])]);
     });
