@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 const HOST: &str = "catalog.catalog.svc.cluster.local";
 
-/// How `front` fares with the first pod of `catalog`, and who decided what it sends.
-fn call(world: &World) -> (Fate, String) {
+/// What comes of the call of `front` to the first pod of `catalog`.
+fn with_call<T>(world: &World, look: impl FnOnce(&Call<'_>, &Pod) -> T) -> T {
     let snapshot = &world.snapshot;
     let of = |name: &str| snapshot.namespaces[&Namespace::from(name)].as_ref();
     let (front, catalog) = (of("front"), of("catalog"));
@@ -21,9 +21,15 @@ fn call(world: &World) -> (Fate, String) {
         service,
         port: &service.ports[0],
     };
-    let endpoint = &catalog.workloads.values().next().unwrap().pods[0];
-    let sent = call.sent(&call.rules()[0], endpoint);
-    (Fate::of(&sent.bytes, &call.accepts(endpoint)), sent.by.to_string())
+    look(&call, &catalog.workloads.values().next().unwrap().pods[0])
+}
+
+/// How it fares, and who decided what it sends.
+fn call(world: &World) -> (Fate, String) {
+    with_call(world, |call, endpoint| {
+        let sent = call.sent(&call.rules()[0], endpoint);
+        (Fate::of(&sent.bytes, &call.accepts(endpoint)), sent.by.to_string())
+    })
 }
 
 /// At a server that is PERMISSIVE, STRICT, DISABLE, and without a proxy.
@@ -174,6 +180,14 @@ fn ztunnel_denies_plaintext_where_strict_is_in_force_and_knows_no_disable() {
         world.edit_pods("catalog", |pod| pod.proxy = Proxy::Ambient);
     };
     assert_eq!(at_each_server(bare), [Plaintext, Fails, Plaintext, Plaintext]);
+    let mut off = World::shop();
+    bare(&mut off);
+    off.set_policy("catalog", "wide", Mode::Disable, None);
+    let accepted = with_call(&off, |call, endpoint| match call.accepts(endpoint) {
+        Accepts::Mode(effective) => Some(effective.mode),
+        Accepts::NoProxy | Accepts::Unknown(_) => None,
+    });
+    assert_eq!(accepted, Some(Mode::Permissive));
     let ports = |world: &mut World| {
         bare(world);
         world.set_workload_policy("catalog", "port", 8080, Mode::Permissive);
