@@ -26,9 +26,6 @@ pub struct PreflightReport {
     pub namespaces: Vec<NamespaceReport>,
     /// What was found, the heaviest first.
     pub findings: Vec<FindingReport>,
-    /// Who calls whom: for the page, and no part of the contract.
-    #[serde(skip)]
-    pub graph: Graph,
 }
 
 /// What preflight says, in numbers.
@@ -144,7 +141,6 @@ impl PreflightReport {
     /// What `preflight` found. `place` says where the subject of a finding stands.
     pub fn new(
         preflight: &Preflight,
-        graph: Graph,
         input: InputSummary,
         place: impl Fn(&finding::Subject) -> Option<Source>,
     ) -> Self {
@@ -187,7 +183,6 @@ impl PreflightReport {
             summary,
             namespaces,
             findings: preflight.findings.iter().map(found).collect(),
-            graph,
         }
     }
 }

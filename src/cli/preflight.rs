@@ -61,7 +61,7 @@ pub(super) async fn run(args: Args) -> ExitCode {
     let Scene { snapshot, plan, gates, unseen, .. } = &scene;
     let preflight = Preflight::run(plan, snapshot, gates, *unseen, |name| args.look.chose(name));
     let report = report(&scene, &preflight);
-    match print(&report, args.output, args.fail_on) {
+    match print(&scene, &report, args.output, args.fail_on) {
         // Whoever read may have had enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(exit::BAD_INPUT, &error),
         _ => ends(&scene, &preflight, args.fail_on),
@@ -82,7 +82,7 @@ fn report(scene: &Scene, preflight: &Preflight) -> PreflightReport {
         let place = scene.input.as_ref()?.place(subject)?;
         Some(Source { file: place.file.to_string(), line: place.line })
     };
-    PreflightReport::new(preflight, Graph::of(&scene.snapshot), input, place)
+    PreflightReport::new(preflight, input, place)
 }
 
 /// What was found counts before what could not be read, and that before what is not known.
@@ -107,7 +107,12 @@ impl FailOn {
     }
 }
 
-fn print(report: &PreflightReport, output: Output, fail_on: FailOn) -> io::Result<()> {
+fn print(
+    scene: &Scene,
+    report: &PreflightReport,
+    output: Output,
+    fail_on: FailOn,
+) -> io::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let fails = |finding: &FindingReport| finding.weighs(fail_on.level());
     match output {
@@ -126,7 +131,7 @@ fn print(report: &PreflightReport, output: Output, fail_on: FailOn) -> io::Resul
         Output::Junit => {
             write!(out, "{}", junit::junit(report, fails).map_err(io::Error::other)?)?;
         }
-        Output::Html => write!(out, "{}", html::page(report))?,
+        Output::Html => write!(out, "{}", html::page(report, &Graph::of(&scene.snapshot)))?,
     }
     out.flush()
 }

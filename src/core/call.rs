@@ -151,9 +151,7 @@ impl<'a> Call<'a> {
 
     /// What is sent to whom `scope` does not import: it goes out as it is, or not at all.
     fn unknown_to(&self, scope: &Scope) -> Bytes {
-        let mesh = self.snapshot.mesh.known();
-        let by_default = mesh.is_some_and(|mesh| mesh.sends_to_known_only);
-        match scope.sends_to_known_only.unwrap_or(by_default) {
+        match self.snapshot.sends_to_known_only(scope) {
             true => Bytes::Unknown("its proxy sends nothing to whom it does not know".into()),
             false => Bytes::Plaintext,
         }

@@ -6,7 +6,7 @@
 
 mod in_force;
 
-use crate::ident::{Host, Labels, Namespace, Port};
+use crate::ident::{Host, Labels, Namespace, Port, by_namespace};
 use in_force::Merged;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -114,19 +114,12 @@ pub enum Wire {
 impl Rules {
     /// Sorts `rules` as istiod does: those with a selector first, then the oldest, then by name.
     pub fn new(root: Option<Namespace>, rules: impl IntoIterator<Item = Rule>) -> Self {
-        let mut by_namespace: BTreeMap<Namespace, Vec<Rule>> = BTreeMap::new();
-        for rule in rules {
-            by_namespace.entry(rule.namespace.clone()).or_default().push(rule);
-        }
-        for rules in by_namespace.values_mut() {
-            rules.sort_by(|a, b| {
-                let order =
-                    |rule: &Rule| (rule.selector.is_none(), rule.created.is_none(), rule.created);
-                order(a).cmp(&order(b)).then_with(|| a.name.cmp(&b.name))
-            });
-        }
-        let by_namespace =
-            by_namespace.into_iter().map(|(name, rules)| (name, Arc::new(rules))).collect();
+        let order = |rule: &Rule| (rule.selector.is_none(), rule.created.is_none(), rule.created);
+        let by_namespace = by_namespace(
+            rules,
+            |rule| &rule.namespace,
+            |a, b| order(a).cmp(&order(b)).then_with(|| a.name.cmp(&b.name)),
+        );
         Self { by_namespace, root }
     }
 

@@ -3,7 +3,7 @@
 //! Source: Istio `pilot/pkg/security/authn/policy_applier.go:ComposePeerAuthentication` and
 //! `pilot/pkg/model/authentication.go:addPeerAuthentication` (`istio-semantics.md` A1–A3, A8).
 
-use crate::ident::{Labels, Namespace, Port};
+use crate::ident::{Labels, Namespace, Port, by_namespace};
 use crate::mode::{Declared, Mode};
 use crate::policy::Policy;
 use crate::reading::{Cause, Reading};
@@ -45,17 +45,11 @@ pub enum DecidedBy<'a> {
 impl Policies {
     /// Sorts `policies` as istiod does. `root` is `meshConfig.rootNamespace`.
     pub fn new(root: Namespace, policies: impl IntoIterator<Item = Policy>) -> Self {
-        let mut by_namespace: BTreeMap<Namespace, Vec<Policy>> = BTreeMap::new();
-        for policy in policies {
-            by_namespace.entry(policy.namespace.clone()).or_default().push(policy);
-        }
-        let by_namespace = by_namespace
-            .into_iter()
-            .map(|(namespace, mut policies)| {
-                policies.sort_by(|a, b| istio_order(a).cmp(&istio_order(b)));
-                (namespace, Arc::new(policies))
-            })
-            .collect();
+        let by_namespace = by_namespace(
+            policies,
+            |policy| &policy.namespace,
+            |a, b| istio_order(a).cmp(&istio_order(b)),
+        );
         Self { root, by_namespace }
     }
 

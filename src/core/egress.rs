@@ -3,7 +3,7 @@
 //! Source: Istio `pilot/pkg/model/push_context.go:getSidecarScope` (which one is in force),
 //! `pilot/pkg/model/sidecar.go:convertToSidecarScope` and `selectServices` (what it imports).
 
-use crate::ident::{Host, Labels, Namespace, Port};
+use crate::ident::{Host, Labels, Namespace, Port, by_namespace};
 use crate::workload::{NamespaceFacts, Workload};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -62,17 +62,13 @@ pub struct Scopes {
 impl Scopes {
     /// Sorts `scopes` as istiod does: those with a selector first, then the oldest, then by name.
     pub fn new(root: Option<Namespace>, scopes: impl IntoIterator<Item = Scope>) -> Self {
-        let mut by_namespace: BTreeMap<Namespace, Vec<Scope>> = BTreeMap::new();
-        for scope in scopes {
-            by_namespace.entry(scope.namespace.clone()).or_default().push(scope);
-        }
-        for scopes in by_namespace.values_mut() {
-            scopes.sort_by_key(|one| {
-                (one.selector.is_empty(), one.created.is_none(), one.created, one.name.clone())
-            });
-        }
-        let by_namespace = by_namespace.into_iter().map(|(name, all)| (name, Arc::new(all)));
-        Self { by_namespace: by_namespace.collect(), root }
+        let order = |one: &Scope| (one.selector.is_empty(), one.created.is_none(), one.created);
+        let by_namespace = by_namespace(
+            scopes,
+            |one| &one.namespace,
+            |a, b| order(a).cmp(&order(b)).then_with(|| a.name.cmp(&b.name)),
+        );
+        Self { by_namespace, root }
     }
 
     /// No client's view is narrowed.

@@ -1,7 +1,9 @@
 //! Identities: who a fact is about. No naked strings travel through the core.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter, Result as FmtResult};
+use std::sync::Arc;
 
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
@@ -201,4 +203,20 @@ impl Selector {
     pub fn requirements(&self) -> &[Requirement] {
         &self.0
     }
+}
+/// Objects by the namespace that each is `of`, those of one namespace in `order`.
+pub(crate) fn by_namespace<T>(
+    all: impl IntoIterator<Item = T>,
+    of: impl Fn(&T) -> &Namespace,
+    order: impl Fn(&T, &T) -> Ordering,
+) -> BTreeMap<Namespace, Arc<Vec<T>>> {
+    let mut sorted: BTreeMap<Namespace, Vec<T>> = BTreeMap::new();
+    for one in all {
+        sorted.entry(of(&one).clone()).or_default().push(one);
+    }
+    let sort = |(namespace, mut here): (Namespace, Vec<T>)| {
+        here.sort_by(&order);
+        (namespace, Arc::new(here))
+    };
+    sorted.into_iter().map(sort).collect()
 }

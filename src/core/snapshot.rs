@@ -2,7 +2,7 @@
 
 use crate::client_tls::Rules;
 use crate::effective::Policies;
-use crate::egress::Scopes;
+use crate::egress::{Scope, Scopes};
 use crate::exposure::Entrance;
 use crate::ident::Namespace;
 use crate::injection::Injector;
@@ -110,6 +110,13 @@ impl Snapshot {
     /// The facts of one namespace, if it exists.
     pub fn namespace(&self, namespace: &Namespace) -> Option<&NamespaceFacts> {
         self.namespaces.get(namespace).map(Arc::as_ref)
+    }
+
+    /// Whether the clients of `scope` send nothing to whom they do not know: by its own word, else by
+    /// the mesh's.
+    pub fn sends_to_known_only(&self, scope: &Scope) -> bool {
+        let by_default = || self.mesh.known().is_some_and(|mesh| mesh.sends_to_known_only);
+        scope.sends_to_known_only.unwrap_or_else(by_default)
     }
 
     /// Nothing is ever written here: the root namespace of any revision, Kubernetes' own, ours.

@@ -1,7 +1,7 @@
 //! What the metrics source said, already translated: no raw label travels further than this.
 
 use crate::exposure::Entrance;
-use crate::ident::{Namespace, PodRef, Port};
+use crate::ident::{Namespace, PodRef, Port, WorkloadRef};
 use crate::proxies::Listeners;
 use crate::reading::{Cause, Reading};
 use jiff::{SignedDuration, Timestamp};
@@ -50,6 +50,12 @@ pub struct Name {
     pub namespace: Namespace,
     /// Its name.
     pub workload: String,
+}
+
+impl From<&WorkloadRef> for Name {
+    fn from(workload: &WorkloadRef) -> Self {
+        Self { namespace: workload.namespace.clone(), workload: workload.name.clone() }
+    }
 }
 
 impl fmt::Display for Name {
@@ -179,6 +185,12 @@ impl Telemetry {
 }
 
 impl Telemetry {
+    /// Somebody listened: who called, and whose proxies said so, is known. Whether they said so over
+    /// the whole look-back is asked by the gate `telemetry`.
+    pub fn was_heard(&self) -> bool {
+        self.callers.known().is_some() && self.presence.known().is_some()
+    }
+
     /// The kinds of evidence that are not known, one word each.
     pub fn unknown_parts(&self) -> Vec<&'static str> {
         let unknown = [

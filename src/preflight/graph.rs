@@ -19,7 +19,7 @@ const HEIGHT: usize = 30;
 const STEP: (usize, usize) = (290, 46);
 
 /// Who calls whom, ready to be drawn.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub struct Graph {
     calls: Calls,
     /// The namespaces that call or are called, column by column.
@@ -29,7 +29,10 @@ pub struct Graph {
 impl Graph {
     /// The calls that `snapshot` shows.
     pub fn of(snapshot: &Snapshot) -> Self {
-        let calls = meshrollout_core::order::calls(snapshot);
+        Self::new(meshrollout_core::order::calls(snapshot))
+    }
+
+    fn new(calls: Calls) -> Self {
         let names = calls.keys().flat_map(|(from, to)| [from, to]).cloned().collect();
         let columns = stages(&names, &calls.keys().cloned().collect(), &BTreeSet::new());
         Self { calls, columns }
@@ -95,8 +98,7 @@ impl Graph {
             }
         }
         for (name, (x, y)) in places {
-            let class = verdict(name.as_str()).map_or("", |verdict| verdict);
-            let class = class.to_lowercase();
+            let class = verdict(name.as_str()).unwrap_or_default().to_lowercase();
             let shown: String = match name.as_str().chars().count() {
                 long if long > LETTERS => {
                     name.as_str().chars().take(LETTERS - 1).chain(['…']).collect()
@@ -142,11 +144,9 @@ mod tests {
     fn drawn(calls: &[(&str, &str, How)]) -> String {
         let calls: Calls =
             calls.iter().map(|(a, b, how)| (((*a).into(), (*b).into()), *how)).collect();
-        let names = calls.keys().flat_map(|(from, to)| [from, to]).cloned().collect();
-        let columns = stages(&names, &calls.keys().cloned().collect(), &BTreeSet::new());
         let mut page = String::new();
         let verdict = |name: &str| (name == "shop").then_some("Blocked");
-        Graph { calls, columns }.write(&mut page, verdict).unwrap();
+        Graph::new(calls).write(&mut page, verdict).unwrap();
         page
     }
 

@@ -1,20 +1,20 @@
 //! One page for a change ticket: it needs nothing but itself, reads in light and in dark, and
 //! prints.
 
-use super::{FindingReport, PreflightReport, Source};
+use super::{FindingReport, Graph, PreflightReport, Source};
 use std::fmt::Write;
 
 const STYLE: &str = include_str!("page.css");
 
-/// The report as a page.
-pub fn page(report: &PreflightReport) -> String {
+/// The report as a page, with a drawing of who calls whom.
+pub fn page(report: &PreflightReport, graph: &Graph) -> String {
     let mut page = String::new();
     // Writing to a string does not fail.
-    let _ = write(&mut page, report);
+    let _ = write(&mut page, report, graph);
     page
 }
 
-fn write(page: &mut String, report: &PreflightReport) -> std::fmt::Result {
+fn write(page: &mut String, report: &PreflightReport, graph: &Graph) -> std::fmt::Result {
     let summary = &report.summary;
     writeln!(
         page,
@@ -45,7 +45,7 @@ fn write(page: &mut String, report: &PreflightReport) -> std::fmt::Result {
     }
     writeln!(page, "</dl>")?;
     namespaces(page, report)?;
-    report.graph.write(page, |name| {
+    graph.write(page, |name| {
         let mut all = report.namespaces.iter();
         all.find(|one| one.name == name).map(|one| one.verdict)
     })?;

@@ -206,10 +206,9 @@ impl<'a> After<'a> {
     /// every pod was heard over the whole look-back the gate plaintext has named it, or there is
     /// none.
     fn unless_heard(&self) -> Level {
-        let telemetry = &self.snapshot.telemetry;
-        match (telemetry.callers.known(), telemetry.presence.known()) {
-            (Some(_), Some(_)) => Level::Warn,
-            _ => Level::Block,
+        match self.snapshot.telemetry.was_heard() {
+            true => Level::Warn,
+            false => Level::Block,
         }
     }
 

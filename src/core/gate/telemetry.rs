@@ -225,10 +225,7 @@ fn idle(context: Context<'_>) -> Vec<Finding> {
         .servers()
         .filter(|workload| workload.meshed().next().is_some())
         .filter(|workload| {
-            let name = Name {
-                namespace: workload.id.namespace.clone(),
-                workload: workload.id.name.clone(),
-            };
+            let name = Name::from(&workload.id);
             mutual.get(&name).is_none_or(|count| *count <= 0.0)
                 && !callers.iter().any(|caller| caller.destination == name)
         })

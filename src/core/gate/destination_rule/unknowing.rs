@@ -12,16 +12,11 @@ use std::collections::BTreeSet;
 
 pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
     let mut findings: Vec<_> = machines(context).collect();
-    if !is_heard(context) {
+    if !context.snapshot.telemetry.was_heard() {
         findings.extend(unimported(context));
         findings.extend(without_hbone(context));
     }
     findings
-}
-
-fn is_heard(context: Context<'_>) -> bool {
-    let telemetry = &context.snapshot.telemetry;
-    telemetry.callers.known().is_some() && telemetry.presence.known().is_some()
 }
 
 /// Machines outside Kubernetes to which clients send plaintext.
@@ -45,8 +40,6 @@ fn unimported(context: Context<'_>) -> Option<Finding> {
     if snapshot.egress.is_empty() {
         return None;
     }
-    let mesh = snapshot.mesh.known();
-    let by_default = mesh.is_some_and(|mesh| mesh.sends_to_known_only);
     let takes =
         |service: &&Service| facts.endpoints(service).any(|(_, pod)| pod.takes_mutual_tls());
     let services: Vec<_> = facts.services.iter().filter(takes).collect();
@@ -55,7 +48,7 @@ fn unimported(context: Context<'_>) -> Option<Finding> {
     let clients = snapshot.namespaces.values().filter(|client| client.has_meshed_clients());
     for client in clients {
         for scope in snapshot.egress.in_force_in(client) {
-            if scope.sends_to_known_only.unwrap_or(by_default) {
+            if snapshot.sends_to_known_only(scope) {
                 continue;
             }
             let knows = |service: &Service, port: Port| {

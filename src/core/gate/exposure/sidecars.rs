@@ -46,10 +46,7 @@ impl<'a> After<'a> {
     fn drained(&self, changed: &[&'a Workload]) -> impl Iterator<Item = Finding> {
         let open = self.snapshot.telemetry.open.known();
         changed.iter().filter_map(move |workload| {
-            let name = Name {
-                namespace: workload.id.namespace.clone(),
-                workload: workload.id.name.clone(),
-            };
+            let name = Name::from(&workload.id);
             let count = rounded(*open?.get(&name)?);
             (count > 0).then(|| {
                 Finding::new(
