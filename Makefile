@@ -27,7 +27,7 @@ test: need-all ## everything, the same that CI runs
 	@mkdir -p $(dir $(LOG)); : > $(LOG); status=0; \
 	cargo test --locked --no-fail-fast --workspace 2>&1 | tee -a $(LOG) || status=1; \
 	cargo check --locked -p meshrollout-core || status=1; \
-	{ e2e/tools/build control-plane && e2e/tools/build truth && e2e/run; } 2>&1 | tee -a $(LOG) || status=1; \
+	{ e2e/tools/build control-plane && e2e/tools/build chart && e2e/tools/build truth && e2e/run; } 2>&1 | tee -a $(LOG) || status=1; \
 	tests/summary $(LOG) || status=1; \
 	exit $$status
 
@@ -68,8 +68,9 @@ check: need-rust ## formatting and lints, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --test scenarios -- -D warnings
 
-bless: need-rust ## rewrite CRDs and expected outputs; read the difference like code
+bless: need-all ## rewrite CRDs, the rendered chart and expected outputs; read the difference like code
 	SNAPSHOTS=overwrite cargo test --locked
+	charts/render > charts/.install.yaml && mv charts/.install.yaml charts/install.yaml
 
 # TOOLS holds what go would build.
 need-all: NEEDED = git cargo cc python3 $(if $(TOOLS),,go)

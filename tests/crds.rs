@@ -1,14 +1,17 @@
-//! The files in `crds/` are those this binary prints. After a change of the types:
+//! The files in `crds/`, and the chart's, are those this binary prints. After a change of the types:
 //! `SNAPSHOTS=overwrite cargo test --test crds`, and read the difference like an API change.
 
 use meshrollout::api;
 use snapbox::{Data, assert_data_eq};
 use std::path::Path;
 
+const FOLDERS: [&str; 2] = ["crds", "charts/meshrollout/files/crds"];
+
 #[test]
 fn the_files_are_what_the_types_say() {
-    for crd in api::crds() {
-        let file = format!("crds/{}.yaml", crd.spec.names.plural);
+    for (crd, folder) in api::crds().into_iter().flat_map(|crd| FOLDERS.map(|it| (crd.clone(), it)))
+    {
+        let file = format!("{folder}/{}.yaml", crd.spec.names.plural);
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let expected = Data::read_from(&path, None);
         assert_data_eq!(serde_saphyr::to_string(&crd).unwrap(), expected.raw());
@@ -17,13 +20,15 @@ fn the_files_are_what_the_types_say() {
 
 #[test]
 fn there_is_no_file_without_a_kind() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
-    let mut files: Vec<String> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    files.sort();
-    assert_eq!(files, ["meshfences.yaml", "meshreports.yaml", "meshrollouts.yaml"]);
+    for folder in FOLDERS {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        assert_eq!(files, ["meshfences.yaml", "meshreports.yaml", "meshrollouts.yaml"]);
+    }
 }
 
 #[test]

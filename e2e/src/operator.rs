@@ -9,19 +9,13 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
+use crate::install::Start;
 use crate::node::EXPOSITION_PORT;
 use crate::process::{Process, Program};
 use crate::{Cluster, Doing, Error, until};
 
-/// Whom the audit log names: the ServiceAccount that `charts/meshrollout/install.yaml` makes.
+/// Whom the audit log names: the ServiceAccount that the chart makes.
 pub const OPERATOR_USER: &str = "system:serviceaccount:meshrollout-system:meshrollout";
-
-const CRDS: [&str; 3] = [
-    include_str!("../../crds/meshfences.yaml"),
-    include_str!("../../crds/meshreports.yaml"),
-    include_str!("../../crds/meshrollouts.yaml"),
-];
-const INSTALL: &str = include_str!("../../charts/meshrollout/install.yaml");
 
 /// How the operator is to run. The times are short, so that a test sees an end.
 #[derive(Clone, Debug)]
@@ -65,35 +59,13 @@ pub struct Operator {
 }
 
 impl Cluster {
-    /// Installs the CRDs and the operator's rights as a user would, without the operator itself.
-    pub async fn install(&self) -> Result<(), Error> {
-        for manifest in CRDS.iter().chain([&INSTALL]) {
-            self.apply_yaml(manifest).await.doing("installing meshrollout")?;
-        }
-        let kinds = ["meshfences", "meshrollouts", "meshreports"];
-        until("the CRDs to be served", Duration::from_secs(30), async || {
-            for kind in kinds {
-                let output =
-                    self.kubectl(&["get", kind, "-A"]).await.map_err(|error| error.to_string())?;
-                if !output.status.success() {
-                    return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-                }
-            }
-            Ok(())
-        })
-        .await
-    }
-
     /// Starts an operator under the rights of [`Cluster::install`], with the cluster's Prometheus
     /// registered as `main`, behind the proxy that can be made to fail. Returns when it is ready.
     pub async fn operator(&self, options: &OperatorOptions) -> Result<Operator, Error> {
-        let binary = meshrollout().await?;
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = self.folder().join(format!("operator-{number}"));
-        std::fs::create_dir_all(&folder).doing("making the operator's folder")?;
+        let mut start = Start::usual()?.with("log-format", "text")?;
+        start = start.with("log", "info,meshrollout=debug")?;
         let scrape = seconds(self.scrape_interval());
-        let mut config = format!(
+        start.config += &format!(
             "evaluationInterval: {}\nharmWindow: {}\nallowShortTimes: {}\n{}{}",
             seconds(options.interval),
             seconds(options.harm_window),
@@ -102,24 +74,44 @@ impl Cluster {
             self.sidecars_config(),
         );
         if options.prometheus {
-            config += &format!(
+            start.config += &format!(
                 "metricsSources:\n- name: main\n  url: {}\n  scrapeInterval: {scrape}\n  timeout: 5s\n{}",
                 self.metrics_proxy().url(),
                 options.source,
             );
         }
+        self.start_operator(start, options.apiserver.as_deref()).await
+    }
+
+    /// Starts an operator as the Deployment says that helm has put there.
+    pub async fn installed_operator(&self) -> Result<Operator, Error> {
+        self.start_operator(Start::installed(self).await?, None).await
+    }
+
+    /// Only where its files and ports are is another matter here than in a pod.
+    async fn start_operator(
+        &self,
+        start: Start,
+        apiserver: Option<&str>,
+    ) -> Result<Operator, Error> {
+        let binary = meshrollout().await?;
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = self.folder().join(format!("operator-{number}"));
+        std::fs::create_dir_all(&folder).doing("making the operator's folder")?;
         let file = folder.join("config.yaml");
-        std::fs::write(&file, config).doing("writing the operator's configuration")?;
+        std::fs::write(&file, &start.config).doing("writing the operator's configuration")?;
         let port = self.free_port()?;
-        let kubeconfig = match &options.apiserver {
+        let kubeconfig = match apiserver {
             Some(address) => unauthenticated(&folder, address)?,
             None => self.kubeconfig_for(OPERATOR_USER, None)?,
         };
+        let start = start
+            .with("config", &file.display().to_string())?
+            .with("admin-address", &format!("127.0.0.1:{port}"))?;
         let process = Program::new("operator", binary, &folder)
-            .args(["operator", "--log-format=text", "--log=info,meshrollout=debug"])
-            .args([format!("--config={}", file.display())])
-            .args([format!("--admin-address=127.0.0.1:{port}")])
-            .args([format!("--identity=operator-{number}")])
+            .args(start.args)
+            .env("POD_NAME", format!("operator-{number}"))
             .env("KUBECONFIG", kubeconfig.display().to_string())
             .start()?;
         let mut operator = Operator {

@@ -15,7 +15,7 @@ use meshrollout_core::gate::Verdict;
 use meshrollout_core::gate::policy::{Target, targets};
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::mode::Mode;
-use meshrollout_core::plan::Plan;
+use meshrollout_core::plan::{Mission, Plan};
 use meshrollout_core::progress::whole_second;
 use meshrollout_core::snapshot::Snapshot;
 use meshrollout_core::traffic::{Caller, rounded};
@@ -52,6 +52,7 @@ pub fn report(
         namespace_uid: memory.map(|memory| memory.uid.to_string()),
         stage: plan.stages.get(standing.stage).map(|stage| stage.name.clone()),
         state: Some(state(standing.state)),
+        guarded: plan.action == Mission::Enforce && has_begun(standing.state),
         strict,
         soak: memory.and_then(|memory| memory.soak).map(|soak| Soak {
             since: Time(whole_second(soak.since)),
@@ -206,6 +207,20 @@ fn finding(found: &Finding) -> FindingReport {
         message: cut(&found.message, 512),
         evidence: found.evidence.iter().take(8).map(|fact| cut(fact, 256)).collect(),
         remedy: Some(cut(&found.remedy, 512)).filter(|remedy| !remedy.is_empty()),
+    }
+}
+
+/// Whether the rollout has a hand in a namespace that stands here.
+fn has_begun(state: State) -> bool {
+    match state {
+        State::Pending | State::Exempt => false,
+        State::Preparing
+        | State::Proving
+        | State::Enforcing
+        | State::Watching
+        | State::Enforced
+        | State::RolledBack
+        | State::Blocked => true,
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{
-    Class, Client, Cluster, Edge, FaultProxy, Moment, OPERATOR_USER, Operator, OperatorOptions,
-    Options, Recorded, Rollout, Schedule, Server, until,
+    Class, Client, Cluster, Edge, FaultProxy, GUARD, Moment, OPERATOR_USER, Operator,
+    OperatorOptions, Options, Recorded, Rollout, Schedule, Server, until,
 };
 use serde_json::{Value, json};
 
@@ -16,7 +16,8 @@ const REFUSED: [u16; 3] = [403, 404, 409];
 
 async fn cluster() -> Cluster {
     let cluster = Cluster::start(Options::default()).await.unwrap();
-    cluster.install().await.unwrap();
+    // What happens where no guard keeps others out.
+    cluster.install_without(&[GUARD]).await.unwrap();
     cluster.front().await.unwrap();
     cluster
 }

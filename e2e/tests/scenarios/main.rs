@@ -5,6 +5,7 @@
 
 mod bad_times;
 mod blind;
+mod chart;
 mod commands;
 mod conditions;
 mod conflicts;
@@ -13,6 +14,7 @@ mod evidence;
 mod faults;
 mod fence;
 mod gates;
+mod guard;
 mod harm;
 mod harness;
 mod kills;

@@ -137,7 +137,7 @@ async fn deleting_the_rollout_and_removing_the_operator_change_no_policy() {
     cluster.kubectl_text(&["delete", "meshrollout", "one"]).await.unwrap();
     operator.evaluated("two", 3, LIMIT).await.unwrap();
     operator.stop().await.unwrap();
-    // As `kubectl delete -f crds -f charts/meshrollout/install.yaml` would.
+    // As `kubectl delete -f crds -f charts/install.yaml` would.
     let crds =
         ["meshrollouts", "meshreports", "meshfences"].map(|it| format!("{it}.meshrollout.dev"));
     for args in [

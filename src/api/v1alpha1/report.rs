@@ -73,6 +73,11 @@ pub struct MeshReportStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<NamespaceState>,
 
+    /// Whether the chart's guard keeps the namespace's policies as they are: the rollout enforces, and
+    /// has begun here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guarded: bool,
+
     /// Workloads that are effectively STRICT of all, as in 3/4; for the printed table.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 32))]

@@ -1,0 +1,167 @@
+//! The chart: what helm makes of it, whether a real apiserver takes that, and what becomes of
+//! policies when it is installed, upgraded and uninstalled.
+
+use std::time::Duration;
+
+use kube::api::ListParams;
+use meshrollout_e2e::scenario::{Injection, Workload};
+use meshrollout_e2e::{Client, Cluster, Edge, Options, Rollout, Server, rendered_install, until};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(150);
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/meshrollout");
+const SYSTEM: &str = "meshrollout-system";
+
+#[test]
+fn the_plain_install_is_the_chart_rendered() {
+    let rendered = rendered_install().unwrap();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/install.yaml");
+    let written = std::fs::read_to_string(file).unwrap();
+    let differ = rendered.lines().zip(written.lines()).find(|(new, old)| new != old);
+    assert_eq!(differ, None, "`make bless` writes it anew");
+    assert_eq!(rendered.lines().count(), written.lines().count(), "`make bless` writes it anew");
+}
+
+/// What a typing error in the values is answered with.
+#[tokio::test]
+async fn the_schema_refuses_what_the_chart_does_not_know() {
+    let cluster = Cluster::start(Options::default()).await.unwrap();
+    let refused = [
+        ("replica=3", "additional properties 'replica' not allowed"),
+        ("replicas=-1", "/replicas"),
+        ("replicas=two", "/replicas"),
+        ("image.digest=latest", "/image/digest"),
+        ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
+        ("crds.enable=true", "'enable' not allowed"),
+        ("config.evaluationIntervall=1s", "'evaluationIntervall' not allowed"),
+        ("config.evaluationInterval=1", "/config/evaluationInterval"),
+        ("config.evaluationInterval=soon", "/config/evaluationInterval"),
+        ("config.operatorNamespace=here", "'operatorNamespace' not allowed"),
+        ("config.sidecars.port=0", "/config/sidecars/port"),
+        ("config.metricsSources[0].name=main", "missing property 'url'"),
+        ("config.metricsSources[0].url=file:///etc/passwd", "/config/metricsSources/0"),
+        ("credentials[0].name=main", "missing property 'secretName'"),
+        ("credentials[0].name=../etc", "/credentials/0"),
+        ("proxyState.namespaces=", "/proxyState/namespaces"),
+        ("log.format=xml", "/log/format"),
+        ("guard.policy=false", "'policy' not allowed"),
+        ("networkPolicy.apiserverPorts[0]=70000", "/networkPolicy/apiserverPorts/0"),
+    ];
+    for (value, words) in refused {
+        let said = cluster.helm(&["template", "meshrollout", CHART, "--set", value]).await;
+        let said = said.expect_err(value);
+        assert!(said.contains(words), "{value}: {said}");
+    }
+
+    // What it renders, a real apiserver takes, and reads the fields strictly.
+    cluster.namespace(SYSTEM, Injection::Absent, &[]).await.unwrap();
+    let install = cluster.helm(&["install", "meshrollout", CHART, "-n", SYSTEM]).await.unwrap();
+    let first = install.lines().skip_while(|line| *line != "NOTES:").nth(1).unwrap_or_default();
+    assert!(first.ends_with("kubectl meshrollout preflight"), "{install}");
+    let source =
+        "config.metricsSources[0].name=main,config.metricsSources[0].url=https://thanos:10901";
+    let matrix: [&[&str]; 8] = [
+        &[],
+        &["replicas=1"],
+        &[
+            "replicas=3,image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000",
+        ],
+        &["fence.enabled=false,guard.policies=false,guard.authors=false"],
+        &["rbac.roles=false,rbac.aggregateReports=false,networkPolicy.enabled=false"],
+        &["proxyState.enabled=true,proxyState.namespaces[0]=istio-canary", "allowShortTimes=true"],
+        &[
+            source,
+            "credentials[0].name=main,credentials[0].secretName=thanos,imagePullSecrets[0]=pull",
+        ],
+        &[
+            "crds.enabled=false,podDisruptionBudget.enabled=false,priorityClassName=system-cluster-critical",
+            "nodeSelector.kubernetes\\.io/os=linux,tolerations[0].operator=Exists",
+        ],
+    ];
+    for (index, values) in matrix.iter().enumerate() {
+        let mut args = vec!["template", "meshrollout", CHART, "-n", SYSTEM];
+        args.extend(values.iter().flat_map(|value| ["--set", value]));
+        let rendered = cluster.helm(&args).await.unwrap_or_else(|why| panic!("{values:?}: {why}"));
+        let file = cluster.folder().join(format!("rendered-{index}.yaml"));
+        std::fs::write(&file, rendered).unwrap();
+        let file = file.display().to_string();
+        let taken = ["apply", "--dry-run=server", "--validate=strict", "-f", &file];
+        cluster.kubectl_text(&taken).await.unwrap_or_else(|why| panic!("{values:?}: {why}"));
+    }
+    let linted = cluster.helm(&["lint", "--strict", CHART]).await.unwrap();
+    assert!(linted.contains("0 chart(s) failed"), "{linted}");
+}
+
+/// Every policy, as it stands.
+async fn policies(cluster: &Cluster) -> Vec<String> {
+    let all = cluster.kubectl_text(&["get", "peerauthentications", "-A", "-o", "json"]).await;
+    let all: Value = serde_json::from_str(&all.unwrap()).unwrap();
+    all["items"].as_array().unwrap().iter().map(Value::to_string).collect()
+}
+
+async fn state(cluster: &Cluster, namespace: &str) -> Result<String, String> {
+    let path = "jsonpath={.items[*].status.state}";
+    cluster.kubectl_text(&["get", "meshreports", "-n", namespace, "-o", path]).await
+}
+
+#[tokio::test]
+async fn an_upgrade_in_mid_stage_goes_on_and_an_uninstall_changes_no_policy() {
+    let cluster = Cluster::start(Options::default()).await.unwrap();
+    // As strict as namespaces get.
+    let system = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM,
+        "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    cluster.apply(&[system]).await.unwrap();
+    let values = cluster.chart_values().unwrap().display().to_string();
+    let chart = ["meshrollout", CHART, "-n", SYSTEM, "-f", &values];
+    cluster.helm(&[&["install"], &chart[..], &["--wait"]].concat()).await.unwrap();
+    let admitted =
+        kube::Api::<k8s_openapi::api::core::v1::Pod>::namespaced(cluster.client(), SYSTEM);
+    let admitted = admitted.list(&ListParams::default()).await.unwrap().items;
+    assert_eq!(admitted.len(), 2, "the rendered pods are admitted where `restricted` is enforced");
+
+    cluster.namespace("front", Injection::Enabled, &[]).await.unwrap();
+    cluster.deploy(&Workload::new("front", "web")).await.unwrap();
+    for name in ["one", "two"] {
+        cluster.namespace(name, Injection::Enabled, &[]).await.unwrap();
+        cluster.deploy(&Workload::new(name, "app")).await.unwrap();
+        let edge = Edge::new(Client::workload("front", "web"), Server::workload(name, "app"));
+        cluster.exporter().edge(edge.rps(40.0));
+    }
+    let operator = cluster.installed_operator().await.unwrap();
+    let rollout = Rollout::enforce("shop", &[("first", &["one"]), ("second", &["two"])])
+        .with("/stages/1/bake", json!("20s"));
+    cluster.apply_rollout(&rollout).await.unwrap();
+    until("the second stage to be watched", LIMIT, async || {
+        match state(&cluster, "two").await?.as_str() {
+            "Watching" => Ok(()),
+            other => Err(format!("{other}\n{}", operator.log())),
+        }
+    })
+    .await
+    .unwrap();
+
+    let before = policies(&cluster).await;
+    assert_eq!(before.len(), 2);
+    let upgrade = [&["upgrade"], &chart[..], &["--set", "log.filter=debug", "--wait"]].concat();
+    cluster.helm(&upgrade).await.unwrap();
+    operator.stop().await.unwrap();
+    let operator = cluster.installed_operator().await.unwrap();
+    assert!(operator.log().contains("DEBUG"), "it runs as it was upgraded to:\n{}", operator.log());
+    assert_eq!(state(&cluster, "two").await.unwrap(), "Watching");
+    let ready = cluster.until_ready_is("shop", "Enforced", LIMIT).await;
+    let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    assert_eq!(ready.status, "True", "{ready:?}");
+    assert_eq!(policies(&cluster).await, before, "neither the upgrade nor the rest wrote any");
+
+    cluster.helm(&["uninstall", "meshrollout", "-n", SYSTEM, "--wait"]).await.unwrap();
+    operator.stop().await.unwrap();
+    assert_eq!(policies(&cluster).await, before);
+    // What a rollback needs to know outlives the chart.
+    let kept = cluster.kubectl_text(&["get", "meshrollouts,meshreports", "-A", "-o", "name"]).await;
+    assert_eq!(kept.unwrap().lines().count(), 3);
+    let left =
+        "clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding";
+    let left = cluster.kubectl_text(&["get", left, "-o", "name"]).await.unwrap();
+    let left: Vec<_> = left.lines().filter(|name| name.contains("meshrollout")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
