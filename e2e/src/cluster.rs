@@ -133,6 +133,7 @@ impl Cluster {
         let client = Client::try_from(config.clone()).doing("making a client")?;
         let mut processes = vec![etcd, apiserver];
         apiserver_ready(&client, &mut processes).await?;
+        keep_audit_log(&folder)?;
 
         processes.extend([
             control_plane::controller_manager(
@@ -390,6 +391,13 @@ pub(crate) async fn client_config(kubeconfig: &Path) -> Result<Config, Error> {
     Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
         .await
         .doing(reading)
+}
+
+/// A second name for the log, when somebody wants to read the logs of all clusters in the end.
+fn keep_audit_log(folder: &Path) -> Result<(), Error> {
+    let Some(audits) = std::env::var_os("AUDITS").map(PathBuf::from) else { return Ok(()) };
+    let kept = audits.join(folder.file_name().unwrap_or_default());
+    std::fs::hard_link(folder.join(AUDIT_LOG), kept).doing("keeping the audit log")
 }
 
 async fn apiserver_ready(client: &Client, processes: &mut [Process]) -> Result<(), Error> {

@@ -67,6 +67,8 @@ pub(crate) fn apiserver(
         format!("--service-account-key-file={}", pki("service-accounts.pub")),
         format!("--service-account-signing-key-file={}", pki("service-accounts.key")),
         "--authorization-mode=RBAC".to_owned(),
+        // As OpenShift has it: who makes an owner wait must be allowed to.
+        "--enable-admission-plugins=OwnerReferencesPermissionEnforcement".to_owned(),
         "--service-cluster-ip-range=10.0.0.0/16".to_owned(),
         "--allow-privileged".to_owned(),
         // Tests in parallel are not tenants to be kept apart.

@@ -24,6 +24,7 @@ mod observe;
 mod ownership;
 mod people;
 mod planted;
+mod rights;
 mod rollout;
 mod signals;
 mod soak;
