@@ -182,7 +182,8 @@ impl Operator {
             Err(refusal) => match self.as_far_as_it_goes(rollout) {
                 Some(plan) => (Plan { paused: true, ..plan }, Some(refusal)),
                 None => {
-                    let reported = self.reporter.refused(rollout, &refusal).await;
+                    let (said, reported) = self.reporter.refused(rollout, &refusal).await;
+                    self.metrics.says(&name, &said.conditions);
                     reported.map_err(failed("reporting the refusal", rollout))?;
                     return Ok(controller::Action::await_change());
                 }
@@ -190,7 +191,8 @@ impl Operator {
         };
         let before = self.remembered(&plan, rollout);
         let visit = self.evaluate(rollout, &plan, &before.progress).await;
-        self.metrics.evaluated(&name, &visit.decision, begin.elapsed());
+        let measured = visit.snapshot.telemetry.at;
+        self.metrics.evaluated(&name, &visit.decision, measured, begin.elapsed());
         let report = self.report(rollout, &plan, &before, &visit, refusal.as_ref());
         // A rollback without an answer is tried again before much is told.
         let limit =
@@ -198,6 +200,7 @@ impl Operator {
         let reported = tokio::time::timeout(limit, report).await;
         let status = match reported {
             Ok((status, told)) => {
+                self.metrics.says(&name, &status.conditions);
                 if let Err(error) = told {
                     tracing::warn!(%error, rollout = name, "not all of it could be told yet");
                 }

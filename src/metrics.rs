@@ -1,6 +1,8 @@
 //! What the operator says of itself, for Prometheus. Every label comes from a closed set, or names
 //! a rollout.
 
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use meshrollout_core::decide::Decision;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -9,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,8 +20,10 @@ use std::time::Duration;
 pub struct Metrics {
     registry: Arc<Registry>,
     leader: Gauge,
+    conditions: Family<Says, Gauge>,
     namespaces: Family<State, Gauge>,
     obstacles: Family<Obstacle, Gauge>,
+    evidence: Family<Rollout, Gauge<f64, AtomicU64>>,
     writes: Family<Write, Counter>,
     evaluations: Family<Rollout, Counter>,
     evaluation_seconds: Histogram,
@@ -30,6 +35,7 @@ pub struct Metrics {
 /// The series a rollout had after its last evaluation.
 #[derive(Default)]
 struct Shown {
+    conditions: Vec<Says>,
     namespaces: Vec<State>,
     obstacles: Vec<Obstacle>,
 }
@@ -37,6 +43,14 @@ struct Shown {
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct Rollout {
     rollout: String,
+}
+
+/// A condition and its status, as the API has them.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct Says {
+    rollout: String,
+    condition: String,
+    status: String,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -84,8 +98,10 @@ impl Metrics {
         let metrics = Self {
             registry: Arc::default(),
             leader: Gauge::default(),
+            conditions: Family::default(),
             namespaces: Family::default(),
             obstacles: Family::default(),
+            evidence: Family::default(),
             writes: Family::default(),
             evaluations: Family::default(),
             evaluation_seconds,
@@ -95,6 +111,16 @@ impl Metrics {
         };
         let m = &metrics;
         registry.register("leader", "1 on the replica that acts.", m.leader.clone());
+        registry.register(
+            "conditions",
+            "1 for the status that each condition of a rollout has now.",
+            m.conditions.clone(),
+        );
+        registry.register(
+            "evidence_timestamp_seconds",
+            "When the evidence of a rollout's last evaluation was measured, in seconds since 1970.",
+            m.evidence.clone(),
+        );
         registry.register(
             "namespaces",
             "Namespaces of a rollout by where they stand.",
@@ -153,12 +179,22 @@ impl Metrics {
         self.scrapes.get_or_create(&Scrape { result }).inc();
     }
 
-    /// An evaluation ended.
-    pub fn evaluated(&self, rollout: &str, decision: &Decision, took: Duration) {
+    /// An evaluation ended that went by evidence of this time.
+    pub fn evaluated(
+        &self,
+        rollout: &str,
+        decision: &Decision,
+        evidence: Timestamp,
+        took: Duration,
+    ) {
         self.evaluation_seconds.observe(took.as_secs_f64());
-        self.evaluations.get_or_create(&Rollout { rollout: rollout.into() }).inc();
-        self.forget(rollout);
-        let mut shown = Shown::default();
+        let named = Rollout { rollout: rollout.into() };
+        self.evaluations.get_or_create(&named).inc();
+        let mut shown = self.shown().remove(rollout).unwrap_or_default();
+        self.unshow_namespaces(&mut shown);
+        self.evidence
+            .get_or_create(&named)
+            .set(Duration::try_from(evidence.as_duration()).unwrap_or_default().as_secs_f64());
         for standing in decision.namespaces.values() {
             let state = standing.state.name();
             let labels = State { rollout: rollout.into(), state };
@@ -174,13 +210,36 @@ impl Metrics {
         self.shown().insert(rollout.into(), shown);
     }
 
-    /// A rollout is gone, or is about to be counted anew.
+    /// What a rollout's conditions say from now on.
+    pub fn says(&self, rollout: &str, conditions: &[Condition]) {
+        let mut all = self.shown();
+        let shown = all.entry(rollout.into()).or_default();
+        for labels in shown.conditions.drain(..) {
+            self.conditions.remove(&labels);
+        }
+        for said in conditions {
+            let (condition, status) = (said.type_.clone(), said.status.clone());
+            let labels = Says { rollout: rollout.into(), condition, status };
+            self.conditions.get_or_create(&labels).set(1);
+            shown.conditions.push(labels);
+        }
+    }
+
+    /// A rollout is gone.
     pub fn forget(&self, rollout: &str) {
-        let Some(shown) = self.shown().remove(rollout) else { return };
-        for labels in shown.namespaces {
+        let Some(mut shown) = self.shown().remove(rollout) else { return };
+        self.unshow_namespaces(&mut shown);
+        for labels in shown.conditions {
+            self.conditions.remove(&labels);
+        }
+        self.evidence.remove(&Rollout { rollout: rollout.into() });
+    }
+
+    fn unshow_namespaces(&self, shown: &mut Shown) {
+        for labels in shown.namespaces.drain(..) {
             self.namespaces.remove(&labels);
         }
-        for labels in shown.obstacles {
+        for labels in shown.obstacles.drain(..) {
             self.obstacles.remove(&labels);
         }
     }

@@ -46,19 +46,20 @@ impl Reporter {
         Self { events: Recorder::new(client.clone(), reporter), client }
     }
 
-    /// The spec cannot be used, and why.
+    /// The spec cannot be used, and why. Yields the status, and whether it could be told.
     pub async fn refused(
         &self,
         rollout: &MeshRollout,
         refusal: &parse::Refusal,
-    ) -> Result<(), kube::Error> {
+    ) -> (MeshRolloutStatus, Result<(), kube::Error>) {
         let old = rollout.status.clone().unwrap_or_default();
         let message = refusal.to_string();
         let generation = rollout.metadata.generation;
         let now = Timestamp::now();
         let new = status::refused(refusal.reason(), &message, generation, &old, now);
         self.ready_changed(rollout, &old, &new).await;
-        self.status(rollout, &old, new).await
+        let told = self.status(rollout, &old, new.clone()).await;
+        (new, told)
     }
 
     /// Puts our finalizer on the rollout, or takes it off. The version that was seen must still

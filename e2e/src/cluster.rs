@@ -280,6 +280,11 @@ impl Cluster {
         }
     }
 
+    /// The path of a program that needs no cluster.
+    pub fn tool(name: &str) -> Result<PathBuf, Error> {
+        Ok(Tools::find()?.program(name))
+    }
+
     /// The path of one of the cluster's programs: kubectl, istioctl and so on.
     pub fn program(&self, name: &str) -> PathBuf {
         self.tools.program(name)

@@ -167,6 +167,11 @@ impl Operator {
         .await?
     }
 
+    /// Where its metrics are scraped, as host and port.
+    pub fn scraped_at(&self) -> &str {
+        self.admin.trim_start_matches("http://")
+    }
+
     /// A page of its admin address, such as `/metrics`.
     pub async fn page(&self, path: &str) -> Result<String, Error> {
         get(&format!("{}{path}", self.admin)).await.map_err(Error::new)

@@ -1,5 +1,5 @@
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,9 +10,12 @@ use crate::process::{Process, Program};
 use crate::tools::Tools;
 use crate::{Doing, Error, http_probe, istio_metrics, until};
 
+const CONFIG: &str = "prometheus.json";
+
 /// The running Prometheus.
 pub struct Prometheus {
     program: Program,
+    folder: PathBuf,
     port: u16,
     process: Mutex<Option<Process>>,
 }
@@ -25,7 +28,7 @@ impl Prometheus {
         scrape_interval: Duration,
         targets: &Targets<'_>,
     ) -> Result<Self, Error> {
-        let config = folder.join("prometheus.json");
+        let config = folder.join(CONFIG);
         std::fs::write(&config, targets.config(scrape_interval)).doing("writing its config")?;
         let program = Program::new("prometheus", tools.program("prometheus"), folder).args([
             format!("--config.file={}", text(&config)),
@@ -34,7 +37,7 @@ impl Prometheus {
             "--log.level=warn".to_owned(),
         ]);
         let process = Mutex::new(Some(program.start()?));
-        Ok(Self { program, port, process })
+        Ok(Self { program, folder: folder.to_owned(), port, process })
     }
 
     /// Its address, without a fault proxy in between.
@@ -44,6 +47,25 @@ impl Prometheus {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Scrapes this address too, and evaluates these rules once a second.
+    pub async fn watch(&self, address: &str, rules: &str) -> Result<(), Error> {
+        let config = self.folder.join(CONFIG);
+        let reading = || format!("changing {}", config.display());
+        let old = std::fs::read(&config).doing(reading())?;
+        let mut new: Value = serde_json::from_slice(&old).doing(reading())?;
+        let job = json!({"job_name": "operator", "static_configs": [{"targets": [address]}]});
+        if let Some(jobs) = new["scrape_configs"].as_array_mut() {
+            jobs.retain(|one| one["job_name"] != job["job_name"]);
+            jobs.push(job);
+        }
+        std::fs::write(self.folder.join("rules.yaml"), rules).doing("writing the rules")?;
+        new["rule_files"] = json!(["rules.yaml"]);
+        new["global"]["evaluation_interval"] = json!("1s");
+        std::fs::write(&config, new.to_string()).doing(reading())?;
+        self.stop().await;
+        self.start().await
     }
 
     /// Kills it; what it had scraped stays on disk.

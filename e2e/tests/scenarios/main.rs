@@ -3,6 +3,7 @@
 //! One program, so that it is linked once; `e2e/run` runs each of these modules as a process of its
 //! own.
 
+mod alerts;
 mod bad_times;
 mod blind;
 mod chart;
