@@ -18,7 +18,8 @@ pub use v1alpha1::*;
 /// Optional fields come out of the derive as `nullable`; here that is taken back, so that
 /// `soak: null` is defaulted or refused like any other wrong value instead of being stored.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    let mut crds = vec![MeshFence::crd(), MeshReport::crd(), MeshRollout::crd()];
+    let mut crds =
+        vec![MeshApproval::crd(), MeshFence::crd(), MeshReport::crd(), MeshRollout::crd()];
     for schema in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
         if let Some(root) = schema.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
             refuse_null(root);

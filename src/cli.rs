@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use request::Verb;
 use std::process::ExitCode;
 
+mod approve;
 mod cluster;
 mod crd;
 mod docs;
@@ -57,6 +58,8 @@ enum Command {
     Status(status::Args),
     /// Say why a rollout does not move, and what to do next.
     Explain(explain::Args),
+    /// Approve a stage of a rollout as it is planned now.
+    Approve(approve::Args),
     /// Take no new step; still watch, still roll back on harm.
     Pause(request::Args),
     /// Go on after a pause.
@@ -90,6 +93,7 @@ pub fn run() -> ExitCode {
         Command::TlsCheck(args) => asynchronous(tls_check::run(args)),
         Command::Status(args) => asynchronous(ended(status::run(args))),
         Command::Explain(args) => asynchronous(ended(explain::run(args))),
+        Command::Approve(args) => asynchronous(ended(approve::run(args))),
         Command::Pause(args) => asynchronous(ended(request::run(Verb::Pause, args))),
         Command::Resume(args) => asynchronous(ended(request::run(Verb::Resume, args))),
         Command::Abort(args) => asynchronous(ended(request::run(Verb::Abort, args))),

@@ -4,7 +4,7 @@ mod restore;
 mod visit;
 
 use crate::api::parse::{self, Refusal};
-use crate::api::{DeletionPolicy, MeshReport, MeshRollout, MeshRolloutStatus};
+use crate::api::{DeletionPolicy, MeshApproval, MeshReport, MeshRollout, MeshRolloutStatus};
 use crate::apply::Writer;
 use crate::config::Config;
 use crate::lease::Leadership;
@@ -21,13 +21,15 @@ use kube::runtime::controller;
 use kube::runtime::reflector::Store;
 use kube::runtime::utils::predicates;
 use kube::runtime::{Predicate, WatchStreamExt, reflector, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use meshrollout_core::decide::State;
 use meshrollout_core::ident::{Namespace, Uid};
 use meshrollout_core::plan::Plan;
 use meshrollout_core::progress::Progress;
 use meshrollout_core::reading::Cause;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +51,7 @@ pub struct Operator {
     /// Set when [`Operator::run`] begins.
     rollouts: OnceLock<Store<MeshRollout>>,
     reports: Store<MeshReport>,
+    approvals: Store<MeshApproval>,
     /// Its connections wait as long as a watch may be silent.
     listening: Client,
     reporter: Reporter,
@@ -100,7 +103,8 @@ impl Operator {
             proxies: Proxies::new(objects.clone(), &config),
             objects,
             rollouts: OnceLock::new(),
-            reports: reports(&listening, config.stale_watch.unsigned_abs()),
+            reports: stored(&listening, config.stale_watch.unsigned_abs()),
+            approvals: stored(&listening, config.stale_watch.unsigned_abs()),
             listening,
             reporter: Reporter::new(client.clone(), identity),
             sources,
@@ -117,13 +121,15 @@ impl Operator {
     /// Waits until every first list has arrived, or says which have not within `limit`.
     pub async fn ready(&self, limit: Duration) -> Result<(), Vec<Cause>> {
         self.objects.ready(limit).await?;
-        let reports = tokio::time::timeout(limit, self.reports.wait_until_ready()).await;
-        match reports {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => {
-                Err(vec![Cause::StaleWatch { kind: "MeshReport".into(), since: None }])
-            }
-        }
+        let (reports, approvals) = tokio::join!(
+            tokio::time::timeout(limit, self.reports.wait_until_ready()),
+            tokio::time::timeout(limit, self.approvals.wait_until_ready()),
+        );
+        let late = [(reports, "MeshReport"), (approvals, "MeshApproval")].into_iter();
+        let late = late.filter(|(ready, _)| !matches!(ready, Ok(Ok(()))));
+        let late: Vec<_> =
+            late.map(|(_, kind)| Cause::StaleWatch { kind: kind.into(), since: None }).collect();
+        if late.is_empty() { Ok(()) } else { Err(late) }
     }
 
     /// Evaluates every rollout, again and again, until `stop`.
@@ -176,7 +182,8 @@ impl Operator {
         let (plan, refusal) = match parse::plan(rollout, &self.config) {
             Ok(plan) => {
                 let paused = plan.paused || put.is_err();
-                (Plan { claimed: self.claimed(rollout), paused, ..plan }, None)
+                let (claimed, approvals) = (self.claimed(rollout), self.approvals(rollout));
+                (Plan { claimed, approvals, paused, ..plan }, None)
             }
             // What was reached before is still watched, and taken back on harm or on request.
             Err(refusal) => match self.as_far_as_it_goes(rollout) {
@@ -323,9 +330,13 @@ impl Operator {
     }
 }
 
-fn reports(client: &Client, patience: Duration) -> Store<MeshReport> {
+/// All objects of a kind of ours, as a watch tells them.
+fn stored<K>(client: &Client, patience: Duration) -> Store<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
     let (reader, writer) = reflector::store();
-    let stream = watcher(Api::<MeshReport>::all(client.clone()), renewed(patience))
+    let stream = watcher(Api::<K>::all(client.clone()), renewed(patience))
         .default_backoff()
         .reflect(writer)
         .applied_objects();
@@ -333,7 +344,7 @@ fn reports(client: &Client, patience: Duration) -> Store<MeshReport> {
         stream
             .for_each(async |event| {
                 if let Err(error) = event {
-                    tracing::warn!(%error, "watching MeshReports");
+                    tracing::warn!(%error, kind = %K::kind(&()), "watching");
                 }
             })
             .await;

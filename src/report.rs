@@ -188,6 +188,7 @@ impl Reporter {
                 State::Pending
                 | State::Preparing
                 | State::Proving
+                | State::AwaitingApproval
                 | State::Enforcing
                 | State::Watching
                 | State::Enforced

@@ -27,7 +27,10 @@ fn there_is_no_file_without_a_kind() {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         files.sort();
-        assert_eq!(files, ["meshfences.yaml", "meshreports.yaml", "meshrollouts.yaml"]);
+        assert_eq!(
+            files,
+            ["meshapprovals.yaml", "meshfences.yaml", "meshreports.yaml", "meshrollouts.yaml"]
+        );
     }
 }
 

@@ -58,8 +58,15 @@ fn one_file_writes_policies() {
         .collect();
     assert_eq!(
         writers,
-        ["src/apply.rs", "src/cli/request.rs", "src/fence.rs", "src/lease.rs", "src/report.rs"],
-        "policies; a person's requests; the MeshFence; the Lease; status and reports"
+        [
+            "src/apply.rs",
+            "src/cli/approve.rs",
+            "src/cli/request.rs",
+            "src/fence.rs",
+            "src/lease.rs",
+            "src/report.rs"
+        ],
+        "policies; a person's approvals and requests; the MeshFence; the Lease; status and reports"
     );
 }
 
@@ -168,7 +175,9 @@ fn the_crds_and_the_rights_speak_of_the_same_kinds() {
         })
         .collect();
     assert!(wide.is_empty(), "no wildcards, no secrets: {wide:?}");
-    for kind in ["meshfences", "meshrollouts", "meshreports", "peerauthentications"] {
+    for kind in
+        ["meshapprovals", "meshfences", "meshrollouts", "meshreports", "peerauthentications"]
+    {
         assert!(rights.contains(kind), "{kind}");
     }
 }
@@ -212,7 +221,7 @@ fn the_operator_may_read_what_it_watches_and_nothing_else() {
         }
     }
     let mut watched = looked_at();
-    let own = ["meshrollouts", "meshreports"].map(str::to_owned);
+    let own = ["meshrollouts", "meshreports", "meshapprovals"].map(str::to_owned);
     watched.entry("meshrollout.dev".to_owned()).or_default().extend(own);
     assert_eq!(read, watched);
 }

@@ -9,7 +9,8 @@ use crate::apply::documents;
 use crate::tools::Tools;
 use crate::{Cluster, Doing, Error, OperatorOptions, until};
 
-const CRDS: [&str; 3] = [
+const CRDS: [&str; 4] = [
+    include_str!("../../crds/meshapprovals.yaml"),
     include_str!("../../crds/meshfences.yaml"),
     include_str!("../../crds/meshreports.yaml"),
     include_str!("../../crds/meshrollouts.yaml"),
@@ -133,7 +134,7 @@ impl Cluster {
             object["kind"] != "Deployment" && !off.contains(&name)
         });
         self.apply(&objects).await.doing("installing meshrollout")?;
-        let kinds = ["meshfences", "meshrollouts", "meshreports"];
+        let kinds = ["meshapprovals", "meshfences", "meshrollouts", "meshreports"];
         until("the CRDs to be served", Duration::from_secs(30), async || {
             for kind in kinds {
                 let output =

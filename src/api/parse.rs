@@ -5,8 +5,9 @@
 
 use super::names::request;
 use super::{
-    Action, Duration, ExistingPolicies, GateLevel, Gates, LabelExpression, LabelOperator,
-    MeshRollout, MeshRolloutSpec, NamespaceSelector, OnIdle, RollbackTrigger, Stage,
+    Action, ApprovalPolicy, Duration, ExistingPolicies, GateLevel, Gates, LabelExpression,
+    LabelOperator, MeshApproval, MeshRollout, MeshRolloutSpec, NamespaceSelector, OnIdle,
+    RollbackTrigger, Stage,
 };
 use crate::config::Config;
 use jiff::SignedDuration;
@@ -15,7 +16,7 @@ use kube::ResourceExt;
 use meshrollout_core::finding::{Code, Subject};
 use meshrollout_core::ident::{Namespace, Operator, Port, Requirement, Selector, Uid, WorkloadRef};
 use meshrollout_core::plan::{
-    self, Asked, Existing, Mission, Plan, Settings, Strictness, Targets, Timing, Trigger,
+    self, Approval, Asked, Existing, Mission, Plan, Settings, Strictness, Targets, Timing, Trigger,
 };
 use meshrollout_core::waiver::{Acknowledgement, Answer, Exception, Waivers};
 use std::collections::BTreeMap;
@@ -104,6 +105,7 @@ fn of_spec(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
             rollback: asked(request::ROLLBACK),
         },
         claimed: BTreeMap::new(),
+        approvals: vec![],
         operator_namespace: Namespace::new(&config.operator_namespace),
         timing: timing(config),
     })
@@ -192,7 +194,28 @@ fn stage(path: &str, given: &Stage, config: &Config) -> Result<plan::Stage, Refu
             .ok()
             .filter(|count| *count > 0)
             .ok_or_else(|| refuse(&format!("{path}.maxConcurrent"), "must be at least 1"))?,
+        needs_approval: match given.approval {
+            ApprovalPolicy::Automatic => false,
+            ApprovalPolicy::Required => true,
+        },
     })
+}
+
+/// Those approvals that are of this rollout: made after it was, so that a namesake made anew has
+/// none of the old one's.
+pub fn approvals<'a>(
+    rollout: &MeshRollout,
+    all: impl IntoIterator<Item = &'a MeshApproval>,
+) -> Vec<Approval> {
+    let made = &rollout.metadata.creation_timestamp;
+    all.into_iter()
+        .filter(|one| one.spec.rollout == rollout.name_any())
+        .filter(|one| one.metadata.creation_timestamp >= *made)
+        .map(|one| Approval {
+            stage: one.spec.stage.clone(),
+            plan_hash: one.spec.plan_hash.clone(),
+        })
+        .collect()
 }
 
 fn selector(path: &str, given: &NamespaceSelector) -> Result<Selector, Refusal> {

@@ -2,6 +2,7 @@
 #![expect(clippy::duplicated_attributes, reason = "two printer columns may be of one type")]
 #![expect(unreachable_pub, reason = "KubeSchema copies every struct into the body of a function")]
 
+mod approval;
 mod duration;
 mod fence;
 mod report;
@@ -9,6 +10,7 @@ mod rollout;
 mod selector;
 mod status;
 
+pub use approval::*;
 pub use duration::{Duration, DurationError};
 pub use fence::*;
 pub use report::*;

@@ -3,7 +3,7 @@
 use super::cluster::Error;
 use super::scene::{Look, Scene};
 use super::{exit, fail};
-use crate::api::{Action, MeshRollout, MeshRolloutSpec, Stage};
+use crate::api::{Action, ApprovalPolicy, MeshRollout, MeshRolloutSpec, Stage};
 use meshrollout_core::gate::policy::is_strict;
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::order::{calls, stages};
@@ -126,6 +126,7 @@ fn proposal(args: &Args, scene: &Scene) -> Result<String, String> {
         soak: Stage::default_soak(),
         bake: Stage::default_bake(),
         max_concurrent: Stage::default_max_concurrent(),
+        approval: ApprovalPolicy::Automatic,
     };
     let spec = MeshRolloutSpec {
         action: Action::Observe,

@@ -145,6 +145,7 @@ fn plan(config: &Config, waivers: Waivers) -> Plan {
         existing: Existing::Refuse,
         asked: Asked::default(),
         claimed: BTreeMap::new(),
+        approvals: vec![],
         waivers,
         operator_namespace: Namespace::new(&config.operator_namespace),
         timing: parse::timing(config),

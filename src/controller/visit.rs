@@ -2,13 +2,14 @@
 
 use super::Operator;
 use crate::api::names::POLICY_NAME;
-use crate::api::{MeshRollout, parse};
+use crate::api::{MeshApproval, MeshRollout, parse};
 use crate::apply::{Outcome, open_the_way_back};
 use crate::istio::PeerAuthentication;
 use crate::observe::evidence::{self, Question};
 use crate::observe::sidecars::Sidecars;
 use crate::translate;
 use jiff::{SignedDuration, Timestamp};
+use kube::api::ListParams;
 use kube::runtime::reflector::Store;
 use kube::{Api, ResourceExt};
 use meshrollout_core::action::{Action, RollBack};
@@ -17,7 +18,7 @@ use meshrollout_core::decide::{Decision, State, decide, step_back};
 use meshrollout_core::finding::{Code, Finding, Level, Subject};
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::invariant::{self, Violation};
-use meshrollout_core::plan::Plan;
+use meshrollout_core::plan::{Approval, Plan};
 use meshrollout_core::policy::Policy;
 use meshrollout_core::progress::Progress;
 use meshrollout_core::reading::Cause;
@@ -170,6 +171,7 @@ impl Operator {
         namespace: &Namespace,
         telemetry: &Arc<Telemetry>,
     ) {
+        let plan = &self.approved_now(rollout, plan).await;
         let now = Timestamp::now();
         let read = self.objects.quorum(&self.client, namespace, now, Arc::clone(telemetry)).await;
         let snapshot = match read {
@@ -194,6 +196,27 @@ impl Operator {
         {
             self.perform(plan, visit, &action).await;
         }
+    }
+
+    pub(super) fn approvals(&self, rollout: &MeshRollout) -> Vec<Approval> {
+        let all = self.approvals.state();
+        parse::approvals(rollout, all.iter().map(AsRef::as_ref))
+    }
+
+    /// The plan with the approvals that stand now: one may have been taken back. Without an answer
+    /// nothing is approved.
+    async fn approved_now(&self, rollout: &MeshRollout, plan: &Plan) -> Plan {
+        if !plan.stages.iter().any(|stage| stage.needs_approval) {
+            return plan.clone();
+        }
+        let approvals = Api::<MeshApproval>::all(self.client.clone());
+        let none_named = ListParams::default();
+        let listed = tokio::time::timeout(READ_LIMIT, approvals.list(&none_named)).await;
+        let approvals = match listed {
+            Ok(Ok(all)) => parse::approvals(rollout, &all.items),
+            Ok(Err(_)) | Err(_) => vec![],
+        };
+        Plan { approvals, ..plan.clone() }
     }
 
     async fn perform(&self, plan: &Plan, visit: &mut Visit, action: &Action) {
@@ -294,6 +317,7 @@ impl Operator {
         let awaited = seen.decision.namespaces.values().any(|one| match one.state {
             State::Preparing
             | State::Proving
+            | State::AwaitingApproval
             | State::Enforcing
             | State::Watching
             | State::RolledBack

@@ -27,7 +27,7 @@ pub struct Clearance {
 }
 
 impl Clearance {
-    /// Runs every gate on `snapshot`. No clearance without our own PERMISSIVE standing there: it
+    /// Runs every gate on `snapshot`, and asks for people's approval where the stage wants it. No clearance without our own PERMISSIVE standing there: it
     /// is what a rollback returns to, and an update that meets it exactly is the fence.
     pub(crate) fn cut(
         plan: &Plan,
@@ -35,7 +35,9 @@ impl Clearance {
         snapshot: &Snapshot,
         facts: &NamespaceFacts,
     ) -> Option<Self> {
-        if Evaluation::run(plan, snapshot, facts).verdict() != Verdict::Pass {
+        if Evaluation::run(plan, snapshot, facts).verdict() != Verdict::Pass
+            || !plan.is_approved(stage)
+        {
             return None;
         }
         let pin = our_policy(plan, snapshot, &facts.name)?;

@@ -69,6 +69,8 @@ pub fn of(plan: &Plan, decision: &Decision, old: &[Condition], now: Timestamp) -
         (True, gates, False, True, False, False, "NewNamespace")
     } else if worst.is_some() {
         (True, Unknown, False, True, False, False, name)
+    } else if states().any(|state| state == State::AwaitingApproval) {
+        (True, True, False, True, False, False, "AwaitingApproval")
     } else if states().any(|state| state == State::Watching) {
         (True, True, False, True, False, False, "Watching")
     } else if states().any(|state| state == State::Preparing) {

@@ -359,7 +359,9 @@ fn advance(
                 }
                 let over =
                     memory.soak.is_some_and(|soak| now.duration_since(soak.since) >= stage.soak);
-                if over && may_step && free > 0 {
+                if over && !plan.is_approved(stage) {
+                    standing.state = State::AwaitingApproval;
+                } else if over && may_step && free > 0 {
                     free -= 1;
                     standing.state = State::Enforcing;
                     if snapshot.source == Source::Quorum
@@ -372,6 +374,7 @@ fn advance(
             // A soak is of one stretch of proving.
             State::Pending
             | State::Preparing
+            | State::AwaitingApproval
             | State::Enforcing
             | State::Watching
             | State::Enforced
@@ -495,7 +498,15 @@ impl Decision {
     pub fn newcomer(&self, plan: &Plan) -> Option<(&Namespace, &Standing)> {
         let current = self.current_stage?;
         let stage = plan.stages.get(current)?;
-        let proven = |state| matches!(state, State::Preparing | State::Proving | State::Enforcing);
+        let proven = |state| match state {
+            State::Preparing | State::Proving | State::AwaitingApproval | State::Enforcing => true,
+            State::Pending
+            | State::Watching
+            | State::Enforced
+            | State::RolledBack
+            | State::Blocked
+            | State::Exempt => false,
+        };
         self.namespaces
             .iter()
             .filter(|_| self.progress.finished.contains(&stage.name))

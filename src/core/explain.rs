@@ -64,7 +64,9 @@ pub fn headline(plan: &Plan, decision: &Decision) -> String {
         .iter()
         .filter(|(_, standing)| Some(standing.stage) == current)
         .filter(|(_, standing)| !standing.state.is_done())
-        .max_by_key(|(_, standing)| standing.state == State::Watching);
+        .max_by_key(|(_, standing)| {
+            (standing.state == State::AwaitingApproval, standing.state == State::Watching)
+        });
     match next {
         Some((name, standing)) => {
             let paused = if plan.paused { "paused; " } else { "" };
@@ -107,6 +109,15 @@ pub fn where_it_stands(
             }
             (Some(_) | None, _) => format!("{name} is being proven"),
         },
+        State::AwaitingApproval => {
+            let since =
+                soak.map_or(String::new(), |soak| format!(" since {}", whole_second(soak.since)));
+            format!(
+                "every gate passes in {name}{since}; STRICT waits for a person: \
+                 kubectl meshrollout approve {} --stage {stage_name}",
+                plan.name
+            )
+        }
         State::Watching => match (bake, standing.bake) {
             (Some(bake), Some(wanted)) => format!(
                 "{name} is STRICT since {}; watched for harm until {} at the earliest",

@@ -68,14 +68,18 @@ pub fn broken_by(
     .collect()
 }
 
-/// S1: STRICT only where every gate passes, on fresh evidence from quorum reads.
+/// S1: STRICT only where every gate passes, on fresh evidence from quorum reads, and a person has
+/// approved wherever one is to be asked.
 pub fn strict_is_proven(plan: &Plan, snapshot: &Snapshot, action: &Action, now: Timestamp) -> bool {
     let Action::EnforceStrict(clearance) = action else { return true };
     snapshot.source == Source::Quorum
         && clearance.is_current(now)
-        && snapshot
-            .namespace(clearance.namespace())
-            .is_some_and(|facts| Evaluation::run(plan, snapshot, facts).verdict() == Verdict::Pass)
+        && snapshot.namespace(clearance.namespace()).is_some_and(|facts| {
+            let mut stages =
+                plan.stages.iter().filter(|stage| stage.targets.cover(&facts.name, &facts.labels));
+            stages.all(|stage| plan.is_approved(stage))
+                && Evaluation::run(plan, snapshot, facts).verdict() == Verdict::Pass
+        })
 }
 
 /// S2: an update meets our own policy, at the version read; a creation meets an empty place.

@@ -38,6 +38,8 @@ pub struct Plan {
     /// Namespaces that another rollout has the better right to, by its name: the one that wrote
     /// there already, else the older.
     pub claimed: BTreeMap<Namespace, String>,
+    /// What people have approved of this rollout, for whatever plan it had then.
+    pub approvals: Vec<Approval>,
     /// The operator's own namespace: nothing is written there.
     pub operator_namespace: Namespace,
     /// The operator's times.
@@ -53,6 +55,15 @@ pub struct Asked {
     pub retry: Option<String>,
     /// `meshrollout.dev/rollback`: roll everything back.
     pub rollback: Option<String>,
+}
+
+/// A person's word that a stage may go STRICT.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Approval {
+    /// The stage.
+    pub stage: String,
+    /// The plan that was approved: its [`hash`](Plan::hash).
+    pub plan_hash: String,
 }
 
 /// Whether a plan writes.
@@ -95,6 +106,8 @@ pub struct Stage {
     pub bake: SignedDuration,
     /// Namespaces between Enforcing and Enforced at one time.
     pub max_concurrent: usize,
+    /// STRICT waits for a person who approves.
+    pub needs_approval: bool,
 }
 
 /// Which namespaces a stage covers.
@@ -211,6 +224,14 @@ impl Plan {
     /// Some stage covers a namespace of this name and these labels.
     pub fn covers(&self, namespace: &Namespace, labels: &Labels) -> bool {
         self.stages.iter().any(|stage| stage.targets.cover(namespace, labels))
+    }
+
+    /// Whether STRICT may be written in this stage, as far as people are concerned. An approval is
+    /// of one plan: whatever was edited since, it counts for nothing.
+    pub fn is_approved(&self, stage: &Stage) -> bool {
+        let hash = self.hash();
+        let here = |one: &Approval| one.stage == stage.name && one.plan_hash == hash;
+        !stage.needs_approval || self.approvals.iter().any(here)
     }
 
     /// What an approval is bound to and a status was made for: stages and gates, nothing that acts

@@ -39,6 +39,8 @@ pub enum State {
     Preparing,
     /// The gates are asked again and again until they have held for the soak.
     Proving,
+    /// Proven; a person has to approve.
+    AwaitingApproval,
     /// Proven; STRICT is being written.
     Enforcing,
     /// STRICT, and watched for harm.
@@ -60,6 +62,7 @@ impl State {
             Self::Pending => "Pending",
             Self::Preparing => "Preparing",
             Self::Proving => "Proving",
+            Self::AwaitingApproval => "AwaitingApproval",
             Self::Enforcing => "Enforcing",
             Self::Watching => "Watching",
             Self::Enforced => "Enforced",
@@ -76,6 +79,7 @@ impl State {
             Self::Pending
             | Self::Preparing
             | Self::Proving
+            | Self::AwaitingApproval
             | Self::Enforcing
             | Self::Watching
             | Self::RolledBack

@@ -53,7 +53,7 @@ pub fn canonical(plan: &Plan) -> String {
 // Taken apart field by field, so that a new one cannot be forgotten.
 
 fn stage(stage: &Stage) -> String {
-    let Stage { name, targets, soak, bake, max_concurrent } = stage;
+    let Stage { name, targets, soak, bake, max_concurrent, needs_approval } = stage;
     let targets = match targets {
         Targets::Named(names) => {
             let names: Vec<_> = names.iter().map(|name| quoted(name.as_str())).collect();
@@ -66,8 +66,10 @@ fn stage(stage: &Stage) -> String {
             all.concat()
         }
     };
+    // Only where it is asked for, so that no other plan has another hash than before there were any.
+    let approval = if *needs_approval { "approval Required\n" } else { "" };
     format!(
-        "stage {}\n{targets}{}{}maxConcurrent {max_concurrent}\n",
+        "stage {}\n{targets}{}{}maxConcurrent {max_concurrent}\n{approval}",
         quoted(name),
         length("soak", *soak),
         length("bake", *bake),

@@ -64,6 +64,7 @@ impl World {
             soak: seconds(60),
             bake: seconds(60),
             max_concurrent: 1,
+            needs_approval: false,
         });
         let timing = Timing {
             interval: seconds(30),
@@ -91,6 +92,7 @@ impl World {
             existing: Existing::Refuse,
             asked: Asked::default(),
             claimed: BTreeMap::new(),
+            approvals: vec![],
             waivers: Default::default(),
             operator_namespace: "meshrollout-system".into(),
             timing,

@@ -216,6 +216,7 @@ fn has_begun(state: State) -> bool {
         State::Pending | State::Exempt => false,
         State::Preparing
         | State::Proving
+        | State::AwaitingApproval
         | State::Enforcing
         | State::Watching
         | State::Enforced
@@ -229,6 +230,7 @@ fn state(state: State) -> NamespaceState {
         State::Pending => NamespaceState::Pending,
         State::Preparing => NamespaceState::Preparing,
         State::Proving => NamespaceState::Proving,
+        State::AwaitingApproval => NamespaceState::AwaitingApproval,
         State::Enforcing => NamespaceState::Enforcing,
         State::Watching => NamespaceState::Watching,
         State::Enforced => NamespaceState::Enforced,

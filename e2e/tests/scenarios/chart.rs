@@ -153,8 +153,9 @@ async fn an_upgrade_in_mid_stage_goes_on_and_an_uninstall_changes_no_policy() {
     assert_eq!(ready.status, "True", "{ready:?}");
     assert_eq!(policies(&cluster).await, before, "neither the upgrade nor the rest wrote any");
 
-    cluster.helm(&["uninstall", "meshrollout", "-n", SYSTEM, "--wait"]).await.unwrap();
+    // Its pods go before its rights do.
     operator.stop().await.unwrap();
+    cluster.helm(&["uninstall", "meshrollout", "-n", SYSTEM, "--wait"]).await.unwrap();
     assert_eq!(policies(&cluster).await, before);
     // What a rollback needs to know outlives the chart.
     let kept = cluster.kubectl_text(&["get", "meshrollouts,meshreports", "-A", "-o", "name"]).await;

@@ -15,42 +15,42 @@ use serde_json::{Value, json};
 const LIMIT: Duration = Duration::from_secs(150);
 
 /// Each with what the chart's manual would have them bound to.
-const PEOPLE: [&str; 8] =
-    ["admin", "viewer", "author", "patcher", "enrolled", "editor", "paged", "stranger"];
+const PEOPLE: [&str; 9] =
+    ["admin", "viewer", "author", "patcher", "enrolled", "editor", "paged", "stranger", "approver"];
 
 /// What somebody tries, and who is answered how: `+` may, `-` has no right to, `g` is refused by
 /// the guard of policies, `a` by the guard of authors.
-const FACTS: [(&str, Deed, &str); 24] = [
-    ("read rollouts", Deed::List("MeshRollout", ""), "+++++-+-"),
-    ("read reports", Deed::List("MeshReport", "enforced"), "+++++++-"),
-    ("make the rollout they are enrolled for", Deed::Rollout("theirs"), "+-a++---"),
-    ("make another rollout", Deed::Rollout("another"), "+-a+a---"),
+const FACTS: [(&str, Deed, &str); 25] = [
+    ("read rollouts", Deed::List("MeshRollout", ""), "+++++-+-+"),
+    ("read reports", Deed::List("MeshReport", "enforced"), "+++++++-+"),
+    ("make the rollout they are enrolled for", Deed::Rollout("theirs"), "+-a++----"),
+    ("make another rollout", Deed::Rollout("another"), "+-a+a----"),
     (
         "change a plan",
         Deed::Merge("MeshRollout", "", "shop", r#"{"spec":{"paused":true}}"#),
-        "+-a+a-+-",
+        "+-a+a-+--",
     ),
-    ("ask for a retry", Deed::Merge("MeshRollout", "", "shop", RETRY), "+-+++-+-"),
-    ("delete a rollout", Deed::Delete("MeshRollout", "", "shop"), "+-+++---"),
+    ("ask for a retry", Deed::Merge("MeshRollout", "", "shop", RETRY), "+-+++-+--"),
+    ("delete a rollout", Deed::Delete("MeshRollout", "", "shop"), "+-+++----"),
     (
         "forge a report",
         Deed::Status("MeshReport", "enforced", "shop", r#"{"status":{"guarded":false}}"#),
-        "+-------",
+        "+--------",
     ),
-    ("delete a report", Deed::Delete("MeshReport", "enforced", "shop"), "+-------"),
+    ("delete a report", Deed::Delete("MeshReport", "enforced", "shop"), "+--------"),
     (
         "depose the leader",
         Deed::Merge("MeshFence", "meshrollout-system", "meshrollout", r#"{"spec":{"epoch":999}}"#),
-        "+-------",
+        "+--------",
     ),
     // What the rollout keeps.
-    ("loosen what is STRICT", Deed::Merge(POLICY, "enforced", "default", PERMISSIVE), "+--g-g+-"),
+    ("loosen what is STRICT", Deed::Merge(POLICY, "enforced", "default", PERMISSIVE), "+--g-g+--"),
     (
         "turn TLS off",
         Deed::Merge(POLICY, "enforced", "default", r#"{"spec":{"mtls":{"mode":"DISABLE"}}}"#),
-        "g--g-gg-",
+        "g--g-gg--",
     ),
-    ("delete what is kept", Deed::Delete(POLICY, "enforced", "default"), "g----g--"),
+    ("delete what is kept", Deed::Delete(POLICY, "enforced", "default"), "g----g---"),
     (
         "take our label off",
         Deed::Merge(
@@ -59,7 +59,7 @@ const FACTS: [(&str, Deed, &str); 24] = [
             "default",
             r#"{"metadata":{"labels":{"meshrollout.dev/rollout":null}}}"#,
         ),
-        "g--g-gg-",
+        "g--g-gg--",
     ),
     (
         "take our notes off",
@@ -69,28 +69,28 @@ const FACTS: [(&str, Deed, &str); 24] = [
             "default",
             r#"{"metadata":{"annotations":{"meshrollout.dev/previous":null}}}"#,
         ),
-        "g--g-gg-",
+        "g--g-gg--",
     ),
     (
         "put a label of their own on",
         Deed::Merge(POLICY, "enforced", "default", r#"{"metadata":{"labels":{"team":"a"}}}"#),
-        "+--+-++-",
+        "+--+-++--",
     ),
     (
         "make STRICT by hand what is being proven",
         Deed::Merge(POLICY, "proving", "default", r#"{"spec":{"mtls":{"mode":"STRICT"}}}"#),
-        "g--g-gg-",
+        "g--g-gg--",
     ),
     // What stands beside it.
     (
         "a second STRICT for the namespace",
         Deed::Policy("enforced", r#"{"mtls":{"mode":"STRICT"}}"#),
-        "g----g--",
+        "g----g---",
     ),
     (
         "a second PERMISSIVE for the namespace",
         Deed::Policy("enforced", r#"{"mtls":{"mode":"PERMISSIVE"}}"#),
-        "+----g--",
+        "+----g---",
     ),
     (
         "a workload's exception",
@@ -98,7 +98,7 @@ const FACTS: [(&str, Deed, &str); 24] = [
             "enforced",
             r#"{"selector":{"matchLabels":{"app":"app"}},"mtls":{"mode":"PERMISSIVE"}}"#,
         ),
-        "+----+--",
+        "+----+---",
     ),
     (
         "a workload's STRICT before it is proven",
@@ -106,7 +106,7 @@ const FACTS: [(&str, Deed, &str); 24] = [
             "proving",
             r#"{"selector":{"matchLabels":{"app":"app"}},"mtls":{"mode":"STRICT"}}"#,
         ),
-        "g----g--",
+        "g----g---",
     ),
     (
         "a port's STRICT before it is proven",
@@ -114,15 +114,21 @@ const FACTS: [(&str, Deed, &str); 24] = [
             "proving",
             r#"{"selector":{"matchLabels":{"app":"app"}},"portLevelMtls":{"8080":{"mode":"STRICT"}}}"#,
         ),
-        "g----g--",
+        "g----g---",
     ),
     // Where no rollout has begun.
-    ("STRICT in a later stage", Deed::Policy("later", r#"{"mtls":{"mode":"STRICT"}}"#), "+----+--"),
+    (
+        "STRICT in a later stage",
+        Deed::Policy("later", r#"{"mtls":{"mode":"STRICT"}}"#),
+        "+----+---",
+    ),
     (
         "STRICT where a rollout only looks",
         Deed::Policy("observed", r#"{"mtls":{"mode":"STRICT"}}"#),
-        "+----+--",
+        "+----+---",
     ),
+    // What waits for a person.
+    ("approve a stage", Deed::Approve("shop"), "+-------+"),
 ];
 const POLICY: &str = "PeerAuthentication";
 const PERMISSIVE: &str = r#"{"spec":{"mtls":{"mode":"PERMISSIVE"}}}"#;
@@ -140,6 +146,8 @@ enum Deed {
     Policy(&'static str, &'static str),
     /// Creates a rollout of this name.
     Rollout(&'static str),
+    /// Approves the third stage of this rollout.
+    Approve(&'static str),
 }
 
 fn api(client: &kube::Client, kind: &str, namespace: &str) -> Api<DynamicObject> {
@@ -180,6 +188,13 @@ impl Deed {
                     "metadata": {"name": "by-hand", "namespace": namespace}, "spec": spec});
                 let object = serde_json::from_value(object).unwrap();
                 api(client, POLICY, namespace).create(&post, &object).await.map(drop)
+            }
+            Self::Approve(rollout) => {
+                let object = json!({"apiVersion": "meshrollout.dev/v1alpha1", "kind": "MeshApproval",
+                    "metadata": {"name": "by-hand"}, "spec":
+                    {"rollout": rollout, "stage": "third", "planHash": "0123456789abcdef"}});
+                let object = serde_json::from_value(object).unwrap();
+                api(client, "MeshApproval", "").create(&post, &object).await.map(drop)
             }
             Self::Rollout(name) => {
                 let object = json!({"apiVersion": "meshrollout.dev/v1alpha1", "kind": "MeshRollout",
@@ -236,6 +251,7 @@ fn bindings() -> Vec<Value> {
         bound("enrolled", "meshrollout-author"),
         bound("enrolled", "enroll-theirs"),
         bound("paged", "meshrollout-break-glass"),
+        bound("approver", "meshrollout-approver"),
     ];
     for namespace in ["enforced", "proving", "later", "observed"] {
         for role in ["admin", "policies-all"] {

@@ -273,3 +273,57 @@ async fn of_two_operators_one_writes_and_the_other_takes_over() {
     cluster.delete("meshrollout", "default", "pair").await.unwrap();
     other.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_stage_waits_for_a_person_who_approves_this_very_plan() {
+    let (cluster, _turn) = cluster(1).await;
+    cluster.called(&["asks-one", "asks-two"]).await.unwrap();
+    let rollout = Rollout::enforce("asks", &[("first", &["asks-one"]), ("second", &["asks-two"])])
+        .with("/stages/1/approval", json!("Required"));
+    let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
+    cluster.apply_rollout(&rollout).await.unwrap();
+    let waits = cluster.until_ready_is("asks", "AwaitingApproval", LIMIT).await.unwrap();
+    assert_eq!(waits.status, "False");
+    let command = "kubectl meshrollout approve asks --stage second";
+    assert!(waits.message.contains(command), "{waits:?}");
+    assert_eq!(mode(cluster, "asks-one").await, "STRICT");
+    assert_eq!(report(cluster, "asks", "asks-two").await["state"], "AwaitingApproval");
+    let explained = cluster.meshrollout(&["explain", "asks"]).await.unwrap();
+    let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(explained.contains(command), "{explained}");
+
+    // An approval of another plan; of a stage that asks nobody; of one that is not there.
+    let stale = json!({"apiVersion": "meshrollout.dev/v1alpha1", "kind": "MeshApproval",
+        "metadata": {"name": "stale"},
+        "spec": {"rollout": "asks", "stage": "second", "planHash": "0123456789abcdef"}});
+    cluster.apply(&[stale]).await.unwrap();
+    for (stage, words) in [("first", "waits for no approval"), ("third", "has no stage")] {
+        let refused = cluster.meshrollout(&["approve", "asks", "--stage", stage]).await.unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains(words), "{said}");
+    }
+    operator.evaluated("asks", 5, LIMIT).await.unwrap();
+    assert_eq!(mode(cluster, "asks-two").await, "PERMISSIVE");
+
+    // The plan is edited after it was approved: nothing goes that nobody has seen.
+    says(cluster, &["pause", "asks"]).await;
+    operator.evaluated("asks", 3, LIMIT).await.unwrap();
+    says(cluster, &["approve", "asks"]).await;
+    let edit = r#"{"spec":{"paused":false,"gates":{"plaintext":{"lookback":"11s"}}}}"#;
+    let args = ["patch", "meshrollout", "asks", "--type=merge", "-p", edit];
+    cluster.kubectl_text(&args).await.unwrap();
+    operator.evaluated("asks", 3, LIMIT).await.unwrap();
+    cluster.until_ready_is("asks", "AwaitingApproval", LIMIT).await.unwrap();
+    operator.evaluated("asks", 3, LIMIT).await.unwrap();
+    assert_eq!(mode(cluster, "asks-two").await, "PERMISSIVE");
+
+    says(cluster, &["approve", "asks"]).await;
+    let ready = cluster.until_ready_is("asks", "Enforced", LIMIT).await;
+    let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    assert_eq!(ready.status, "True", "{ready:?}");
+    // What was approved stays what was approved.
+    let forged = r#"{"spec":{"stage":"first"}}"#;
+    let args = ["patch", "meshapproval", "stale", "--type=merge", "-p", forged];
+    let refused = cluster.kubectl_text(&args).await.unwrap_err();
+    assert!(refused.contains("delete it, and approve again"), "{refused}");
+}

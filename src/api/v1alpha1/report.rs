@@ -68,8 +68,8 @@ pub struct MeshReportStatus {
     #[schemars(length(max = 63))]
     pub stage: Option<String>,
 
-    /// Where the namespace stands: Pending, Preparing, Proving, Enforcing, Watching, Enforced,
-    /// RolledBack, Blocked or Exempt.
+    /// Where the namespace stands: Pending, Preparing, Proving, AwaitingApproval, Enforcing,
+    /// Watching, Enforced, RolledBack, Blocked or Exempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<NamespaceState>,
 
@@ -162,6 +162,8 @@ pub enum NamespaceState {
     Preparing,
     /// The gates are evaluated, or the soak runs.
     Proving,
+    /// Proven; a person has to approve.
+    AwaitingApproval,
     /// STRICT is being written.
     Enforcing,
     /// STRICT, and watched for harm.

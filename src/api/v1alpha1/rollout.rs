@@ -282,6 +282,27 @@ pub struct Stage {
     #[serde(default = "Stage::default_max_concurrent")]
     #[schemars(range(min = 1, max = 100))]
     pub max_concurrent: i32,
+
+    /// Whether a person must approve before STRICT is written in this stage, by a MeshApproval of
+    /// this very plan (`kubectl meshrollout approve`): Automatic or Required; default Automatic.
+    #[serde(default, skip_serializing_if = "ApprovalPolicy::is_automatic")]
+    pub approval: ApprovalPolicy,
+}
+
+/// Whether a person is asked.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ApprovalPolicy {
+    /// The gates, the soak and the bake decide.
+    #[default]
+    Automatic,
+    /// They do, and a person does.
+    Required,
+}
+
+impl ApprovalPolicy {
+    fn is_automatic(&self) -> bool {
+        *self == Self::Automatic
+    }
 }
 
 impl Stage {

@@ -155,15 +155,23 @@ async fn a_route_holds_for_as_long_as_its_kind_is_served() {
     // Of its own: what is not read for a moment holds everybody.
     let mesh = Mesh::start().await;
     mesh.serve("gatewayed").await;
-    for (plural, kind) in [("httproutes", "HTTPRoute"), ("gateways", "Gateway")] {
+    let (routes, monitors) = ("gateway.networking.k8s.io", "monitoring.coreos.com");
+    for (group, plural, kind, scope) in [
+        (routes, "httproutes", "HTTPRoute", "Namespaced"),
+        (routes, "grpcroutes", "GRPCRoute", "Namespaced"),
+        (routes, "gateways", "Gateway", "Namespaced"),
+        (routes, "gatewayclasses", "GatewayClass", "Cluster"),
+        (monitors, "servicemonitors", "ServiceMonitor", "Namespaced"),
+        (monitors, "podmonitors", "PodMonitor", "Namespaced"),
+    ] {
         let definition = serde_json::json!({
             "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
             "metadata": {
-                "name": format!("{plural}.gateway.networking.k8s.io"),
+                "name": format!("{plural}.{group}"),
                 "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
             },
             "spec": {
-                "group": "gateway.networking.k8s.io", "scope": "Namespaced",
+                "group": group, "scope": scope,
                 "names": {"plural": plural, "kind": kind},
                 "versions": [{"name": "v1", "served": true, "storage": true, "schema": {
                     "openAPIV3Schema": {"type": "object",

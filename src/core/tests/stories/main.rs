@@ -1,5 +1,6 @@
 //! Decision stories: they read like the manual. Every visit checks every invariant.
 
+mod approvals;
 mod believed;
 mod edits;
 mod exposure;
