@@ -71,6 +71,7 @@ check: need-rust ## formatting and lints, warnings are errors
 bless: need-all ## rewrite CRDs, the rendered chart and expected outputs; read the difference like code
 	SNAPSHOTS=overwrite cargo test --locked
 	charts/render > charts/.install.yaml && mv charts/.install.yaml charts/install.yaml
+	charts/readme > charts/meshrollout/README.md
 
 # TOOLS holds what go would build.
 need-all: NEEDED = git cargo cc python3 $(if $(TOOLS),,go)

@@ -3,9 +3,10 @@
 //! No logic lives here but the rules of the schema.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
 use kube::CustomResourceExt;
+use serde_json::json;
 
 pub mod names;
 pub mod parse;
@@ -20,6 +21,24 @@ pub use v1alpha1::*;
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut crds =
         vec![MeshApproval::crd(), MeshFence::crd(), MeshReport::crd(), MeshRollout::crd()];
+    // Without a condition kstatus takes an object for done: until the operator has looked at it, it
+    // is not.
+    let untouched = json!({"conditions": [{
+        "type": "Ready", "status": "Unknown", "reason": "NotLookedAt",
+        "message": "the operator has not looked at it yet",
+        "lastTransitionTime": "1970-01-01T00:00:00Z",
+    }]});
+    for version in crds
+        .iter_mut()
+        .filter(|crd| crd.spec.names.kind == "MeshRollout")
+        .flat_map(|crd| &mut crd.spec.versions)
+    {
+        let root = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let status = root.and_then(|root| root.properties.as_mut()?.get_mut("status"));
+        if let Some(status) = status {
+            status.default = Some(JSON(untouched.clone()));
+        }
+    }
     for schema in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
         if let Some(root) = schema.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
             refuse_null(root);

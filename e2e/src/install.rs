@@ -9,11 +9,13 @@ use crate::apply::documents;
 use crate::tools::Tools;
 use crate::{Cluster, Doing, Error, OperatorOptions, until};
 
+/// The kind that the fence goes by first: the apiserver looks up what kinds there are when it first
+/// meets a policy's, and then not for half a minute.
 const CRDS: [&str; 4] = [
-    include_str!("../../crds/meshapprovals.yaml"),
     include_str!("../../crds/meshfences.yaml"),
     include_str!("../../crds/meshreports.yaml"),
     include_str!("../../crds/meshrollouts.yaml"),
+    include_str!("../../crds/meshapprovals.yaml"),
 ];
 /// The chart as it is rendered with its own values: a test holds the two together.
 const INSTALL: &str = include_str!("../../charts/install.yaml");
@@ -84,10 +86,15 @@ pub fn rendered_install() -> Result<String, Error> {
     }
 }
 
+/// The path of a program that looks at the chart as its users' tools do.
+pub fn chart_tool(name: &str) -> Result<PathBuf, Error> {
+    Ok(Tools::of("chart")?.program(name))
+}
+
 impl Cluster {
     /// Runs helm as `admin`. What it prints, or why it would not.
     pub async fn helm(&self, args: &[&str]) -> Result<String, String> {
-        let helm = Tools::of("chart").map_err(|error| error.to_string())?.program("helm");
+        let helm = chart_tool("helm").map_err(|error| error.to_string())?;
         let output = self.command(&helm, args).await.map_err(|error| error.to_string())?;
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),

@@ -57,7 +57,7 @@ pub use demo::demo;
 pub use error::{Doing, Error};
 pub use exporter::{Client, Edge, EdgeId, Exporter, Protocol, Security, Server};
 pub use fault_proxy::{Class, Draw, FaultProxy, Moment, Recorded, Schedule};
-pub use install::{GUARD, rendered_install};
+pub use install::{GUARD, chart_tool, rendered_install};
 pub use istio::Istiod;
 pub use load::{load, plaintext};
 pub use metrics_proxy::{Fault, MetricsProxy, Query};

@@ -106,6 +106,7 @@ fn of_spec(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
         },
         claimed: BTreeMap::new(),
         approvals: vec![],
+        source: spec.metrics_source.as_ref().map(|source| source.name.clone()),
         operator_namespace: Namespace::new(&config.operator_namespace),
         timing: timing(config),
     })
@@ -201,16 +202,14 @@ fn stage(path: &str, given: &Stage, config: &Config) -> Result<plan::Stage, Refu
     })
 }
 
-/// Those approvals that are of this rollout: made after it was, so that a namesake made anew has
-/// none of the old one's.
+/// Those approvals that are of this rollout, and of no namesake.
 pub fn approvals<'a>(
     rollout: &MeshRollout,
     all: impl IntoIterator<Item = &'a MeshApproval>,
 ) -> Vec<Approval> {
-    let made = &rollout.metadata.creation_timestamp;
     all.into_iter()
         .filter(|one| one.spec.rollout == rollout.name_any())
-        .filter(|one| one.metadata.creation_timestamp >= *made)
+        .filter(|one| Some(&one.spec.rollout_uid) == rollout.metadata.uid.as_ref())
         .map(|one| Approval {
             stage: one.spec.stage.clone(),
             plan_hash: one.spec.plan_hash.clone(),

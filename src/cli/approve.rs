@@ -15,6 +15,9 @@ pub(super) struct Args {
     /// The stage; without it the one whose turn it is.
     #[arg(long, value_name = "STAGE")]
     stage: Option<String>,
+    /// The plan that was looked at, as status and `explain` name it; refused when it is another now.
+    #[arg(long, value_name = "HASH")]
+    plan: Option<String>,
     #[command(flatten)]
     cluster: Cluster,
 }
@@ -23,25 +26,40 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
     let client = args.cluster.client().await?;
     let name = &args.name;
     let rollout = rollout(&client, name).await?;
-    let spec = approval(&rollout, args.stage.as_deref()).map_err(Error::Nothing)?;
-    let MeshApprovalSpec { stage, plan_hash, .. } = spec.clone();
+    let spec =
+        approval(&rollout, args.stage.as_deref(), args.plan.as_deref()).map_err(Error::Nothing)?;
+    let MeshApprovalSpec { stage, rollout_uid, plan_hash, .. } = &spec;
     // Equal for equal words: approving twice is approving once.
-    let approval = MeshApproval::new(&format!("{name}-{stage}-{plan_hash}"), spec);
+    let of = rollout_uid.get(..8).unwrap_or(rollout_uid);
+    let object = format!("{name}-{stage}-{plan_hash}-{of}");
+    let approval = MeshApproval::new(&object, spec.clone());
     let params = PostParams { field_manager: Some(CLI_MANAGER.into()), ..PostParams::default() };
-    match Api::<MeshApproval>::all(client).create(&params, &approval).await {
+    let approvals = Api::<MeshApproval>::all(client);
+    let trying = || format!("approving stage {stage} of {name}");
+    match approvals.create(&params, &approval).await {
         Ok(_) => {
             println!("stage {stage} of {name} is approved, as it is planned now ({plan_hash})");
         }
         Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            let stands = approvals.get(&object).await.map_err(doing(trying()))?;
+            if stands.spec != spec {
+                return Err(Error::Nothing(format!(
+                    "MeshApproval {object} is of something else; kubectl delete meshapproval {object}, and approve again"
+                )));
+            }
             println!("stage {stage} of {name} was approved already ({plan_hash})");
         }
-        Err(error) => return Err(doing(format!("approving stage {stage} of {name}"))(error)),
+        Err(error) => return Err(doing(trying())(error)),
     }
     Ok(())
 }
 
 /// What is to be approved: the plan as the operator has read it, and no other.
-fn approval(rollout: &MeshRollout, stage: Option<&str>) -> Result<MeshApprovalSpec, String> {
+fn approval(
+    rollout: &MeshRollout,
+    stage: Option<&str>,
+    plan: Option<&str>,
+) -> Result<MeshApprovalSpec, String> {
     let name = rollout.metadata.name.clone().unwrap_or_default();
     let status = rollout.status.clone().unwrap_or_default();
     let (Some(plan_hash), true) =
@@ -51,6 +69,11 @@ fn approval(rollout: &MeshRollout, stage: Option<&str>) -> Result<MeshApprovalSp
             "the operator has not read {name} as it is written now; look at it again, and approve then"
         ));
     };
+    if let Some(seen) = plan.filter(|seen| *seen != plan_hash) {
+        return Err(format!(
+            "{name} was edited: the plan is {plan_hash} now, not {seen}; look at it again, and approve then"
+        ));
+    }
     let stage = stage.map(str::to_owned).or(status.current_stage).ok_or_else(|| {
         format!("no stage of {name} has anything left to do; name one with --stage")
     })?;
@@ -61,5 +84,6 @@ fn approval(rollout: &MeshRollout, stage: Option<&str>) -> Result<MeshApprovalSp
     if planned.approval == ApprovalPolicy::Automatic {
         return Err(format!("stage {stage} of {name} waits for no approval"));
     }
-    Ok(MeshApprovalSpec { rollout: name, stage, plan_hash })
+    let rollout_uid = rollout.metadata.uid.clone().unwrap_or_default();
+    Ok(MeshApprovalSpec { rollout: name, rollout_uid, stage, plan_hash })
 }

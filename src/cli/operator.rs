@@ -131,7 +131,6 @@ async fn operate(args: Args) -> Result<(), Error> {
         Leadership::alone(fence)
     };
     readiness.set(false);
-    metrics.leads(true);
     // A leader before us is kept out from now on, not only from our first write.
     if let Leave::Unsure(_, why) = leadership.confirm(config.write_deadline.unsigned_abs()).await {
         tracing::warn!(why, "the fence is not taken yet; it is tried again before each write");
@@ -142,7 +141,7 @@ async fn operate(args: Args) -> Result<(), Error> {
         listening,
         writer,
         leadership.clone(),
-        metrics,
+        metrics.clone(),
         &args.identity,
     ));
     let first_lists = {
@@ -159,7 +158,11 @@ async fn operate(args: Args) -> Result<(), Error> {
         }
     };
     tokio::select! {
-        () = first_lists => readiness.set(true),
+        // One that waits for its first lists acts no more than nobody does.
+        () = first_lists => {
+            readiness.set(true);
+            metrics.leads(true);
+        }
         () = leadership.lost() => return Err(Error::Deposed),
     }
     let running = operator.run(stop.clone());

@@ -146,6 +146,7 @@ fn plan(config: &Config, waivers: Waivers) -> Plan {
         asked: Asked::default(),
         claimed: BTreeMap::new(),
         approvals: vec![],
+        source: None,
         waivers,
         operator_namespace: Namespace::new(&config.operator_namespace),
         timing: parse::timing(config),

@@ -171,25 +171,27 @@ impl Operator {
         namespace: &Namespace,
         telemetry: &Arc<Telemetry>,
     ) {
-        let plan = &self.approved_now(rollout, plan).await;
         let now = Timestamp::now();
         let read = self.objects.quorum(&self.client, namespace, now, Arc::clone(telemetry)).await;
-        let snapshot = match read {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
-                let why = format!("{namespace} could not be read again before the write: {error}");
+        let read = read.map_err(|error| format!("{namespace} could not be read again: {error}"));
+        let approved = self.approved_now(rollout, plan).await;
+        let approved = approved.map_err(|why| format!("approvals could not be read again: {why}"));
+        let (snapshot, plan) = &match read.and_then(|snapshot| Ok((snapshot, approved?))) {
+            Ok(both) => both,
+            Err(why) => {
+                let why = format!("before the write {why}");
                 let found = Finding::new(Code::StaleWatch, Subject::namespace(namespace), why)
                     .remedy("check the operator's connection to the apiserver and its rights");
                 visit.found.push((namespace.clone(), found));
                 return;
             }
         };
-        let mut decision = decide(plan, progress, &snapshot, now);
+        let mut decision = decide(plan, progress, snapshot, now);
         let actions = std::mem::take(&mut decision.actions);
         let here = actions.into_iter().find(|action| action.namespace() == namespace);
         // What is reported is what was decided last.
         visit.decision = decision;
-        visit.snapshot = snapshot;
+        visit.snapshot = snapshot.clone();
         // Asked last: whoever paused it meanwhile is heard.
         if let Some(action) = here
             && self.is_current(rollout).await
@@ -203,20 +205,20 @@ impl Operator {
         parse::approvals(rollout, all.iter().map(AsRef::as_ref))
     }
 
-    /// The plan with the approvals that stand now: one may have been taken back. Without an answer
-    /// nothing is approved.
-    async fn approved_now(&self, rollout: &MeshRollout, plan: &Plan) -> Plan {
+    /// The plan with the approvals that stand now: one may have been taken back.
+    async fn approved_now(&self, rollout: &MeshRollout, plan: &Plan) -> Result<Plan, String> {
         if !plan.stages.iter().any(|stage| stage.needs_approval) {
-            return plan.clone();
+            return Ok(plan.clone());
         }
         let approvals = Api::<MeshApproval>::all(self.client.clone());
-        let none_named = ListParams::default();
-        let listed = tokio::time::timeout(READ_LIMIT, approvals.list(&none_named)).await;
-        let approvals = match listed {
-            Ok(Ok(all)) => parse::approvals(rollout, &all.items),
-            Ok(Err(_)) | Err(_) => vec![],
-        };
-        Plan { approvals, ..plan.clone() }
+        let all = ListParams::default();
+        match tokio::time::timeout(READ_LIMIT, approvals.list(&all)).await {
+            Ok(Ok(all)) => {
+                Ok(Plan { approvals: parse::approvals(rollout, &all.items), ..plan.clone() })
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the apiserver does not answer".to_owned()),
+        }
     }
 
     async fn perform(&self, plan: &Plan, visit: &mut Visit, action: &Action) {

@@ -114,8 +114,9 @@ pub fn where_it_stands(
                 soak.map_or(String::new(), |soak| format!(" since {}", whole_second(soak.since)));
             format!(
                 "every gate passes in {name}{since}; STRICT waits for a person: \
-                 kubectl meshrollout approve {} --stage {stage_name}",
-                plan.name
+                 kubectl meshrollout approve {} --stage {stage_name} --plan {}",
+                plan.name,
+                plan.hash()
             )
         }
         State::Watching => match (bake, standing.bake) {

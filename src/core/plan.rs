@@ -25,6 +25,8 @@ pub struct Plan {
     pub paused: bool,
     /// The stages, in order.
     pub stages: Vec<Stage>,
+    /// The metrics source that evidence is asked of; the sidecars where there is none.
+    pub source: Option<String>,
     /// The gates' settings.
     pub gates: Settings,
     /// What somebody answers for.

@@ -20,7 +20,7 @@ pub struct Terms(u64);
 impl Terms {
     /// The terms of a namespace in `stage`.
     pub fn of(plan: &Plan, stage: &Stage) -> Self {
-        let gates = gates(&plan.gates);
+        let gates = source(plan) + &gates(&plan.gates);
         let waived = plan.waivers.canonical();
         Self(fnv(&format!("{gates}{waived}{}", length("soak", stage.soak))))
     }
@@ -47,7 +47,14 @@ pub(crate) fn plan_hash(plan: &Plan) -> String {
 /// list of names was written.
 pub fn canonical(plan: &Plan) -> String {
     let stages: String = plan.stages.iter().map(stage).collect();
-    stages + &gates(&plan.gates) + &plan.waivers.canonical()
+    stages + &source(plan) + &gates(&plan.gates) + &plan.waivers.canonical()
+}
+
+/// Who is asked: what one source has proven another has not.
+fn source(plan: &Plan) -> String {
+    plan.source
+        .as_ref()
+        .map_or_else(String::new, |name| format!("metricsSource {}\n", quoted(name)))
 }
 
 // Taken apart field by field, so that a new one cannot be forgotten.

@@ -93,6 +93,7 @@ impl World {
             asked: Asked::default(),
             claimed: BTreeMap::new(),
             approvals: vec![],
+            source: None,
             waivers: Default::default(),
             operator_namespace: "meshrollout-system".into(),
             timing,

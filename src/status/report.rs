@@ -7,6 +7,7 @@ use crate::api::{
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use meshrollout_core::clearance::our_policy;
 use meshrollout_core::condition::{Condition, Status};
 use meshrollout_core::decide::{Decision, Standing, State};
 use meshrollout_core::explain::{length, where_it_stands};
@@ -52,7 +53,8 @@ pub fn report(
         namespace_uid: memory.map(|memory| memory.uid.to_string()),
         stage: plan.stages.get(standing.stage).map(|stage| stage.name.clone()),
         state: Some(state(standing.state)),
-        guarded: plan.action == Mission::Enforce && has_begun(standing.state),
+        guarded: plan.action == Mission::Enforce
+            && (has_begun(standing.state) || our_policy(plan, snapshot, name).is_some()),
         strict,
         soak: memory.and_then(|memory| memory.soak).map(|soak| Soak {
             since: Time(whole_second(soak.since)),
@@ -210,18 +212,18 @@ fn finding(found: &Finding) -> FindingReport {
     }
 }
 
-/// Whether the rollout has a hand in a namespace that stands here.
+/// Whether the rollout has a hand in a namespace that stands here. One that is Blocked may have been
+/// so before anything was written.
 fn has_begun(state: State) -> bool {
     match state {
-        State::Pending | State::Exempt => false,
+        State::Pending | State::Exempt | State::Blocked => false,
         State::Preparing
         | State::Proving
         | State::AwaitingApproval
         | State::Enforcing
         | State::Watching
         | State::Enforced
-        | State::RolledBack
-        | State::Blocked => true,
+        | State::RolledBack => true,
     }
 }
 

@@ -20,7 +20,7 @@ fn rules() -> String {
 fn impatient() -> String {
     let patient = |line: &str| line.trim_start().starts_with("for: ");
     let line = |line: &str| if patient(line) { "    for: 1s".to_owned() } else { line.to_owned() };
-    rules().lines().map(line).collect::<Vec<_>>().join("\n")
+    rules().replace("[15m]", "[10s]").lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// The queries of the dashboard, for all rollouts and a scrape each second.

@@ -22,6 +22,15 @@ fn the_plain_install_is_the_chart_rendered() {
     assert_eq!(rendered.lines().count(), written.lines().count(), "`make bless` writes it anew");
 }
 
+#[test]
+fn the_charts_readme_is_made_of_its_values() {
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts");
+    let made = std::process::Command::new(format!("{chart}/readme")).output().unwrap();
+    let written = std::fs::read_to_string(format!("{chart}/meshrollout/README.md")).unwrap();
+    assert_eq!(String::from_utf8_lossy(&made.stdout), written, "`make bless` writes it anew");
+    assert!(!written.contains("|  |"), "each value says what it is for");
+}
+
 /// What a typing error in the values is answered with.
 #[tokio::test]
 async fn the_schema_refuses_what_the_chart_does_not_know() {
@@ -58,9 +67,23 @@ async fn the_schema_refuses_what_the_chart_does_not_know() {
     let install = cluster.helm(&["install", "meshrollout", CHART, "-n", SYSTEM]).await.unwrap();
     let first = install.lines().skip_while(|line| *line != "NOTES:").nth(1).unwrap_or_default();
     assert!(first.ends_with("kubectl meshrollout preflight"), "{install}");
+    for kind in ["ServiceMonitor", "PrometheusRule"] {
+        let plural = format!("{}s", kind.to_lowercase());
+        let definition = json!({"apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("{plural}.monitoring.coreos.com")},
+            "spec": {"group": "monitoring.coreos.com", "scope": "Namespaced",
+                "names": {"plural": plural, "kind": kind},
+                "versions": [{"name": "v1", "served": true, "storage": true, "schema": {
+                    "openAPIV3Schema": {"type": "object",
+                        "x-kubernetes-preserve-unknown-fields": true}}}]}});
+        cluster.apply(&[definition]).await.unwrap();
+    }
+    let monitoring = "monitoring.serviceMonitor.enabled=true,monitoring.prometheusRule.enabled=true,monitoring.dashboard.enabled=true";
     let source =
         "config.metricsSources[0].name=main,config.metricsSources[0].url=https://thanos:10901";
-    let matrix: [&[&str]; 8] = [
+    let matrix: [&[&str]; 9] = [
+        &[monitoring, "enabled=true"],
         &[],
         &["replicas=1"],
         &[

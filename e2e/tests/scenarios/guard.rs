@@ -20,7 +20,7 @@ const PEOPLE: [&str; 9] =
 
 /// What somebody tries, and who is answered how: `+` may, `-` has no right to, `g` is refused by
 /// the guard of policies, `a` by the guard of authors.
-const FACTS: [(&str, Deed, &str); 25] = [
+const FACTS: [(&str, Deed, &str); 31] = [
     ("read rollouts", Deed::List("MeshRollout", ""), "+++++-+-+"),
     ("read reports", Deed::List("MeshReport", "enforced"), "+++++++-+"),
     ("make the rollout they are enrolled for", Deed::Rollout("theirs"), "+-a++----"),
@@ -28,7 +28,7 @@ const FACTS: [(&str, Deed, &str); 25] = [
     (
         "change a plan",
         Deed::Merge("MeshRollout", "", "shop", r#"{"spec":{"paused":true}}"#),
-        "+-a+a-+--",
+        "+-a+a-a--",
     ),
     ("ask for a retry", Deed::Merge("MeshRollout", "", "shop", RETRY), "+-+++-+--"),
     ("delete a rollout", Deed::Delete("MeshRollout", "", "shop"), "+-+++----"),
@@ -81,16 +81,65 @@ const FACTS: [(&str, Deed, &str); 25] = [
         Deed::Merge(POLICY, "proving", "default", r#"{"spec":{"mtls":{"mode":"STRICT"}}}"#),
         "g--g-gg--",
     ),
+    ("let go what is PERMISSIVE", Deed::Delete(POLICY, "proving", "default"), "+----g---"),
+    (
+        "give it to another revision",
+        Deed::Merge(
+            POLICY,
+            "enforced",
+            "default",
+            r#"{"metadata":{"labels":{"istio.io/rev":"nowhere"}}}"#,
+        ),
+        "g--g-gg--",
+    ),
+    (
+        "say that it was rolled back",
+        Deed::Merge(
+            POLICY,
+            "proving",
+            "default",
+            r#"{"metadata":{"annotations":{"meshrollout.dev/rolled-back-at":"2199-01-01T00:00:00Z"}}}"#,
+        ),
+        "+--g-g+--",
+    ),
+    (
+        "loosen and take our notes off",
+        Deed::Merge(
+            POLICY,
+            "enforced",
+            "default",
+            r#"{"metadata":{"annotations":{"meshrollout.dev/rollout-uid":null}},"spec":{"mtls":{"mode":"PERMISSIVE"}}}"#,
+        ),
+        "g--g-gg--",
+    ),
+    (
+        "a workload's STRICT where all is STRICT",
+        Deed::Policy(
+            "enforced",
+            r#"{"selector":{"matchLabels":{"app":"app"}},"mtls":{"mode":"STRICT"}}"#,
+        ),
+        "+--+-+---",
+    ),
+    (
+        "ask nobody any more",
+        Deed::Merge(
+            "MeshRollout",
+            "",
+            "shop",
+            r#"{"spec":{"stages":[{"name":"third","namespaces":["later"]}]}}"#,
+        ),
+        "+-aaa-a--",
+    ),
     // What stands beside it.
     (
         "a second STRICT for the namespace",
         Deed::Policy("enforced", r#"{"mtls":{"mode":"STRICT"}}"#),
-        "g----g---",
+        "g--g-g---",
     ),
     (
         "a second PERMISSIVE for the namespace",
         Deed::Policy("enforced", r#"{"mtls":{"mode":"PERMISSIVE"}}"#),
-        "+----g---",
+        "+--g-g---",
     ),
     (
         "a workload's exception",
@@ -98,7 +147,7 @@ const FACTS: [(&str, Deed, &str); 25] = [
             "enforced",
             r#"{"selector":{"matchLabels":{"app":"app"}},"mtls":{"mode":"PERMISSIVE"}}"#,
         ),
-        "+----+---",
+        "+--+-+---",
     ),
     (
         "a workload's STRICT before it is proven",
@@ -106,7 +155,7 @@ const FACTS: [(&str, Deed, &str); 25] = [
             "proving",
             r#"{"selector":{"matchLabels":{"app":"app"}},"mtls":{"mode":"STRICT"}}"#,
         ),
-        "g----g---",
+        "g--g-g---",
     ),
     (
         "a port's STRICT before it is proven",
@@ -114,22 +163,24 @@ const FACTS: [(&str, Deed, &str); 25] = [
             "proving",
             r#"{"selector":{"matchLabels":{"app":"app"}},"portLevelMtls":{"8080":{"mode":"STRICT"}}}"#,
         ),
-        "g----g---",
+        "g--g-g---",
     ),
     // Where no rollout has begun.
     (
         "STRICT in a later stage",
         Deed::Policy("later", r#"{"mtls":{"mode":"STRICT"}}"#),
-        "+----+---",
+        "+--+-+---",
     ),
     (
         "STRICT where a rollout only looks",
         Deed::Policy("observed", r#"{"mtls":{"mode":"STRICT"}}"#),
-        "+----+---",
+        "+--+-+---",
     ),
     // What waits for a person.
     ("approve a stage", Deed::Approve("shop"), "+-------+"),
 ];
+/// Whoever may not delete what is kept, the guard is known to.
+const DELETE: usize = 12;
 const POLICY: &str = "PeerAuthentication";
 const PERMISSIVE: &str = r#"{"spec":{"mtls":{"mode":"PERMISSIVE"}}}"#;
 const RETRY: &str =
@@ -192,7 +243,8 @@ impl Deed {
             Self::Approve(rollout) => {
                 let object = json!({"apiVersion": "meshrollout.dev/v1alpha1", "kind": "MeshApproval",
                     "metadata": {"name": "by-hand"}, "spec":
-                    {"rollout": rollout, "stage": "third", "planHash": "0123456789abcdef"}});
+                    {"rollout": rollout, "rolloutUid": "0", "stage": "third",
+                    "planHash": "0123456789abcdef"}});
                 let object = serde_json::from_value(object).unwrap();
                 api(client, "MeshApproval", "").create(&post, &object).await.map(drop)
             }
@@ -223,8 +275,8 @@ fn answer(outcome: &Result<(), kube::Error>) -> (char, String) {
     (by, said)
 }
 
-/// Roles as an administrator would bind them. `patcher` is an author who may patch
-/// PeerAuthentications everywhere, `enrolled` one who may make one rollout, `editor` a team's own
+/// Roles as an administrator would bind them. `patcher` is an author who may create
+/// and patch PeerAuthentications everywhere, `enrolled` one who may make one rollout, `editor` a team's own
 /// administrator, and so whoever has taken the team's credentials.
 fn bindings() -> Vec<Value> {
     let user = |name: &str| json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}]);
@@ -241,13 +293,13 @@ fn bindings() -> Vec<Value> {
     let enroll = json!({"apiGroups": ["meshrollout.dev"], "resources": ["meshrollouts"],
         "resourceNames": ["theirs"], "verbs": ["enroll"]});
     let mut all = vec![
-        role("policies-patch", policies(json!(["get", "list", "patch"]))),
+        role("policies-write", policies(json!(["get", "list", "create", "patch"]))),
         role("policies-all", policies(json!(["*"]))),
         role("enroll-theirs", enroll),
         bound("viewer", "meshrollout-viewer"),
         bound("author", "meshrollout-author"),
         bound("patcher", "meshrollout-author"),
-        bound("patcher", "policies-patch"),
+        bound("patcher", "policies-write"),
         bound("enrolled", "meshrollout-author"),
         bound("enrolled", "enroll-theirs"),
         bound("paged", "meshrollout-break-glass"),
@@ -294,7 +346,8 @@ async fn everybody_may_do_what_they_are_there_for_and_nothing_else() {
     let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
     let stages: [(&str, &[&str]); 3] =
         [("first", &["enforced"]), ("second", &["proving"]), ("third", &["later"])];
-    cluster.apply_rollout(&Rollout::enforce("shop", &stages)).await.unwrap();
+    let shop = Rollout::enforce("shop", &stages).with("/stages/2/approval", json!("Required"));
+    cluster.apply_rollout(&shop).await.unwrap();
     let looks = Rollout::enforce("looks", &[("only", &["observed"])]);
     cluster.apply_rollout(&looks.with("/action", json!("Observe"))).await.unwrap();
     let stands = [("enforced", "Enforced"), ("proving", "Blocked"), ("later", "Pending")];
@@ -315,7 +368,7 @@ async fn everybody_may_do_what_they_are_there_for_and_nothing_else() {
     let (editor, viewer) =
         (client_of(&cluster, "editor").await, client_of(&cluster, "viewer").await);
     until("the roles and the guard to be known", LIMIT, async || {
-        let refused = FACTS[12].1.tried(&editor).await;
+        let refused = FACTS[DELETE].1.tried(&editor).await;
         let read = (FACTS[0].1.tried(&viewer).await, FACTS[1].1.tried(&editor).await);
         match (answer(&refused).0, answer(&read.0).0, answer(&read.1).0) {
             ('g', '+', '+') => Ok(()),
@@ -362,12 +415,21 @@ async fn everybody_may_do_what_they_are_there_for_and_nothing_else() {
     .unwrap();
     assert_eq!(cluster.policy_mode("enforced").await.unwrap().as_deref(), Some("PERMISSIVE"));
 
+    // And then it is proven again, by the words of the finding.
+    cluster.delete("peerauthentication", "enforced", "default").await.unwrap();
+    operator.evaluated("shop", 2, LIMIT).await.unwrap();
+    let retried = cluster.meshrollout(&["retry", "shop"]).await.unwrap();
+    assert!(retried.status.success(), "{}", String::from_utf8_lossy(&retried.stderr));
+    let again = cluster.until_state_is("shop", "enforced", "Enforced", LIMIT).await;
+    again.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    assert_eq!(cluster.policy_mode("enforced").await.unwrap().as_deref(), Some("STRICT"));
+
     // A namespace still ends with its policy in it, and a kept policy is whoever's once the rollout
     // is gone.
     cluster.kubectl_text(&["delete", "namespace", "proving", "--timeout=100s"]).await.unwrap();
     cluster.kubectl_text(&["delete", "meshrollout", "shop"]).await.unwrap();
     until("the policy to be its team's own", LIMIT, async || {
-        let outcome = FACTS[12].1.tried(&editor).await;
+        let outcome = FACTS[DELETE].1.tried(&editor).await;
         match answer(&outcome) {
             ('+', _) => Ok(()),
             (_, said) => Err(said),

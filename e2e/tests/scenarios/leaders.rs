@@ -111,6 +111,19 @@ async fn until_heard(cluster: &Cluster, leader: &str) {
     .unwrap();
 }
 
+/// Waits until the fence bites: an apiserver that did not know its kind when the policy came looks
+/// again half a minute later.
+async fn in_force(cluster: &Cluster) {
+    let nobody = json!({
+        "apiVersion": "meshrollout.dev/v1alpha1",
+        "kind": "MeshFence",
+        "metadata": {"name": "meshrollout", "namespace": "meshrollout-system"},
+        "spec": {"holder": "nobody-yet", "epoch": 1},
+    });
+    cluster.apply(&[nobody]).await.unwrap();
+    until_heard(cluster, "nobody-yet").await;
+}
+
 /// What a run of swaps showed.
 #[derive(Debug, Default)]
 struct Run {
@@ -140,6 +153,9 @@ async fn run(swaps: usize, replicas: usize, fence: bool) -> Run {
             cluster.namespace(name, Injection::Enabled, &[]).await.unwrap();
         }))
         .await;
+    }
+    if fence {
+        in_force(&cluster).await;
     }
     let mark = cluster.audit_mark().unwrap();
     let names: Vec<_> = names.iter().map(String::as_str).collect();

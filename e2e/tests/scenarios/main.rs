@@ -18,6 +18,7 @@ mod gates;
 mod guard;
 mod harm;
 mod harness;
+mod judged;
 mod kills;
 mod leaders;
 mod leftovers;

@@ -292,13 +292,19 @@ async fn a_stage_waits_for_a_person_who_approves_this_very_plan() {
     let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
     assert!(explained.contains(command), "{explained}");
 
+    let uid = cluster.rollout("asks").await.unwrap()["metadata"]["uid"].clone();
     // An approval of another plan; of a stage that asks nobody; of one that is not there.
     let stale = json!({"apiVersion": "meshrollout.dev/v1alpha1", "kind": "MeshApproval",
         "metadata": {"name": "stale"},
-        "spec": {"rollout": "asks", "stage": "second", "planHash": "0123456789abcdef"}});
+        "spec": {"rollout": "asks", "rolloutUid": uid, "stage": "second",
+        "planHash": "0123456789abcdef"}});
     cluster.apply(&[stale]).await.unwrap();
-    for (stage, words) in [("first", "waits for no approval"), ("third", "has no stage")] {
-        let refused = cluster.meshrollout(&["approve", "asks", "--stage", stage]).await.unwrap();
+    for (option, value, words) in [
+        ("--stage", "first", "waits for no approval"),
+        ("--stage", "third", "has no stage"),
+        ("--plan", "0123456789abcdef", "look at it again"),
+    ] {
+        let refused = cluster.meshrollout(&["approve", "asks", option, value]).await.unwrap();
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(!refused.status.success() && said.contains(words), "{said}");
     }

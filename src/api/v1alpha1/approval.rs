@@ -39,9 +39,12 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct MeshApprovalSpec {
-    /// Name of the MeshRollout. One of this name that is younger than the approval is not meant.
+    /// Name of the MeshRollout.
     #[schemars(length(min = 1, max = 63))]
     pub rollout: String,
+    /// Its uid: a namesake made anew is not meant.
+    #[schemars(length(min = 1, max = 64))]
+    pub rollout_uid: String,
     /// Name of the stage.
     #[schemars(length(min = 1, max = 63))]
     pub stage: String,

@@ -304,10 +304,13 @@ pub fn drifted(policy: &Policy) -> Finding {
         ),
     )
     .measured(found, wrote)
-    .remedy(format!(
-        "agree with its writer; to start again: kubectl delete peerauthentication {} -n {}",
-        policy.name, policy.namespace
-    ))
+    .remedy(match &policy.ours {
+        Some(ours) => format!(
+            "agree with its writer; to start again: kubectl delete peerauthentication {} -n {}, then: kubectl meshrollout retry {}",
+            policy.name, policy.namespace, ours.rollout
+        ),
+        None => "agree with its writer".to_owned(),
+    })
 }
 
 fn judge(context: Context<'_>, after: &Policies, target: &Target<'_>) -> Option<Finding> {
