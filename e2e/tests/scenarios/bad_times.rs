@@ -186,7 +186,9 @@ async fn harm_is_undone_although_reports_and_status_are_wiped() {
     operator.stop().await.unwrap();
     wipe(cluster, "forgotten").await;
     wipe(cluster, "wiped").await;
-    assert_eq!(cluster.rollout("forgotten").await.unwrap()["status"], Value::Null);
+    let left = cluster.rollout("forgotten").await.unwrap()["status"].clone();
+    assert_eq!(left["conditions"][0]["reason"], "NotLookedAt", "{left}");
+    assert_eq!(left["planHash"], Value::Null, "{left}");
     harm(cluster, "forgotten");
     let mark = cluster.audit_mark().unwrap();
     let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();

@@ -54,6 +54,9 @@ fn wrong(object: &Value, said: &Value) -> Option<String> {
         () if blocked => ["InProgress", "Degraded", "inProgress"],
         () => ["InProgress", "Progressing", "inProgress"],
     };
+    // One that is on its way out is that to kstatus, whatever it says.
+    let going = object["metadata"]["deletionTimestamp"].is_string();
+    let expected = [if going { "Terminating" } else { expected[0] }, expected[1], expected[2]];
     let said = [&said["kstatus"], &said["argocd"], &said["flux"]];
     (said != expected.map(Value::from).each_ref()).then(|| format!("{said:?}, not {expected:?}"))
 }
