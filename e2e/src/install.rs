@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::apply::documents;
+use crate::operator::seconds;
 use crate::tools::Tools;
 use crate::{Cluster, Doing, Error, OperatorOptions, until};
 
@@ -105,18 +106,17 @@ impl Cluster {
     /// A file of the chart's values with the short times of tests, and this cluster's Prometheus
     /// registered as `main`.
     pub fn chart_values(&self) -> Result<PathBuf, Error> {
-        let (options, scrape) =
-            (OperatorOptions::default(), self.scrape_interval().as_secs().max(1));
+        let options = OperatorOptions::default();
         let values = json!({
             "allowShortTimes": true,
             "log": {"format": "text"},
             "config": {
-                "evaluationInterval": format!("{}s", options.interval.as_secs()),
-                "harmWindow": format!("{}s", options.harm_window.as_secs()),
+                "evaluationInterval": seconds(options.interval),
+                "harmWindow": seconds(options.harm_window),
                 "drain": "1s",
                 "proxyAcknowledgement": "1s",
                 "metricsSources": [{"name": "main", "url": self.metrics_proxy().url(),
-                    "scrapeInterval": format!("{scrape}s"), "timeout": "5s"}],
+                    "scrapeInterval": seconds(self.scrape_interval()), "timeout": "5s"}],
             },
         });
         let file = self.folder().join("values.json");

@@ -150,7 +150,8 @@ impl Cluster {
     }
 }
 
-fn seconds(length: Duration) -> String {
+/// At least one, as the operator's configuration has it.
+pub(crate) fn seconds(length: Duration) -> String {
     format!("{}s", length.as_secs().max(1))
 }
 

@@ -172,11 +172,16 @@ impl Operator {
         telemetry: &Arc<Telemetry>,
     ) {
         let now = Timestamp::now();
-        let read = self.objects.quorum(&self.client, namespace, now, Arc::clone(telemetry)).await;
-        let read = read.map_err(|error| format!("{namespace} could not be read again: {error}"));
-        let approved = self.approved_now(rollout, plan).await;
-        let approved = approved.map_err(|why| format!("approvals could not be read again: {why}"));
-        let (snapshot, plan) = &match read.and_then(|snapshot| Ok((snapshot, approved?))) {
+        let read = async {
+            let read = self.objects.quorum(&self.client, namespace, now, Arc::clone(telemetry));
+            let snapshot = read.await;
+            let snapshot = snapshot
+                .map_err(|error| format!("{namespace} could not be read again: {error}"))?;
+            let plan = self.approved_now(rollout, plan).await;
+            let plan = plan.map_err(|why| format!("approvals could not be read again: {why}"))?;
+            Ok::<_, String>((snapshot, plan))
+        };
+        let (snapshot, plan) = match read.await {
             Ok(both) => both,
             Err(why) => {
                 let why = format!("before the write {why}");
@@ -186,17 +191,17 @@ impl Operator {
                 return;
             }
         };
-        let mut decision = decide(plan, progress, snapshot, now);
+        let mut decision = decide(&plan, progress, &snapshot, now);
         let actions = std::mem::take(&mut decision.actions);
         let here = actions.into_iter().find(|action| action.namespace() == namespace);
         // What is reported is what was decided last.
         visit.decision = decision;
-        visit.snapshot = snapshot.clone();
+        visit.snapshot = snapshot;
         // Asked last: whoever paused it meanwhile is heard.
         if let Some(action) = here
             && self.is_current(rollout).await
         {
-            self.perform(plan, visit, &action).await;
+            self.perform(&plan, visit, &action).await;
         }
     }
 

@@ -27,7 +27,8 @@ pub struct Clearance {
 }
 
 impl Clearance {
-    /// Runs every gate on `snapshot`, and asks for people's approval where the stage wants it. No clearance without our own PERMISSIVE standing there: it
+    /// Runs every gate on `snapshot`, and asks for a person's approval where the stage wants one. No
+    /// clearance without our own PERMISSIVE standing there: it
     /// is what a rollback returns to, and an update that meets it exactly is the fence.
     pub(crate) fn cut(
         plan: &Plan,

@@ -231,8 +231,7 @@ impl Plan {
     /// Whether STRICT may be written in this stage, as far as people are concerned. An approval is
     /// of one plan: whatever was edited since, it counts for nothing.
     pub fn is_approved(&self, stage: &Stage) -> bool {
-        let hash = self.hash();
-        let here = |one: &Approval| one.stage == stage.name && one.plan_hash == hash;
+        let here = |one: &Approval| one.stage == stage.name && one.plan_hash == self.hash();
         !stage.needs_approval || self.approvals.iter().any(here)
     }
 

@@ -53,8 +53,10 @@ pub fn report(
         namespace_uid: memory.map(|memory| memory.uid.to_string()),
         stage: plan.stages.get(standing.stage).map(|stage| stage.name.clone()),
         state: Some(state(standing.state)),
+        // From the moment on in which ours is about to be written. One that is Blocked may have been so
+        // before.
         guarded: plan.action == Mission::Enforce
-            && (has_begun(standing.state) || our_policy(plan, snapshot, name).is_some()),
+            && (standing.state == State::Preparing || our_policy(plan, snapshot, name).is_some()),
         strict,
         soak: memory.and_then(|memory| memory.soak).map(|soak| Soak {
             since: Time(whole_second(soak.since)),
@@ -209,21 +211,6 @@ fn finding(found: &Finding) -> FindingReport {
         message: cut(&found.message, 512),
         evidence: found.evidence.iter().take(8).map(|fact| cut(fact, 256)).collect(),
         remedy: Some(cut(&found.remedy, 512)).filter(|remedy| !remedy.is_empty()),
-    }
-}
-
-/// Whether the rollout has a hand in a namespace that stands here. One that is Blocked may have been
-/// so before anything was written.
-fn has_begun(state: State) -> bool {
-    match state {
-        State::Pending | State::Exempt | State::Blocked => false,
-        State::Preparing
-        | State::Proving
-        | State::AwaitingApproval
-        | State::Enforcing
-        | State::Watching
-        | State::Enforced
-        | State::RolledBack => true,
     }
 }
 

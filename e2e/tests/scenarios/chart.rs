@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use kube::api::ListParams;
-use meshrollout_e2e::scenario::{Injection, Workload};
-use meshrollout_e2e::{Client, Cluster, Edge, Options, Rollout, Server, rendered_install, until};
+use meshrollout_e2e::scenario::Injection;
+use meshrollout_e2e::{Cluster, Options, Rollout, rendered_install};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(150);
@@ -122,11 +122,6 @@ async fn policies(cluster: &Cluster) -> Vec<String> {
     all["items"].as_array().unwrap().iter().map(Value::to_string).collect()
 }
 
-async fn state(cluster: &Cluster, namespace: &str) -> Result<String, String> {
-    let path = "jsonpath={.items[*].status.state}";
-    cluster.kubectl_text(&["get", "meshreports", "-n", namespace, "-o", path]).await
-}
-
 #[tokio::test]
 async fn an_upgrade_in_mid_stage_goes_on_and_an_uninstall_changes_no_policy() {
     let cluster = Cluster::start(Options::default()).await.unwrap();
@@ -142,26 +137,14 @@ async fn an_upgrade_in_mid_stage_goes_on_and_an_uninstall_changes_no_policy() {
     let admitted = admitted.list(&ListParams::default()).await.unwrap().items;
     assert_eq!(admitted.len(), 2, "the rendered pods are admitted where `restricted` is enforced");
 
-    cluster.namespace("front", Injection::Enabled, &[]).await.unwrap();
-    cluster.deploy(&Workload::new("front", "web")).await.unwrap();
-    for name in ["one", "two"] {
-        cluster.namespace(name, Injection::Enabled, &[]).await.unwrap();
-        cluster.deploy(&Workload::new(name, "app")).await.unwrap();
-        let edge = Edge::new(Client::workload("front", "web"), Server::workload(name, "app"));
-        cluster.exporter().edge(edge.rps(40.0));
-    }
+    cluster.front().await.unwrap();
+    cluster.called(&["one", "two"]).await.unwrap();
     let operator = cluster.installed_operator().await.unwrap();
     let rollout = Rollout::enforce("shop", &[("first", &["one"]), ("second", &["two"])])
         .with("/stages/1/bake", json!("20s"));
     cluster.apply_rollout(&rollout).await.unwrap();
-    until("the second stage to be watched", LIMIT, async || {
-        match state(&cluster, "two").await?.as_str() {
-            "Watching" => Ok(()),
-            other => Err(format!("{other}\n{}", operator.log())),
-        }
-    })
-    .await
-    .unwrap();
+    let watched = cluster.until_state_is("shop", "two", "Watching", LIMIT).await;
+    watched.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
 
     let before = policies(&cluster).await;
     assert_eq!(before.len(), 2);
@@ -170,7 +153,7 @@ async fn an_upgrade_in_mid_stage_goes_on_and_an_uninstall_changes_no_policy() {
     operator.stop().await.unwrap();
     let operator = cluster.installed_operator().await.unwrap();
     assert!(operator.log().contains("DEBUG"), "it runs as it was upgraded to:\n{}", operator.log());
-    assert_eq!(state(&cluster, "two").await.unwrap(), "Watching");
+    assert_eq!(cluster.report("two", "shop").await.unwrap()["status"]["state"], "Watching");
     let ready = cluster.until_ready_is("shop", "Enforced", LIMIT).await;
     let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
     assert_eq!(ready.status, "True", "{ready:?}");

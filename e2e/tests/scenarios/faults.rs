@@ -365,8 +365,7 @@ async fn lane(queue: &Mutex<VecDeque<u64>>, tally: &Mutex<Tally>) {
     while let Some(first) = next() {
         let cluster = Cluster::start(Options::default()).await.unwrap();
         cluster.install().await.unwrap();
-        cluster.namespace("front", Injection::Enabled, &[]).await.unwrap();
-        cluster.deploy(&Workload::new("front", "web")).await.unwrap();
+        cluster.front().await.unwrap();
         cluster.namespace("legacy", Injection::Absent, &[]).await.unwrap();
         cluster.deploy(&Workload::new("legacy", "batch")).await.unwrap();
         let mut group = prepared(&cluster, first).await;

@@ -330,16 +330,10 @@ async fn client_of(cluster: &Cluster, person: &str) -> kube::Client {
 async fn everybody_may_do_what_they_are_there_for_and_nothing_else() {
     let cluster = Cluster::start(Options::default()).await.unwrap();
     cluster.install().await.unwrap();
-    cluster.namespace("front", Injection::Enabled, &[]).await.unwrap();
-    cluster.deploy(&Workload::new("front", "web")).await.unwrap();
+    cluster.front().await.unwrap();
     cluster.namespace("legacy", Injection::Absent, &[]).await.unwrap();
     cluster.deploy(&Workload::new("legacy", "batch")).await.unwrap();
-    for name in ["enforced", "proving", "later", "observed"] {
-        cluster.namespace(name, Injection::Enabled, &[]).await.unwrap();
-        cluster.deploy(&Workload::new(name, "app")).await.unwrap();
-        let server = Server::workload(name, "app");
-        cluster.exporter().edge(Edge::new(Client::workload("front", "web"), server).rps(40.0));
-    }
+    cluster.called(&["enforced", "proving", "later", "observed"]).await.unwrap();
     cluster.apply(&bindings()).await.unwrap();
     let batch = Edge::new(Client::workload("legacy", "batch"), Server::workload("proving", "app"));
     cluster.exporter().edge(batch.plaintext().rps(5.0));
@@ -351,16 +345,12 @@ async fn everybody_may_do_what_they_are_there_for_and_nothing_else() {
     let looks = Rollout::enforce("looks", &[("only", &["observed"])]);
     cluster.apply_rollout(&looks.with("/action", json!("Observe"))).await.unwrap();
     let stands = [("enforced", "Enforced"), ("proving", "Blocked"), ("later", "Pending")];
-    until("every namespace to stand where the facts have it", LIMIT, async || {
-        for (namespace, state) in stands {
-            let path = "jsonpath={.items[*].status.state}";
-            let args = ["get", "meshreports", "-n", namespace, "-o", path];
-            match cluster.kubectl_text(&args).await? {
-                now if now == state => {}
-                now => return Err(format!("{namespace} is {now}\n{}", operator.log())),
-            }
-        }
-        cluster.kubectl_text(&["get", "meshreports", "-n", "observed", "looks"]).await.map(drop)
+    for (namespace, state) in stands {
+        let stands = cluster.until_state_is("shop", namespace, state, LIMIT).await;
+        stands.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    }
+    until("the one that only looks to have a report", LIMIT, async || {
+        cluster.report("observed", "looks").await.map(drop).map_err(|error| error.to_string())
     })
     .await
     .unwrap();
