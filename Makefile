@@ -64,9 +64,10 @@ e2e-data-plane: need-all tools ## real sidecars, real clients, every request cou
 tools: need-all ## the programs of a control plane, built once and cached; honours TOOLS=FOLDER
 	@e2e/tools/build control-plane
 
-check: need-rust ## formatting and lints, warnings are errors
+check: need-rust ## formatting and lints, warnings are errors; and that each bug to plant still has its place
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --test scenarios -- -D warnings
+	cargo test --locked --quiet --workspace --test scenarios -- planted::
 
 bless: need-all ## rewrite CRDs, the rendered chart and expected outputs; read the difference like code
 	SNAPSHOTS=overwrite cargo test --locked

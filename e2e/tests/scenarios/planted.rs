@@ -137,15 +137,15 @@ const BUGS: [Bug; 29] = [
     Bug {
         name: "decides to write on what the watches say",
         file: "src/controller/visit.rs",
-        find: "let read = self.objects.quorum(&self.client, namespace, now, Arc::clone(telemetry)).await;",
-        replace: "let read: Result<Snapshot, crate::observe::objects::ReadError> = Ok(self.objects.snapshot(now, Arc::clone(telemetry)));",
+        find: "let read = self.objects.quorum(&self.client, namespace, now, Arc::clone(telemetry));",
+        replace: "let read = std::future::ready(Ok::<Snapshot, crate::observe::objects::ReadError>(self.objects.snapshot(now, Arc::clone(telemetry))));",
         found_by: Seed(0),
     },
     Bug {
         name: "takes what the watches say for what it read again",
         file: "src/controller/visit.rs",
-        find: "let read = self.objects.quorum(&self.client, namespace, now, Arc::clone(telemetry)).await;",
-        replace: "let watched = self.objects.snapshot(now, Arc::clone(telemetry)); let source = meshrollout_core::snapshot::Source::Quorum; let read: Result<Snapshot, crate::observe::objects::ReadError> = Ok(Snapshot { source, ..watched });",
+        find: "let read = self.objects.quorum(&self.client, namespace, now, Arc::clone(telemetry));",
+        replace: "let watched = self.objects.snapshot(now, Arc::clone(telemetry)); let source = meshrollout_core::snapshot::Source::Quorum; let read = std::future::ready(Ok::<Snapshot, crate::observe::objects::ReadError>(Snapshot { source, ..watched }));",
         found_by: Module("stale"),
     },
     Bug {
