@@ -23,6 +23,7 @@ use serde_json::Value;
 pub struct Writer {
     client: Client,
     deadline: SignedDuration,
+    tries_fence: bool,
 }
 
 /// How a write ended.
@@ -34,6 +35,9 @@ pub enum Outcome {
     NotSent(&'static str),
     /// Not sent, or refused: the MeshFence does not name this reign, or cannot be read.
     Fenced(String),
+    /// Not sent: a stamp of no reign, tried first, was not refused. A deposed replica's write would
+    /// be stored as well.
+    NoFence,
     /// Not stored: the object is not the one it was decided on. Look again.
     Conflict(String),
     /// Not sent: the restoring write, tried first, would be refused.
@@ -86,7 +90,12 @@ impl Writer {
 
     /// A writer on this client, which must send each request once.
     pub fn on(client: Client, deadline: SignedDuration) -> Self {
-        Self { client, deadline }
+        Self { client, deadline, tries_fence: true }
+    }
+
+    /// For a cluster whose administrator has left the fence out.
+    pub fn without_fence(self) -> Self {
+        Self { tries_fence: false, ..self }
     }
 
     /// Performs `action`. `leave` is asked before anything is sent and again, as the age of the
@@ -112,6 +121,10 @@ impl Writer {
                 other => other,
             })?;
         }
+        if self.tries_fence && action.goes_forward() {
+            let stamp = leave().await.stamp(action)?;
+            self.try_the_fence(action, stamp.as_ref()).await?;
+        }
         let stamp = leave().await.stamp(action)?;
         let now = Timestamp::now();
         if let Action::EnforceStrict(clearance) = action
@@ -127,6 +140,23 @@ impl Writer {
         let object = manifest::policy(action, stamp.as_ref(), now);
         let how = if action.takes_over() { Try::Forced } else { Try::Plain };
         self.apply(action.namespace(), &object, how).await
+    }
+
+    /// Tries `action` with the stamp of the reign before this one, which must be refused: the
+    /// apiserver lets every stamp pass while it does not know the fence's kind (half a minute after
+    /// the first install), and for good when the admission policy is gone.
+    async fn try_the_fence(&self, action: &Action, stamp: Option<&Stamp>) -> Result<(), Outcome> {
+        let deposed = stamp.map(Stamp::before);
+        let harmless = match action {
+            Action::EnforceStrict(clearance) => &clearance.way_back(),
+            other => other,
+        };
+        let object = manifest::policy(harmless, deposed.as_ref(), Timestamp::now());
+        match self.apply(action.namespace(), &object, Try::Dry).await {
+            Ok(()) => Err(Outcome::NoFence),
+            Err(Outcome::Fenced(_)) => Ok(()),
+            Err(other) => Err(other),
+        }
     }
 
     /// Whether the apiserver would take this rollback now; nothing is stored. Yields its refusal.
@@ -220,6 +250,7 @@ impl Outcome {
             Self::Done => "done",
             Self::NotSent(_) => "not_sent",
             Self::Fenced(_) => "fenced",
+            Self::NoFence => "no_fence",
             Self::Conflict(_) => "conflict",
             Self::NoWayBack(_) => "no_way_back",
             Self::Refused(_) => "refused",
@@ -232,6 +263,9 @@ impl Outcome {
         match self {
             Self::Done => "",
             Self::NotSent(why) => why,
+            Self::NoFence => {
+                "the apiserver would have taken the write of a replica that was deposed"
+            }
             Self::Conflict(why)
             | Self::Fenced(why)
             | Self::NoWayBack(why)
@@ -265,6 +299,17 @@ impl Outcome {
                 .remedy(format!(
                     "kubectl get meshfences,leases -A --field-selector metadata.name=meshrollout; are the CRD meshfences and the rights on it installed? by hand: kubectl meshrollout rollback {} -n {namespace}",
                     action.notes(Timestamp::UNIX_EPOCH).rollout
+                )),
+            ),
+            Self::NoFence => Some(
+                Finding::new(
+                    Code::WriteRefused,
+                    subject,
+                    format!("{mode} was not written in {namespace}: the fence between replicas is not in force: {}", self.why()),
+                )
+                .at(Level::Hold)
+                .remedy(format!(
+                    "right after the first install the apiserver needs half a minute to know it; later: kubectl get validatingadmissionpolicies,validatingadmissionpolicybindings {FENCE_POLICY}, and install the chart again; to do without it: fence.enabled=false"
                 )),
             ),
             Self::Refused(why) | Self::Unanswered(why) => Some(

@@ -19,6 +19,9 @@ pub struct Config {
     pub operator_namespace: String,
     /// Several replicas, one of which acts. Default true.
     pub leader_elect: bool,
+    /// The admission policy `meshrollout-fence` is installed: no step forward unless the apiserver
+    /// was just seen to refuse the stamp of another reign. Default true.
+    pub fence: bool,
     /// Lifts the minimum times of a rollout: for tests and the demo. Default false.
     pub allow_short_times: bool,
     /// Between evaluations. Default 30s, at least 1s.
@@ -94,6 +97,7 @@ pub enum ConfigError {
 struct File {
     operator_namespace: Option<String>,
     leader_elect: Option<bool>,
+    fence: Option<bool>,
     allow_short_times: Option<bool>,
     evaluation_interval: Option<Duration>,
     write_deadline: Option<Duration>,
@@ -132,6 +136,7 @@ impl Config {
                 .operator_namespace
                 .unwrap_or_else(|| "meshrollout-system".into()),
             leader_elect: file.leader_elect.unwrap_or(true),
+            fence: file.fence.unwrap_or(true),
             allow_short_times: file.allow_short_times.unwrap_or(false),
             evaluation_interval: length("evaluationInterval", file.evaluation_interval, 30)?,
             write_deadline: length("writeDeadline", file.write_deadline, 4)?,
@@ -234,6 +239,7 @@ mod tests {
             Config {
                 operator_namespace: "meshrollout-system".into(),
                 leader_elect: true,
+                fence: true,
                 allow_short_times: false,
                 evaluation_interval: seconds(30),
                 write_deadline: seconds(4),

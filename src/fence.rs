@@ -41,6 +41,11 @@ impl Stamp {
         (0..IMPLAUSIBLE).contains(&epoch).then_some(Self { holder, epoch })
     }
 
+    /// What a replica would write whose reign ended when this one began.
+    pub fn before(&self) -> Self {
+        Self { holder: self.holder.clone(), epoch: self.epoch - 1 }
+    }
+
     fn of(fence: &MeshFence) -> Self {
         Self { holder: fence.spec.holder.clone(), epoch: fence.spec.epoch }
     }

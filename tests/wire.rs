@@ -79,6 +79,13 @@ fn granted() -> Leave {
     Leave::Granted(Stamp { holder: "one".into(), epoch: 3 })
 }
 
+/// The answer of a fence that is in force to a stamp of another reign.
+fn fenced() -> Option<(u16, Value)> {
+    let mut fenced = refused(403, None)?;
+    fenced.1["message"] = json!("ValidatingAdmissionPolicy 'meshrollout-fence' denied: deposed");
+    Some(fenced)
+}
+
 fn stored() -> Option<(u16, Value)> {
     Some((200, json!({"kind": "PeerAuthentication"})))
 }
@@ -127,9 +134,9 @@ fn back() -> Action {
 
 #[tokio::test]
 async fn a_pin_is_an_apply_that_meets_nothing() {
-    let (outcome, seen) = perform(&pin(), granted(), vec![stored()]).await;
+    let (outcome, seen) = perform(&pin(), granted(), vec![fenced(), stored()]).await;
     assert_eq!(outcome, Outcome::Done);
-    let [only] = seen.as_slice() else { panic!("{seen:?}") };
+    let [_, only] = seen.as_slice() else { panic!("{seen:?}") };
     assert_eq!((only.method.as_str(), only.path.as_str()), ("PATCH", PATH));
     assert_eq!(only.query("fieldManager"), Some("meshrollout"));
     assert_eq!(only.query("fieldValidation"), Some("Strict"));
@@ -142,9 +149,10 @@ async fn a_pin_is_an_apply_that_meets_nothing() {
 
 #[tokio::test]
 async fn strict_tries_the_way_back_first_and_meets_the_version_it_was_cleared_for() {
-    let (outcome, seen) = perform(&strict(0), granted(), vec![stored(), stored()]).await;
+    let answers = vec![stored(), fenced(), stored()];
+    let (outcome, seen) = perform(&strict(0), granted(), answers).await;
     assert_eq!(outcome, Outcome::Done);
-    let [tried, sent] = seen.as_slice() else { panic!("{seen:?}") };
+    let [tried, _, sent] = seen.as_slice() else { panic!("{seen:?}") };
     assert_eq!((tried.query("dryRun"), sent.query("dryRun")), (Some("All"), None));
     assert_eq!((tried.query("force"), sent.query("force")), (None, None));
     assert_eq!(tried.body["spec"]["mtls"]["mode"], "PERMISSIVE");
@@ -175,7 +183,7 @@ async fn strict_is_not_sent_when_going_back_would_be_refused() {
 
 #[tokio::test]
 async fn strict_is_not_sent_on_evidence_that_grew_old() {
-    let (outcome, seen) = perform(&strict(3600), granted(), vec![stored()]).await;
+    let (outcome, seen) = perform(&strict(3600), granted(), vec![stored(), fenced()]).await;
     assert!(matches!(outcome, Outcome::NotSent(_)), "{outcome:?}");
     assert!(seen.iter().all(|one| one.query("dryRun").is_some()), "{seen:?}");
 }
@@ -189,15 +197,38 @@ async fn a_replica_that_does_not_lead_sends_nothing() {
 
 #[tokio::test]
 async fn every_write_carries_the_stamp_of_its_reign() {
-    for (action, requests) in [(pin(), 1), (strict(0), 2), (back(), 1)] {
-        let (outcome, seen) = perform(&action, granted(), vec![stored(); requests]).await;
-        assert_eq!((outcome, seen.len()), (Outcome::Done, requests));
-        for one in &seen {
-            let notes = &one.body["metadata"]["annotations"];
-            assert_eq!(notes["meshrollout.dev/holder"], "one");
-            assert_eq!(notes["meshrollout.dev/epoch"], "3");
-        }
+    for (action, answers, epochs) in [
+        (pin(), vec![fenced(), stored()], &["2", "3"][..]),
+        (strict(0), vec![stored(), fenced(), stored()], &["3", "2", "3"]),
+        (back(), vec![stored()], &["3"]),
+    ] {
+        let (outcome, seen) = perform(&action, granted(), answers).await;
+        assert_eq!(outcome, Outcome::Done);
+        let notes = seen.iter().map(|one| &one.body["metadata"]["annotations"]);
+        let epochs_seen: Vec<_> = notes
+            .inspect(|notes| assert_eq!(notes["meshrollout.dev/holder"], "one"))
+            .map(|notes| notes["meshrollout.dev/epoch"].as_str().unwrap())
+            .collect();
+        assert_eq!(epochs_seen, epochs);
     }
+}
+
+#[tokio::test]
+async fn where_the_stamp_of_another_reign_would_pass_nothing_goes_forward() {
+    let strict = strict(0);
+    for (action, answers) in [(&pin(), 1), (&strict, 2)] {
+        let (outcome, seen) = perform(action, granted(), vec![stored(); answers]).await;
+        assert_eq!((&outcome, seen.len()), (&Outcome::NoFence, answers));
+        assert!(seen.iter().all(|one| one.query("dryRun").is_some()), "{seen:?}");
+        assert!(seen.iter().all(|one| one.body["spec"]["mtls"]["mode"] == "PERMISSIVE"));
+        let found = outcome.finding(action).unwrap();
+        assert!(found.remedy.contains("meshrollout-fence"), "{found:?}");
+    }
+    // Neither does what another plugin says, or nobody, pass for the fence's refusal.
+    let (outcome, _) = perform(&strict, granted(), vec![stored(), refused(403, None)]).await;
+    assert_eq!(outcome, Outcome::Refused("no".into()));
+    let (outcome, _) = perform(&strict, granted(), vec![stored(), refused(503, None)]).await;
+    assert_eq!(outcome, Outcome::Unanswered("no".into()));
 }
 
 #[tokio::test]
@@ -215,9 +246,7 @@ async fn without_word_of_the_fence_only_a_rollback_is_sent() {
 
 #[tokio::test]
 async fn a_refusal_by_the_fence_is_told_from_others() {
-    let mut fenced = refused(403, None).unwrap();
-    fenced.1["message"] = json!("ValidatingAdmissionPolicy 'meshrollout-fence' denied: deposed");
-    let (outcome, _) = perform(&back(), granted(), vec![Some(fenced)]).await;
+    let (outcome, _) = perform(&back(), granted(), vec![fenced()]).await;
     assert!(matches!(outcome, Outcome::Fenced(_)), "{outcome:?}");
     assert!(outcome.finding(&back()).is_some());
 }

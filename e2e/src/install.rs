@@ -10,8 +10,8 @@ use crate::operator::seconds;
 use crate::tools::Tools;
 use crate::{Cluster, Doing, Error, OperatorOptions, until};
 
-/// The kind that the fence goes by first: the apiserver looks up what kinds there are when it first
-/// meets a policy's, and then not for half a minute.
+/// The kind that the fence goes by first, for speed: the apiserver looks up what kinds there are when
+/// it first meets a policy's, and then not for half a minute, in which no operator goes forward.
 const CRDS: [&str; 4] = [
     include_str!("../../crds/meshfences.yaml"),
     include_str!("../../crds/meshreports.yaml"),

@@ -109,6 +109,7 @@ async fn operate(args: Args) -> Result<(), Error> {
     connection.read_timeout = Some(Duration::from_secs(20));
     let client = ClientBuilder::try_from(connection.clone())?.build();
     let writer = Writer::new(&connection, config.write_deadline)?;
+    let writer = if config.fence { writer } else { writer.without_fence() };
 
     // Two replicas of one name, or a container started again, must not take each other's Lease for
     // their own.

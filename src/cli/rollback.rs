@@ -118,10 +118,11 @@ async fn one(
         let leave = async || Leave::Unsure(stamp.clone(), "written by a person".into());
         match writer.perform(&action, leave).await {
             Outcome::Done => return Ok("PERMISSIVE again".into()),
-            Outcome::NotSent(why) => return Err(why.into()),
-            Outcome::Refused(why) | Outcome::Fenced(why) | Outcome::NoWayBack(why) => {
-                return Err(why);
-            }
+            refused @ (Outcome::NotSent(_)
+            | Outcome::Refused(_)
+            | Outcome::Fenced(_)
+            | Outcome::NoFence
+            | Outcome::NoWayBack(_)) => return Err(refused.why().into()),
             Outcome::Conflict(why) | Outcome::Unanswered(why) => last = why,
         }
         let policies = Api::<PeerAuthentication>::namespaced(client.clone(), &namespace);

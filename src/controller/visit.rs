@@ -251,6 +251,7 @@ impl Operator {
                 Outcome::Unanswered(_)
                 | Outcome::NotSent(_)
                 | Outcome::NoWayBack(_)
+                | Outcome::NoFence
                 | Outcome::Refused(_),
                 _,
             ) => visit.again,

@@ -154,6 +154,14 @@ impl Action {
         }
     }
 
+    /// It begins something or makes something stricter; the others lead back.
+    pub fn goes_forward(&self) -> bool {
+        match self {
+            Self::PinPermissive(_) | Self::Adopt(_) | Self::EnforceStrict(_) => true,
+            Self::RollBack(_) | Self::Restore(_) => false,
+        }
+    }
+
     /// It may take `spec.mtls` from the managers it was adopted from; the one write of all that
     /// may (only adopted policies, only while those managers and no others hold it).
     pub fn takes_over(&self) -> bool {

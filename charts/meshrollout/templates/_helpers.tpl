@@ -29,6 +29,9 @@ system:serviceaccount:{{ .Release.Namespace }}:meshrollout
 {{- if .Values.allowShortTimes -}}
 {{- $_ := set $config "allowShortTimes" true -}}
 {{- end -}}
+{{- if not .Values.fence.enabled -}}
+{{- $_ := set $config "fence" false -}}
+{{- end -}}
 {{- if .Values.proxyState.enabled -}}
 {{- $_ := set $config "proxyState" (dict "tokenFile" "/var/run/secrets/tokens/istio-token" "namespaces" .Values.proxyState.namespaces) -}}
 {{- end -}}

@@ -35,12 +35,12 @@ struct Replica {
 }
 
 impl Replica {
-    async fn start(cluster: &Cluster, moment: Moment) -> Self {
+    async fn start(cluster: &Cluster, moment: Moment, fence: bool) -> Self {
         let proxy = cluster.fault_proxy(Schedule::QUIET, vec![]).await.unwrap();
         let held = hold(&proxy, moment);
         let options = OperatorOptions {
             apiserver: Some(proxy.url()),
-            config: TIMES.to_owned(),
+            config: format!("{TIMES}fence: {fence}\n"),
             ..OperatorOptions::default()
         };
         let operator = cluster.operator(&options).await.unwrap();
@@ -56,10 +56,10 @@ impl Replica {
 }
 
 /// One that missed a renewal ends by itself, and a kubelet starts it anew.
-async fn start_the_ended(cluster: &Cluster, fleet: &mut Vec<Replica>) {
+async fn start_the_ended(cluster: &Cluster, fleet: &mut Vec<Replica>, fence: bool) {
     for replica in fleet {
         if replica.operator.check().is_err() {
-            *replica = Replica::start(cluster, Moment::InFlight).await;
+            *replica = Replica::start(cluster, Moment::InFlight, fence).await;
         }
     }
 }
@@ -111,19 +111,6 @@ async fn until_heard(cluster: &Cluster, leader: &str) {
     .unwrap();
 }
 
-/// Waits until the fence bites: an apiserver that did not know its kind when the policy came looks
-/// again half a minute later.
-async fn in_force(cluster: &Cluster) {
-    let nobody = json!({
-        "apiVersion": "meshrollout.dev/v1alpha1",
-        "kind": "MeshFence",
-        "metadata": {"name": "meshrollout", "namespace": "meshrollout-system"},
-        "spec": {"holder": "nobody-yet", "epoch": 1},
-    });
-    cluster.apply(&[nobody]).await.unwrap();
-    until_heard(cluster, "nobody-yet").await;
-}
-
 /// What a run of swaps showed.
 #[derive(Debug, Default)]
 struct Run {
@@ -154,9 +141,6 @@ async fn run(swaps: usize, replicas: usize, fence: bool) -> Run {
         }))
         .await;
     }
-    if fence {
-        in_force(&cluster).await;
-    }
     let mark = cluster.audit_mark().unwrap();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     cluster.apply_rollout(&Rollout::enforce("swaps", &[("only", &names)])).await.unwrap();
@@ -172,7 +156,7 @@ async fn run(swaps: usize, replicas: usize, fence: bool) -> Run {
     let mut moments = moments.into_iter().cycle();
     let mut fleet = vec![];
     for _ in 0..replicas {
-        fleet.push(Replica::start(&cluster, moments.next().unwrap()).await);
+        fleet.push(Replica::start(&cluster, moments.next().unwrap(), fence).await);
     }
     let mut told = Run::default();
     for swap in 0..most {
@@ -192,7 +176,7 @@ async fn run(swaps: usize, replicas: usize, fence: bool) -> Run {
                 let logs: Vec<_> = fleet.iter().map(|replica| replica.operator.log()).collect();
                 panic!("swap {swap}: no replica writes\n{}", logs.join("\n---\n"));
             }
-            start_the_ended(&cluster, &mut fleet).await;
+            start_the_ended(&cluster, &mut fleet, fence).await;
         };
         let begin = Instant::now();
         let before = leader(&cluster).await.unwrap();
@@ -202,7 +186,7 @@ async fn run(swaps: usize, replicas: usize, fence: bool) -> Run {
                 Ok(now) if now != before => break now,
                 other => assert!(begin.elapsed() < LIMIT, "{before} leads still: {other:?}"),
             }
-            start_the_ended(&cluster, &mut fleet).await;
+            start_the_ended(&cluster, &mut fleet, fence).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
         };
         told.longest = told.longest.max(begin.elapsed());
@@ -221,7 +205,7 @@ async fn run(swaps: usize, replicas: usize, fence: bool) -> Run {
         *told.late.entry(late).or_default() += 1;
         old.signal("-CONT").await;
         told.swaps += 1;
-        fleet.push(Replica::start(&cluster, moments.next().unwrap()).await);
+        fleet.push(Replica::start(&cluster, moments.next().unwrap(), fence).await);
         // Whoever was deposed writes nothing more, and ends: a kubelet starts it anew.
         let mut old = old;
         until("the deposed replica to end", LIMIT, async || match old.operator.check() {

@@ -35,7 +35,7 @@ enum FoundBy {
 
 use FoundBy::{Kills, Module, Seed, Test};
 
-const BUGS: [Bug; 29] = [
+const BUGS: [Bug; 30] = [
     Bug {
         name: "forces its fields over another's",
         file: "src/apply.rs",
@@ -147,6 +147,13 @@ const BUGS: [Bug; 29] = [
         find: "let read = self.objects.quorum(&self.client, namespace, now, Arc::clone(telemetry));",
         replace: "let watched = self.objects.snapshot(now, Arc::clone(telemetry)); let source = meshrollout_core::snapshot::Source::Quorum; let read = std::future::ready(Ok::<Snapshot, crate::observe::objects::ReadError>(Snapshot { source, ..watched }));",
         found_by: Module("stale"),
+    },
+    Bug {
+        name: "goes forward where no fence is in force",
+        file: "src/apply.rs",
+        find: "if self.tries_fence && action.goes_forward() {",
+        replace: "if false {",
+        found_by: Test("an_epoch_never_falls_behind", "reigns to be WriteRefused"),
     },
     Bug {
         name: "lets a STRICT without an answer arrive later",
