@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-model test-faults test-planted soak bench e2e-control-plane e2e-data-plane tools check bless need-rust need-all
+.PHONY: help demo test test-core test-model test-faults test-planted soak bench e2e-control-plane e2e-data-plane tools check deny image bless need-rust need-all
 
 # LANES and THREADS say how much of e2e runs at one time; see e2e/run.
 LOG = $(or $(CARGO_TARGET_DIR),target)/test.log
@@ -68,6 +68,13 @@ check: need-rust ## formatting and lints, warnings are errors; and that each bug
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --test scenarios -- -D warnings
 	cargo test --locked --quiet --workspace --test scenarios -- planted::
+
+deny: need-all ## licences, bans and sources of what ships; five minutes with the first build of cargo-deny
+	@"$$(e2e/tools/build deny)/cargo-deny" --config .deny.toml check licenses bans sources
+	@echo "advisories: not asked, their database is a git repository of its own; with network: cargo deny --config .deny.toml check advisories"
+
+image: need-all ## the image, without Docker, built twice to one digest; prints size, digest and the list of its parts; a quarter of an hour
+	@.ci/image $(or $(CARGO_TARGET_DIR),target)/image
 
 bless: need-all ## rewrite CRDs, the rendered chart and expected outputs; read the difference like code
 	SNAPSHOTS=overwrite cargo test --locked

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, TypeMeta};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
@@ -31,14 +31,15 @@ impl Applier {
         Ok(())
     }
 
-    /// Several at a time: for objects that do not need each other.
-    pub(crate) async fn apply_together(&mut self, objects: &[Value]) -> Result<(), Error> {
+    /// Several at a time: for objects that do not need each other, and none of which is there yet.
+    /// An apply would cost the apiserver twice as much.
+    pub(crate) async fn create_together(&mut self, objects: &[Value]) -> Result<(), Error> {
         let mut prepared = vec![];
         for object in objects {
             prepared.push(self.prepare(object).await?);
         }
         stream::iter(&prepared)
-            .map(|(api, object)| apply_one(api, object))
+            .map(|(api, object)| create_one(api, object))
             .buffer_unordered(8)
             .try_collect()
             .await
@@ -105,13 +106,21 @@ impl Applier {
 }
 
 async fn apply_one(api: &Api<DynamicObject>, object: &DynamicObject) -> Result<(), Error> {
-    let name = object.name_any();
     let params = PatchParams::apply(FIELD_MANAGER).force();
+    let applied = api.patch(&object.name_any(), &params, &Patch::Apply(object)).await;
+    applied.map(drop).doing(format!("applying {}", title(object)))
+}
+
+async fn create_one(api: &Api<DynamicObject>, object: &DynamicObject) -> Result<(), Error> {
+    let params =
+        PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    let created = api.create(&params, object).await;
+    created.map(drop).doing(format!("creating {}", title(object)))
+}
+
+fn title(object: &DynamicObject) -> String {
     let kind = object.types.as_ref().map_or("", |types| types.kind.as_str());
-    api.patch(&name, &params, &Patch::Apply(object))
-        .await
-        .map(drop)
-        .doing(format!("applying {kind} {}/{name}", object.namespace().unwrap_or_default()))
+    format!("{kind} {}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
 
 /// The documents of a YAML text, empty ones left out.

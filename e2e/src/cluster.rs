@@ -152,7 +152,7 @@ impl Cluster {
         if node.is_some() {
             manifest.push(istio_metrics::filters(istio::ROOT_NAMESPACE));
         }
-        istio::apply_manifest(&client, &manifest).await?;
+        istio::create_manifest(&client, &manifest).await?;
         let istiod = Istiod::launch(
             &tools,
             &folder,

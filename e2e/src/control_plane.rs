@@ -36,9 +36,6 @@ pub(crate) fn etcd(tools: &Tools, folder: &Path, at: &Addresses) -> Program {
         // The data does not outlive the run.
         "--unsafe-no-fsync".to_owned(),
         "--log-level=warn".to_owned(),
-        // It has nobody to convince that it leads.
-        "--heartbeat-interval=1000".to_owned(),
-        "--election-timeout=10000".to_owned(),
     ])
 }
 

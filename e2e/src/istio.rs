@@ -82,7 +82,7 @@ fn cached_manifest(istioctl: &Path, args: &[String]) -> Result<PathBuf, Error> {
 }
 
 /// Applies the definitions first, then all that may need them.
-pub(crate) async fn apply_manifest(client: &Client, objects: &[Value]) -> Result<(), Error> {
+pub(crate) async fn create_manifest(client: &Client, objects: &[Value]) -> Result<(), Error> {
     let mut applier = Applier::new(client.clone());
     applier
         .apply(&[
@@ -91,8 +91,8 @@ pub(crate) async fn apply_manifest(client: &Client, objects: &[Value]) -> Result
         .await?;
     let (definitions, rest): (Vec<Value>, Vec<Value>) =
         objects.iter().cloned().partition(|object| object["kind"] == "CustomResourceDefinition");
-    applier.apply_together(&definitions).await?;
-    applier.apply_together(&rest).await
+    applier.create_together(&definitions).await?;
+    applier.create_together(&rest).await
 }
 
 /// Where istiod listens.

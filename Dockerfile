@@ -1,0 +1,14 @@
+# For those who have Docker; `make image` makes the same without it.
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY . .
+RUN install -D "$(.ci/build-static /target)" /image/meshrollout
+
+FROM scratch
+# For metrics sources that stand behind a public certificate.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
+COPY --from=build /image/meshrollout /meshrollout
+USER 65532:65532
+WORKDIR /
+ENTRYPOINT ["/meshrollout"]
+CMD ["--help"]
