@@ -1,5 +1,5 @@
-# For those who have Docker; `make image` makes the same without it.
-FROM rust:1.95-bookworm AS build
+# For those who have Docker; `make image` makes one of the same parts without it.
+FROM rust:1.95.0-bookworm AS build
 WORKDIR /src
 COPY . .
 RUN install -D "$(.ci/build-static /target)" /image/meshrollout

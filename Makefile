@@ -74,7 +74,7 @@ deny: need-all ## licences, bans and sources of what ships; five minutes with th
 	@echo "advisories: not asked, their database is a git repository of its own; with network: cargo deny --config .deny.toml check advisories"
 
 image: need-all ## the image, without Docker, built twice to one digest; prints size, digest and the list of its parts; a quarter of an hour
-	@.ci/image $(or $(CARGO_TARGET_DIR),target)/image
+	@.ci/image "$(or $(CARGO_TARGET_DIR),target)/image"
 
 bless: need-all ## rewrite CRDs, the rendered chart and expected outputs; read the difference like code
 	SNAPSHOTS=overwrite cargo test --locked

@@ -5,8 +5,10 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
-use kube::CustomResourceExt;
-use serde_json::json;
+use kube::{CustomResourceExt, ResourceExt};
+use meshrollout_core::terms::fnv;
+use serde_json::{Value, json};
+use std::sync::LazyLock;
 
 pub mod names;
 pub mod parse;
@@ -44,7 +46,47 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
             refuse_null(root);
         }
     }
+    for crd in &mut crds {
+        let fingerprint = fingerprint(crd);
+        let notes = crd.metadata.annotations.get_or_insert_default();
+        notes.insert(names::SCHEMA.to_owned(), fingerprint);
+    }
     crds
+}
+
+/// The name and the fingerprint of each of our definitions.
+pub fn fingerprints() -> &'static [(String, String)] {
+    static ALL: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
+        let named = |crd: CustomResourceDefinition| {
+            (crd.name_any(), crd.annotations().get(names::SCHEMA).cloned().unwrap_or_default())
+        };
+        crds().into_iter().map(named).collect()
+    });
+    &ALL
+}
+
+/// By it an operator knows its own definitions: with others the apiserver would drop fields that it
+/// has not heard of, `approval: Required` among them, without a word. What is only said to people
+/// does not count: descriptions, messages, columns.
+fn fingerprint(crd: &CustomResourceDefinition) -> String {
+    fn wordless(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                // A field may be called so itself: that one is no string.
+                fields.retain(|name, field| {
+                    !matches!(name.as_str(), "description" | "message") || !field.is_string()
+                });
+                fields.values_mut().for_each(wordless);
+            }
+            Value::Array(items) => items.iter_mut().for_each(wordless),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    let versions = crd.spec.versions.iter();
+    let versions = versions.map(|it| json!([it.name, it.served, it.storage, it.schema]));
+    let mut said = json!([crd.spec.group, crd.spec.scope, versions.collect::<Vec<_>>()]);
+    wordless(&mut said);
+    format!("{:016x}", fnv(&said.to_string()))
 }
 
 fn refuse_null(schema: &mut JSONSchemaProps) {

@@ -122,8 +122,9 @@ impl Writer {
             })?;
         }
         if self.tries_fence && action.goes_forward() {
-            let stamp = leave().await.stamp(action)?;
-            self.try_the_fence(action, stamp.as_ref()).await?;
+            // Whoever deleted the MeshFence is answered by a new reign first.
+            leave().await.stamp(action)?;
+            self.try_the_fence(action).await?;
         }
         let stamp = leave().await.stamp(action)?;
         let now = Timestamp::now();
@@ -142,16 +143,15 @@ impl Writer {
         self.apply(action.namespace(), &object, how).await
     }
 
-    /// Tries `action` with the stamp of the reign before this one, which must be refused: the
-    /// apiserver lets every stamp pass while it does not know the fence's kind (half a minute after
-    /// the first install), and for good when the admission policy is gone.
-    async fn try_the_fence(&self, action: &Action, stamp: Option<&Stamp>) -> Result<(), Outcome> {
-        let deposed = stamp.map(Stamp::before);
+    /// Tries `action` with a stamp of no reign, which must be refused: an apiserver lets every stamp
+    /// pass while it does not know the fence's kind (up to half a minute after the first install, or
+    /// after its own start), and for good when the admission policy is gone.
+    async fn try_the_fence(&self, action: &Action) -> Result<(), Outcome> {
         let harmless = match action {
             Action::EnforceStrict(clearance) => &clearance.way_back(),
             other => other,
         };
-        let object = manifest::policy(harmless, deposed.as_ref(), Timestamp::now());
+        let object = manifest::policy(harmless, Some(&Stamp::of_nobody()), Timestamp::now());
         match self.apply(action.namespace(), &object, Try::Dry).await {
             Ok(()) => Err(Outcome::NoFence),
             Err(Outcome::Fenced(_)) => Ok(()),
@@ -264,7 +264,7 @@ impl Outcome {
             Self::Done => "",
             Self::NotSent(why) => why,
             Self::NoFence => {
-                "the apiserver would have taken the write of a replica that was deposed"
+                "the apiserver would have taken the write of a replica that does not lead"
             }
             Self::Conflict(why)
             | Self::Fenced(why)
@@ -309,7 +309,7 @@ impl Outcome {
                 )
                 .at(Level::Hold)
                 .remedy(format!(
-                    "right after the first install the apiserver needs half a minute to know it; later: kubectl get validatingadmissionpolicies,validatingadmissionpolicybindings {FENCE_POLICY}, and install the chart again; to do without it: fence.enabled=false"
+                    "an apiserver that has just started, or a first install, needs half a minute to know it; later: kubectl get validatingadmissionpolicies,validatingadmissionpolicybindings {FENCE_POLICY} -o yaml: are both there, and do they name the operator's own account and namespace? to do without: fence.enabled=false"
                 )),
             ),
             Self::Refused(why) | Self::Unanswered(why) => Some(

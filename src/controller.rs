@@ -179,7 +179,14 @@ impl Operator {
         if let Err(error) = &put {
             tracing::warn!(%error, rollout = name, "no step before the finalizer is as asked");
         }
-        let (plan, refusal) = match parse::plan(rollout, &self.config) {
+        // What is wrong with a spec may be what the apiserver has dropped of it.
+        let foreign = self.objects.foreign_definitions();
+        let differs = !foreign.is_empty();
+        let plan = match differs {
+            true => Err(Refusal::Definitions(foreign)),
+            false => parse::plan(rollout, &self.config),
+        };
+        let (plan, refusal) = match plan {
             Ok(plan) => {
                 let paused = plan.paused || put.is_err();
                 let (claimed, approvals) = (self.claimed(rollout), self.approvals(rollout));
@@ -192,7 +199,12 @@ impl Operator {
                     let (said, reported) = self.reporter.refused(rollout, &refusal).await;
                     self.metrics.says(&name, &said.conditions);
                     reported.map_err(failed("reporting the refusal", rollout))?;
-                    return Ok(controller::Action::await_change());
+                    let interval = self.config.evaluation_interval.unsigned_abs();
+                    return Ok(match differs {
+                        // No change of the rollout tells that they are alike again.
+                        true => controller::Action::requeue(interval),
+                        false => controller::Action::await_change(),
+                    });
                 }
             },
         };

@@ -41,9 +41,9 @@ impl Stamp {
         (0..IMPLAUSIBLE).contains(&epoch).then_some(Self { holder, epoch })
     }
 
-    /// What a replica would write whose reign ended when this one began.
-    pub fn before(&self) -> Self {
-        Self { holder: self.holder.clone(), epoch: self.epoch - 1 }
+    /// A stamp of no reign: the first one is 1.
+    pub fn of_nobody() -> Self {
+        Self { holder: "nobody".to_owned(), epoch: 0 }
     }
 
     fn of(fence: &MeshFence) -> Self {

@@ -51,6 +51,7 @@ struct Says {
     rollout: String,
     condition: String,
     status: String,
+    reason: String,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -218,8 +219,12 @@ impl Metrics {
             self.conditions.remove(&labels);
         }
         for said in conditions {
-            let (condition, status) = (said.type_.clone(), said.status.clone());
-            let labels = Says { rollout: rollout.into(), condition, status };
+            let labels = Says {
+                rollout: rollout.into(),
+                condition: said.type_.clone(),
+                status: said.status.clone(),
+                reason: said.reason.clone(),
+            };
             self.conditions.get_or_create(&labels).set(1);
             shown.conditions.push(labels);
         }

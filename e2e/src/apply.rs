@@ -114,8 +114,11 @@ async fn apply_one(api: &Api<DynamicObject>, object: &DynamicObject) -> Result<(
 async fn create_one(api: &Api<DynamicObject>, object: &DynamicObject) -> Result<(), Error> {
     let params =
         PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    let created = api.create(&params, object).await;
-    created.map(drop).doing(format!("creating {}", title(object)))
+    match api.create(&params, object).await {
+        // Stored, though the answer to the first try was another.
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        created => created.map(drop).doing(format!("creating {}", title(object))),
+    }
 }
 
 fn title(object: &DynamicObject) -> String {

@@ -7,6 +7,9 @@ pub const GROUP: &str = "meshrollout.dev";
 pub use meshrollout_core::plan::EXCLUDE_LABEL;
 pub use meshrollout_core::policy::{FIELD_MANAGER, OUR_NAME as POLICY_NAME};
 
+/// Annotation on our CustomResourceDefinitions: the fingerprint of what they say.
+pub const SCHEMA: &str = "meshrollout.dev/schema";
+
 /// Label on what we write: the name of the rollout it belongs to.
 pub const ROLLOUT_LABEL: &str = "meshrollout.dev/rollout";
 

@@ -35,6 +35,13 @@ pub enum Refusal {
     /// The metrics source is not registered.
     #[error("spec.metricsSource: {0}")]
     MetricsSource(String),
+    /// Definitions of our own kinds that are not this operator's.
+    #[error(
+        "of another version than this operator ({}), so that fields may have been dropped: CustomResourceDefinition {}; bring both to one version (`meshrollout crd` of that version prints them), then apply the rollout again",
+        env!("CARGO_PKG_VERSION"),
+        .0.join(", ")
+    )]
+    Definitions(Vec<String>),
 }
 
 /// As long as `status.requests` may hold.
@@ -50,6 +57,7 @@ impl Refusal {
         match self {
             Self::Field { .. } => "InvalidSpec",
             Self::MetricsSource(_) => "MetricsSourceUnknown",
+            Self::Definitions(_) => "DefinitionsDiffer",
         }
     }
 }

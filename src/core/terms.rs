@@ -137,8 +137,9 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.escape_default())
 }
 
-/// FNV-1a: stable across versions and machines, which std's hasher does not promise.
-fn fnv(text: &str) -> u64 {
+/// FNV-1a: stable across versions and machines, which std's hasher does not promise. It tells texts
+/// apart; whoever wants two with one hash finds them.
+pub fn fnv(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

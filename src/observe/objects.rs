@@ -9,6 +9,7 @@ mod watch;
 pub use read::ReadError;
 pub(crate) use watch::renewed;
 
+use crate::api;
 use crate::observe::sidecars::Whose;
 use crate::translate::process::Process;
 use jiff::{SignedDuration, Timestamp};
@@ -125,6 +126,12 @@ impl Objects {
         self.shared.store().process(&target.pod) == Some(&target.process)
     }
 
+    /// Which definitions of our own kinds, by name, are not this operator's; none before they have
+    /// come, and without them everything holds.
+    pub fn foreign_definitions(&self) -> Vec<String> {
+        self.shared.store().differing(api::fingerprints())
+    }
+
     /// A policy that was read by itself: it counts until the watch has told as much.
     pub fn has_read(&self, policy: Policy) {
         self.shared.store().has_read(policy);
@@ -145,6 +152,10 @@ impl Objects {
         telemetry: Arc<Telemetry>,
     ) -> Result<Snapshot, ReadError> {
         let mut fresh = read::read(client, namespace).await?;
+        let foreign = fresh.differing(api::fingerprints());
+        if !foreign.is_empty() {
+            return Err(ReadError::Foreign(foreign.join(", ")));
+        }
         let watched = self.snapshot(now, telemetry);
         let mut snapshot = fresh.mesh_wide(Snapshot { source: Source::Quorum, ..watched });
         match fresh.namespace(namespace) {

@@ -2,6 +2,7 @@
 
 use super::namespace;
 use super::schedule::hosts;
+use crate::api::names::SCHEMA;
 use crate::config::MetricsSource;
 use crate::istio;
 use crate::kubernetes::{self, APIService, CustomResourceDefinition, Ingress, ServiceReference};
@@ -90,6 +91,8 @@ pub struct Defined {
     pub served: Vec<String>,
     /// Where the apiserver has its objects converted, if it does.
     pub conversion: Option<Entrance>,
+    /// The fingerprint on one of ours.
+    pub schema: Option<String>,
 }
 
 /// What a CustomResourceDefinition tells of its kind.
@@ -99,7 +102,12 @@ pub fn defined(object: &CustomResourceDefinition) -> Defined {
         conditions.into_iter().any(|one| one.r#type == "Established" && one.status == "True");
     let versions = object.spec.versions.iter().flatten().filter(|_| is_established);
     let served = versions.filter(|version| version.served).map(|version| version.name.clone());
-    Defined { served: served.collect(), conversion: conversion(object) }
+    let notes = object.metadata.annotations.as_ref();
+    Defined {
+        served: served.collect(),
+        conversion: conversion(object),
+        schema: notes.and_then(|notes| notes.get(SCHEMA)).cloned(),
+    }
 }
 
 /// Where the apiserver has objects converted, if it does.

@@ -1,8 +1,12 @@
 //! The chart's alerts and its dashboard: evaluated by the real Prometheus over a run in which a
 //! rollout is taken back, another one drifts, evidence is missing, and in the end nobody leads.
+//!
+//! DASHBOARD=FILE.html    draw the dashboard as it looks then, to be looked at
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use meshrollout_e2e::{
     Client, Cluster, Edge, Fault, OperatorOptions, Options, Rollout, Server, until,
@@ -64,7 +68,7 @@ async fn until_firing(
 fn each_alert_wakes_whom_it_should_and_nobody_else() {
     let promtool = Cluster::tool("promtool").unwrap();
     let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/alerts.yaml");
-    let ran = std::process::Command::new(promtool).args(["test", "rules", tests]).output().unwrap();
+    let ran = Command::new(promtool).args(["test", "rules", tests]).output().unwrap();
     let said = String::from_utf8_lossy(&ran.stderr) + String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success(), "{said}");
     // And each has its page, with the same words.
@@ -78,9 +82,20 @@ fn each_alert_wakes_whom_it_should_and_nobody_else() {
     }
 }
 
+/// The dashboard over the time since the beginning.
+fn draw(cluster: &Cluster, since: Duration, file: &Path) {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/draw-dashboard");
+    let seconds = since.as_secs().to_string();
+    let asked = [cluster.prometheus_url(), seconds];
+    let drawn = Command::new(program).args(asked).output().unwrap();
+    assert!(drawn.status.success(), "{}", String::from_utf8_lossy(&drawn.stderr));
+    std::fs::write(file, drawn.stdout).unwrap();
+}
+
 #[tokio::test]
 async fn a_run_that_goes_wrong_fires_what_it_should_and_the_dashboard_shows_it() {
     let cluster = Cluster::start(Options::default()).await.unwrap();
+    let begin = Instant::now();
     cluster.install().await.unwrap();
     cluster.front().await.unwrap();
     let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
@@ -91,12 +106,12 @@ async fn a_run_that_goes_wrong_fires_what_it_should_and_the_dashboard_shows_it()
         let bake = if name == "taken" { "10m" } else { "4s" };
         cluster.apply_rollout(&rollout.with("/stages/0/bake", json!(bake))).await.unwrap();
     }
-    // Of a rollout that asks the sidecars nothing is known here: none can be scraped.
-    let asks = Rollout::enforce("asks", &[("only", &["good"])]).asking_sidecars();
-    cluster.apply_rollout(&asks.with("/action", json!("Observe"))).await.unwrap();
     for name in ["good", "drifts"] {
         cluster.until_ready_is(name, "Enforced", LIMIT).await.unwrap();
     }
+    // Of a rollout that asks the sidecars nothing is known here: none can be scraped.
+    let asks = Rollout::enforce("asks", &[("only", &["good"])]).asking_sidecars();
+    cluster.apply_rollout(&asks.with("/action", json!("Observe"))).await.unwrap();
     cluster.until_state_is("taken", "taken", "Watching", LIMIT).await.unwrap();
     cluster.delete("meshrollout", "default", "asks").await.unwrap();
     operator.evaluated("good", 3, LIMIT).await.unwrap();
@@ -142,6 +157,9 @@ async fn a_run_that_goes_wrong_fires_what_it_should_and_the_dashboard_shows_it()
     // No evidence, and then nobody.
     cluster.metrics_proxy().set(Fault::Refuse);
     until_firing(&cluster, &["MeshrolloutUnknownTooLong"], BTreeSet::is_superset).await;
+    if let Some(file) = std::env::var_os("DASHBOARD") {
+        draw(&cluster, begin.elapsed(), Path::new(&file));
+    }
     operator.stop().await.unwrap();
     // What a replica that is gone has said is not held against the next one.
     let left = ["MeshrolloutNoLeader", "MeshrolloutUnknownTooLong"];

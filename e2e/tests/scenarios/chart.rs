@@ -1,11 +1,11 @@
 //! The chart: what helm makes of it, whether a real apiserver takes that, and what becomes of
 //! policies when it is installed, upgraded and uninstalled.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::api::ListParams;
 use meshrollout_e2e::scenario::Injection;
-use meshrollout_e2e::{Cluster, Options, Rollout, rendered_install};
+use meshrollout_e2e::{Cluster, Options, Rollout, Shop, rendered_install, until};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(150);
@@ -115,6 +115,68 @@ async fn the_schema_refuses_what_the_chart_does_not_know() {
     assert!(linted.contains("0 chart(s) failed"), "{linted}");
 }
 
+/// What a newcomer copies out of the README, on the cluster of the demo.
+#[tokio::test]
+async fn the_readme_works_as_written() {
+    let readme = include_str!("../../../README.md");
+    let line = readme.lines().map(str::trim).find(|line| line.starts_with("helm install "));
+    let words = line.unwrap().split(' ').skip(1);
+    let words: Vec<_> =
+        words.map(|word| if word == "charts/meshrollout" { CHART } else { word }).collect();
+    let blocks = readme.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let blocks: Vec<_> = blocks.collect();
+    let rollout = blocks.iter().find(|block| block.contains("kind: MeshRollout")).unwrap();
+    let values = blocks.iter().find(|block| block.contains("metricsSources:")).unwrap();
+
+    let cluster = Cluster::start(Options::default()).await.unwrap();
+    let _shop = Shop::open(&cluster).await.unwrap();
+    let file = |name: &str, text: &str| {
+        let path = cluster.folder().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    // Only where Prometheus is, is another matter here.
+    let values = values.replace("http://prometheus.monitoring:9090", &cluster.prometheus_url());
+    let (values, rollout) = (file("values.yaml", &values), file("rollout.yaml", rollout));
+    cluster.helm(&[&words[..], &["-f", &values]].concat()).await.unwrap();
+    cluster.kubectl_text(&["apply", "-f", &rollout]).await.unwrap();
+    let operator = cluster.installed_operator().await.unwrap();
+
+    let pinned = until("catalog to be pinned", LIMIT, async || {
+        match cluster.policy_mode("catalog").await.unwrap().as_deref() {
+            Some("PERMISSIVE") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    pinned.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    // Held back with a name: the one client that has no sidecar.
+    let held = until("the plaintext to be named", LIMIT, async || {
+        let said = cluster.meshrollout(&["explain", "shop"]).await.unwrap();
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        if said.contains("legacy/batch") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    held.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    let shown = cluster.kubectl_text(&["get", "meshrollouts"]).await.unwrap();
+    let columns: Vec<_> = shown.lines().next().unwrap().split_whitespace().skip(1).collect();
+    assert!(readme.contains(&format!("# {}", columns.join(" "))), "{shown}");
+
+    // Another replica stands by. One is killed, with the chart's own times; the next hands over.
+    let next = cluster.installed_operator().await.unwrap();
+    let begin = Instant::now();
+    drop(operator);
+    next.evaluated("shop", 1, LIMIT).await.unwrap();
+    let killed = begin.elapsed();
+    let last = cluster.installed_operator().await.unwrap();
+    let begin = Instant::now();
+    next.stop().await.unwrap();
+    last.evaluated("shop", 1, LIMIT).await.unwrap();
+    let handed_over = begin.elapsed();
+    println!("take-over: {killed:.1?} after a kill, {handed_over:.1?} after a hand-over");
+    assert!(handed_over < killed, "handed over in {handed_over:?}, taken over in {killed:?}");
+}
+
 /// Every policy, as it stands.
 async fn policies(cluster: &Cluster) -> Vec<String> {
     let all = cluster.kubectl_text(&["get", "peerauthentications", "-A", "-o", "json"]).await;
@@ -138,26 +200,44 @@ async fn an_upgrade_in_mid_stage_goes_on_and_an_uninstall_changes_no_policy() {
     assert_eq!(admitted.len(), 2, "the rendered pods are admitted where `restricted` is enforced");
 
     cluster.front().await.unwrap();
-    cluster.called(&["one", "two"]).await.unwrap();
+    cluster.called(&["one", "two", "three"]).await.unwrap();
     let operator = cluster.installed_operator().await.unwrap();
-    let rollout = Rollout::enforce("shop", &[("first", &["one"]), ("second", &["two"])])
-        .with("/stages/1/bake", json!("20s"));
+    let stages: [(&str, &[&str]); 3] =
+        [("first", &["one"]), ("second", &["two"]), ("third", &["three"])];
+    let rollout = Rollout::enforce("shop", &stages).with("/stages/1/bake", json!("40s"));
     cluster.apply_rollout(&rollout).await.unwrap();
     let watched = cluster.until_state_is("shop", "two", "Watching", LIMIT).await;
     watched.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
 
     let before = policies(&cluster).await;
-    assert_eq!(before.len(), 2);
     let upgrade = [&["upgrade"], &chart[..], &["--set", "log.filter=debug", "--wait"]].concat();
     cluster.helm(&upgrade).await.unwrap();
     operator.stop().await.unwrap();
     let operator = cluster.installed_operator().await.unwrap();
     assert!(operator.log().contains("DEBUG"), "it runs as it was upgraded to:\n{}", operator.log());
     assert_eq!(cluster.report("two", "shop").await.unwrap()["status"]["state"], "Watching");
+
+    // The CRDs have stayed behind: what is watched is watched to its end, and no step follows.
+    let reports = "meshreports.meshrollout.dev";
+    let ours = cluster.kubectl_text(&["get", "crd", reports, "-o", "json"]).await.unwrap();
+    let ours: Value = serde_json::from_str(&ours).unwrap();
+    let ours = ours["metadata"]["annotations"]["meshrollout.dev/schema"].as_str().unwrap();
+    let marked = async |schema: &str| {
+        let schema = format!("meshrollout.dev/schema={schema}");
+        cluster.kubectl_text(&["annotate", "crd", reports, &schema, "--overwrite"]).await.unwrap();
+    };
+    marked("0123456789abcdef").await;
+    let held = cluster.until_ready_is("shop", "DefinitionsDiffer", LIMIT).await.unwrap();
+    assert!(held.message.contains(reports) && held.status == "False", "{held:?}");
+    cluster.until_state_is("shop", "two", "Enforced", LIMIT).await.unwrap();
+    assert_eq!(policies(&cluster).await, before, "neither the upgrade nor the rest wrote any");
+    marked(ours).await;
+
     let ready = cluster.until_ready_is("shop", "Enforced", LIMIT).await;
     let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
     assert_eq!(ready.status, "True", "{ready:?}");
-    assert_eq!(policies(&cluster).await, before, "neither the upgrade nor the rest wrote any");
+    let before = policies(&cluster).await;
+    assert_eq!(before.len(), 3);
 
     // Its pods go before its rights do.
     operator.stop().await.unwrap();
@@ -165,7 +245,7 @@ async fn an_upgrade_in_mid_stage_goes_on_and_an_uninstall_changes_no_policy() {
     assert_eq!(policies(&cluster).await, before);
     // What a rollback needs to know outlives the chart.
     let kept = cluster.kubectl_text(&["get", "meshrollouts,meshreports", "-A", "-o", "name"]).await;
-    assert_eq!(kept.unwrap().lines().count(), 3);
+    assert_eq!(kept.unwrap().lines().count(), 4);
     let left =
         "clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding";
     let left = cluster.kubectl_text(&["get", left, "-o", "name"]).await.unwrap();

@@ -96,9 +96,7 @@ async fn only_the_leaders_writes_pass_and_a_policy_made_anew_still_bites() {
 
     // Deleted and made anew while nobody writes, and then the leader changes.
     delete_the_policy(cluster).await;
-    until("the fence to be gone", LIMIT, async || by_operator(cluster, "a", "1").await)
-        .await
-        .unwrap();
+    reaches(cluster, "a").await;
     cluster.install().await.unwrap();
     until("the fence to bite again", LIMIT, async || match by_operator(cluster, "a", "1").await {
         Ok(()) => Err("the deposed leader's write was accepted".to_owned()),
@@ -129,6 +127,12 @@ async fn delete_the_policy(cluster: &Cluster) {
     }
 }
 
+/// Waits until a write of `holder` is let through: the apiserver looks at its policies each second.
+async fn reaches(cluster: &Cluster, holder: &str) {
+    let let_through = async || by_operator(cluster, holder, "1").await;
+    until("the fence to be gone", LIMIT, let_through).await.unwrap();
+}
+
 async fn fence(cluster: &Cluster) -> Option<(String, i64)> {
     let args = ["get", "meshfence", "meshrollout", "-n", SYSTEM, "-o", "json"];
     let fence: Value = serde_json::from_str(&cluster.kubectl_text(&args).await.ok()?).unwrap();
@@ -156,6 +160,9 @@ async fn an_epoch_never_falls_behind_what_was_written_before() {
 
     // The admission policy is not there, or not known yet: no step forward is taken on trust.
     delete_the_policy(cluster).await;
+    cluster.namespace("fenced", Injection::Absent, &[]).await.unwrap();
+    reaches(cluster, "nobody").await;
+    cluster.delete("peerauthentication", "fenced", "default").await.unwrap();
     let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
     cluster.apply_rollout(&Rollout::enforce("reigns", &stages)).await.unwrap();
     let held = cluster.until_ready_is("reigns", "WriteRefused", LIMIT).await;

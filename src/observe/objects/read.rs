@@ -34,6 +34,9 @@ pub enum ReadError {
         /// The kind.
         kind: &'static str,
     },
+    /// What was read of our own kinds may have lost fields.
+    #[error("CustomResourceDefinition {0} is of another version than this operator")]
+    Foreign(String),
 }
 
 /// All that a write in `namespace` stands on, just read: the namespace with its pods, Services,

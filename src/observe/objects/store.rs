@@ -399,6 +399,16 @@ impl Store {
         })
     }
 
+    /// Which of these definitions, by name, is there and does not carry this fingerprint.
+    pub(super) fn differing(&self, definitions: &[(String, String)]) -> Vec<String> {
+        let differs = |(name, fingerprint): &&(String, String)| {
+            let filed_under = Namespace::new(name.clone());
+            let mut defined = self.definitions.facts_of(&filed_under);
+            defined.any(|it| it.schema.as_ref() != Some(fingerprint))
+        };
+        definitions.iter().filter(differs).map(|(name, _)| name.clone()).collect()
+    }
+
     /// Why it is not known what there is of a kind that need not be there.
     fn unread<K: Resource<DynamicType = ()>, T>(&self, table: &Table<T>) -> Option<Cause> {
         match self.served::<K>() {
@@ -504,7 +514,7 @@ mod tests {
             store.definitions.begin();
             if let Some(versions) = versions {
                 let served = versions.iter().map(|version| (*version).to_owned()).collect();
-                let defined = Defined { served, conversion: None };
+                let defined = Defined { served, conversion: None, schema: None };
                 store.definitions.arrive(place(name, name), Some(defined), |_, _| {});
             }
             store.definitions.finish();
