@@ -39,6 +39,10 @@ pub struct Options {
     pub scrape_interval: Duration,
     /// Leave the run folder when the cluster goes; `KEEP=1` does the same.
     pub keep: bool,
+    /// Who makes an owner wait must be allowed to, as OpenShift has it. This plugin looks up what
+    /// kinds there are before meshrollout's are installed, so that the fence is not known for half a
+    /// minute (decision 9).
+    pub owners_are_asked: bool,
     /// Further environment of istiod, such as `DEFAULT_WORKLOAD_CERT_TTL`.
     pub istiod_env: Vec<(String, String)>,
     /// One more node, which runs pods for real; without it all pods are kwok's likenesses.
@@ -48,7 +52,13 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let keep = std::env::var_os("KEEP").is_some_and(|keep| keep == "1");
-        Self { scrape_interval: Duration::from_secs(1), keep, istiod_env: vec![], data_plane: None }
+        Self {
+            scrape_interval: Duration::from_secs(1),
+            keep,
+            owners_are_asked: false,
+            istiod_env: vec![],
+            data_plane: None,
+        }
     }
 }
 
@@ -110,7 +120,9 @@ impl Cluster {
         // Nothing of these needs the apiserver to be up.
         let pki = Pki::create(folder.join("pki"))?;
         let etcd = control_plane::etcd(&tools, &folder, &at).start()?;
-        let apiserver = control_plane::apiserver(&tools, &folder, &pki, &at)?.start()?;
+        let apiserver = control_plane::apiserver(&tools, &folder, &pki, &at)?;
+        let plugins = options.owners_are_asked.then_some(control_plane::OWNERS_ARE_ASKED);
+        let apiserver = apiserver.args(plugins).start()?;
         let prometheus = Prometheus::launch(
             &tools,
             &folder,

@@ -9,6 +9,10 @@ use crate::{Doing, Error, node};
 
 pub(crate) const AUDIT_LOG: &str = "audit.log";
 
+/// For the apiserver.
+pub(crate) const OWNERS_ARE_ASKED: &str =
+    "--enable-admission-plugins=OwnerReferencesPermissionEnforcement";
+
 /// Where the parts of Kubernetes listen.
 pub(crate) struct Addresses {
     pub(crate) etcd: u16,
@@ -64,8 +68,6 @@ pub(crate) fn apiserver(
         format!("--service-account-key-file={}", pki("service-accounts.pub")),
         format!("--service-account-signing-key-file={}", pki("service-accounts.key")),
         "--authorization-mode=RBAC".to_owned(),
-        // As OpenShift has it: who makes an owner wait must be allowed to.
-        "--enable-admission-plugins=OwnerReferencesPermissionEnforcement".to_owned(),
         "--service-cluster-ip-range=10.0.0.0/16".to_owned(),
         "--allow-privileged".to_owned(),
         // Tests in parallel are not tenants to be kept apart.

@@ -10,8 +10,6 @@ use crate::operator::seconds;
 use crate::tools::Tools;
 use crate::{Cluster, Doing, Error, OperatorOptions, until};
 
-/// The kind that the fence goes by first, for speed: the apiserver looks up what kinds there are when
-/// it first meets a policy's, and then not for half a minute, in which no operator goes forward.
 const CRDS: [&str; 4] = [
     include_str!("../../crds/meshfences.yaml"),
     include_str!("../../crds/meshreports.yaml"),
@@ -132,15 +130,11 @@ impl Cluster {
 
     /// The same, with some of its objects switched off by name.
     pub async fn install_without(&self, off: &[&str]) -> Result<(), Error> {
+        // The kinds first: the apiserver looks up what kinds there are when it first meets the fence,
+        // and then not for half a minute, in which no operator would go forward.
         for crd in CRDS {
             self.apply_yaml(crd).await.doing("installing the kinds of meshrollout")?;
         }
-        let mut objects = documents(INSTALL)?;
-        objects.retain(|object| {
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            object["kind"] != "Deployment" && !off.contains(&name)
-        });
-        self.apply(&objects).await.doing("installing meshrollout")?;
         let kinds = ["meshapprovals", "meshfences", "meshrollouts", "meshreports"];
         until("the CRDs to be served", Duration::from_secs(30), async || {
             for kind in kinds {
@@ -152,6 +146,12 @@ impl Cluster {
             }
             Ok(())
         })
-        .await
+        .await?;
+        let mut objects = documents(INSTALL)?;
+        objects.retain(|object| {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            object["kind"] != "Deployment" && !off.contains(&name)
+        });
+        self.apply(&objects).await.doing("installing meshrollout")
     }
 }

@@ -186,7 +186,8 @@ async fn policies(cluster: &Cluster) -> Vec<String> {
 
 #[tokio::test]
 async fn an_upgrade_in_mid_stage_goes_on_and_an_uninstall_changes_no_policy() {
-    let cluster = Cluster::start(Options::default()).await.unwrap();
+    let cluster =
+        Cluster::start(Options { owners_are_asked: true, ..Options::default() }).await.unwrap();
     // As strict as namespaces get.
     let system = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM,
         "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
