@@ -273,7 +273,6 @@ impl Operator {
         }
         self.reporter.transitions(rollout, plan, &before.states, decision).await;
         self.reporter.ready_changed(rollout, old, &new).await;
-        let told = self.reporter.status(rollout, &stored, new.clone()).await;
 
         let mut drafts = vec![];
         for (name, standing) in &decision.namespaces {
@@ -295,6 +294,8 @@ impl Operator {
             (!covered).then_some((namespace, report.uid()?))
         });
         let reports = self.reporter.reports(rollout, drafts, uncovered.collect()).await;
+        // The summary last: whoever waits for a condition finds the reports saying the same.
+        let told = self.reporter.status(rollout, &stored, new.clone()).await;
         (new, told.and(reports))
     }
 
