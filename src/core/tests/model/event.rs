@@ -1,7 +1,9 @@
 //! What can happen, and what it changes besides what the operator does.
 
 use crate::mutant::Mutant;
-use crate::state::{BAKE, GAP, Gone, Harm, Held, INTERVAL, Layout, Place, SOAK, State, Trouble};
+use crate::state::{
+    Approved, BAKE, GAP, Gone, Harm, Held, INTERVAL, Layout, Place, SOAK, State, Trouble,
+};
 use meshrollout_core::mode::Mode;
 use meshrollout_core::testing::at;
 
@@ -35,6 +37,9 @@ pub(crate) enum Event {
     Abort,
     Retry,
     Rollback,
+    /// A person approves the plan as it stands, for one stage, or takes the approval back.
+    Approve(usize),
+    Withdraw,
     /// The rollout is deleted.
     Remove(Gone),
     /// Whatever is wrong is put right, and a retry asked for; from now on nothing but visits.
@@ -133,6 +138,12 @@ impl State {
             Remove(Gone::Kept),
             Remove(Gone::Restore),
         ]);
+        if self.wishes.asks {
+            all.extend((0..=self.wishes.layout.last()).map(Event::Approve));
+        }
+        if self.wishes.approved.is_some_and(|one| !one.withdrawn) {
+            all.push(Event::Withdraw);
+        }
         match self.wishes.layout {
             Layout::OneEach => {
                 all.extend([Layout::Swapped, Layout::Merged, Layout::Left].map(Arrange));
@@ -161,6 +172,7 @@ impl State {
             Event::Visit(How::Plain) | Event::Arrive | Event::FaultsStop => {}
             _ => state.fuel -= 1,
         }
+        let words = state.words();
         let asked = Some(state.now() - INTERVAL + 2 * i64::from(6 - state.fuel));
         let wishes = &mut state.wishes;
         match event {
@@ -193,6 +205,12 @@ impl State {
             }
             Event::Retry => state.retry(asked),
             Event::Rollback => wishes.rollback = asked,
+            Event::Approve(stage) => {
+                wishes.approved = Some(Approved { stage, words, withdrawn: false });
+            }
+            Event::Withdraw => {
+                wishes.approved.iter_mut().for_each(|one| one.withdrawn = true);
+            }
             Event::Remove(gone) => wishes.gone = gone,
             Event::FaultsStop => state.mend(),
         }
@@ -289,6 +307,10 @@ impl State {
         wishes.observe = false;
         wishes.soak = SOAK;
         wishes.bake = BAKE;
+        let (stage, words) = (wishes.layout.last(), self.words());
+        if self.wishes.asks {
+            self.wishes.approved = Some(Approved { stage, words, withdrawn: false });
+        }
         if waits {
             self.retry(Some(self.now() - 1));
         }

@@ -26,7 +26,8 @@ impl State {
         self.broken = broken;
     }
 
-    /// S1. STRICT would be no outage, has been none for a whole soak, and that was really seen.
+    /// S1. STRICT would be no outage, has been none for a whole soak, and that was really seen; and
+    /// where a person is to be asked, one has approved.
     fn is_proven(&self, write: &Write, how: How, late: bool) -> bool {
         let here = &self.places[write.place];
         let soaked = here.calm.is_some_and(|calm| self.visits - calm >= self.wishes.soak);
@@ -34,6 +35,7 @@ impl State {
             || (here.trouble.is_none()
                 && self.source_up
                 && soaked
+                && self.is_approved(write.place)
                 && how != How::OnWatches
                 && how != How::WithoutMesh
                 && !late)
@@ -232,8 +234,15 @@ impl State {
         if soaks_anew {
             self.happened.0 |= Happened::SOAKS_ANEW;
         }
-        if standings.into_iter().any(|one| one.state == decide::State::Exempt) {
-            self.happened.0 |= Happened::FOUND_STRICT;
+        for standing in standings {
+            self.happened.0 |= match standing.state {
+                decide::State::Exempt => Happened::FOUND_STRICT,
+                decide::State::AwaitingApproval if self.wishes.approved.is_some() => {
+                    Happened::APPROVAL_VOID
+                }
+                decide::State::AwaitingApproval => Happened::AWAITS,
+                _ => 0,
+            };
         }
     }
 }

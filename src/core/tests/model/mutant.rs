@@ -2,7 +2,8 @@
 
 use crate::event::How;
 use crate::state::{Kind, State, Trouble, Write};
-use crate::world::{ROOT, length, merge, shop};
+use crate::theme::Theme;
+use crate::world::{ROOT, approval, length, merge, shop};
 use meshrollout_core::ident::Uid;
 use meshrollout_core::mode::{Declared, Mode};
 use meshrollout_core::plan::{Existing, Mission, Trigger};
@@ -87,9 +88,26 @@ mutants! {
     RestoreMakesStrict,
     RollsBackAgain,
     NothingWritten,
+    ApprovalUnasked,
+    ApprovalOfAnotherPlan,
+    ApprovalOfAnotherStage,
+    WithdrawalUnheard,
+    ApprovalUnheard,
 }
 
 impl Mutant {
+    /// Where it shows.
+    pub(crate) fn theme(self) -> Theme {
+        match self {
+            Self::ApprovalUnasked
+            | Self::ApprovalOfAnotherPlan
+            | Self::ApprovalOfAnotherStage
+            | Self::WithdrawalUnheard
+            | Self::ApprovalUnheard => Theme::Approvals,
+            _ => Theme::All,
+        }
+    }
+
     /// The trouble that no gate sees.
     pub(crate) fn hidden(self) -> Option<Trouble> {
         match self {
@@ -133,6 +151,22 @@ impl Mutant {
                     let stage = state.stage(place).and_then(|stage| plan.stages.get_mut(stage));
                     stage.into_iter().for_each(|stage| stage.bake = seconds(0));
                 }
+            }
+            Self::ApprovalUnasked => {
+                plan.stages.iter_mut().for_each(|stage| stage.needs_approval = false);
+            }
+            Self::ApprovalUnheard => plan.approvals.clear(),
+            Self::ApprovalOfAnotherPlan => {
+                let hash = plan.hash();
+                plan.approvals.iter_mut().for_each(|one| one.plan_hash.clone_from(&hash));
+            }
+            Self::ApprovalOfAnotherStage => {
+                let last = plan.stages.last().map(|stage| stage.name.clone()).unwrap_or_default();
+                plan.approvals.iter_mut().for_each(|one| one.stage.clone_from(&last));
+            }
+            Self::WithdrawalUnheard => {
+                plan.approvals =
+                    state.wishes.approved.map(|one| approval(plan, one)).into_iter().collect();
             }
             Self::AdoptsUnasked => plan.existing = Existing::Adopt,
             Self::RootUnknown => {

@@ -9,7 +9,9 @@ use stateright::Property;
 pub(crate) fn all() -> Vec<Property<Rollout>> {
     use Happened as Seen;
     vec![
-        always::<{ Statement::S1 as u8 }>("S1 STRICT only where a whole soak has proven it"),
+        always::<{ Statement::S1 as u8 }>(
+            "S1 STRICT only where a whole soak, and a person if asked, has proven it",
+        ),
         always::<{ Statement::S2 as u8 }>("S2 nothing is written but what is ours or adopted"),
         always::<{ Statement::S3 as u8 }>("S3 nothing is made weaker than before us"),
         always::<{ Statement::S4 as u8 }>("S4 stepping back needs nothing but the policy"),
@@ -48,12 +50,15 @@ pub(crate) fn all() -> Vec<Property<Rollout>> {
         sometimes::<{ Seen::FOUND_STRICT }>("a namespace is STRICT without us"),
         sometimes::<{ Seen::LEFT_WATCHED }>("one that left the plan is watched"),
         sometimes::<{ Seen::BLIND_WATCH }>("a bake goes on blind"),
+        sometimes::<{ Seen::AWAITS }>("a stage waits for a person"),
+        sometimes::<{ Seen::APPROVED_STRICT }>("what a person approved goes STRICT"),
+        sometimes::<{ Seen::APPROVAL_VOID }>("an approval counts for nothing"),
     ]
 }
 fn always<const STATEMENT: u8>(name: &'static str) -> Property<Rollout> {
     Property::always(name, |_, state: &State| !state.broken.has(STATEMENT))
 }
 
-fn sometimes<const WHAT: u16>(name: &'static str) -> Property<Rollout> {
+fn sometimes<const WHAT: u32>(name: &'static str) -> Property<Rollout> {
     Property::sometimes(name, |_, state: &State| state.happened.has(WHAT))
 }

@@ -105,9 +105,29 @@ pub(crate) struct Wishes {
     pub(crate) abort: Option<i64>,
     pub(crate) retry: Option<i64>,
     pub(crate) rollback: Option<i64>,
+    /// The last stage waits for a person who approves.
+    pub(crate) asks: bool,
+    pub(crate) approved: Option<Approved>,
     /// The abort was heard when nothing was left to do.
     pub(crate) abort_is_void: bool,
     pub(crate) gone: Gone,
+}
+
+/// An approval: of a stage, under the words that the plan had then.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Approved {
+    pub(crate) stage: usize,
+    pub(crate) words: Words,
+    /// It was taken back.
+    pub(crate) withdrawn: bool,
+}
+
+/// What an approval is bound to: the stages, their soak and their bake.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Words {
+    pub(crate) layout: Layout,
+    pub(crate) soak: u8,
+    pub(crate) bake: u8,
 }
 
 /// Which stage covers which namespace.
@@ -118,6 +138,16 @@ pub(crate) enum Layout {
     Merged,
     /// The first namespace has left the plan.
     Left,
+}
+
+impl Layout {
+    /// The index of the last stage.
+    pub(crate) fn last(self) -> usize {
+        match self {
+            Self::OneEach | Self::Swapped => 1,
+            Self::Merged | Self::Left => 0,
+        }
+    }
 }
 
 /// Whether the rollout was deleted.
@@ -182,27 +212,31 @@ pub(crate) struct Late {
 
 /// What a step brought about.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub(crate) struct Happened(pub(crate) u16);
+pub(crate) struct Happened(pub(crate) u32);
 
 impl Happened {
-    pub(crate) const HARM_UNDONE: u16 = 1;
-    pub(crate) const ASKED_BACK: u16 = 1 << 1;
-    pub(crate) const RETRIED: u16 = 1 << 2;
-    pub(crate) const ADOPTED: u16 = 1 << 3;
-    pub(crate) const ADOPTED_STRICT: u16 = 1 << 4;
-    pub(crate) const DELETED: u16 = 1 << 5;
-    pub(crate) const GIVEN_BACK: u16 = 1 << 6;
-    pub(crate) const FENCED: u16 = 1 << 7;
-    pub(crate) const CONFLICT: u16 = 1 << 8;
-    pub(crate) const SOAKS_ANEW: u16 = 1 << 9;
-    pub(crate) const FOUND_STRICT: u16 = 1 << 10;
-    pub(crate) const LEFT_WATCHED: u16 = 1 << 11;
-    pub(crate) const BLIND_WATCH: u16 = 1 << 12;
-    pub(crate) const LEFT_STANDING: u16 = 1 << 13;
-    pub(crate) const BACK_UNAIDED: u16 = 1 << 14;
-    pub(crate) const ROOT_SPARED: u16 = 1 << 15;
+    pub(crate) const HARM_UNDONE: u32 = 1;
+    pub(crate) const ASKED_BACK: u32 = 1 << 1;
+    pub(crate) const RETRIED: u32 = 1 << 2;
+    pub(crate) const ADOPTED: u32 = 1 << 3;
+    pub(crate) const ADOPTED_STRICT: u32 = 1 << 4;
+    pub(crate) const DELETED: u32 = 1 << 5;
+    pub(crate) const GIVEN_BACK: u32 = 1 << 6;
+    pub(crate) const FENCED: u32 = 1 << 7;
+    pub(crate) const CONFLICT: u32 = 1 << 8;
+    pub(crate) const SOAKS_ANEW: u32 = 1 << 9;
+    pub(crate) const FOUND_STRICT: u32 = 1 << 10;
+    pub(crate) const LEFT_WATCHED: u32 = 1 << 11;
+    pub(crate) const BLIND_WATCH: u32 = 1 << 12;
+    pub(crate) const LEFT_STANDING: u32 = 1 << 13;
+    pub(crate) const BACK_UNAIDED: u32 = 1 << 14;
+    pub(crate) const ROOT_SPARED: u32 = 1 << 15;
 
-    pub(crate) fn has(self, what: u16) -> bool {
+    pub(crate) const AWAITS: u32 = 1 << 16;
+    pub(crate) const APPROVED_STRICT: u32 = 1 << 17;
+    pub(crate) const APPROVAL_VOID: u32 = 1 << 18;
+
+    pub(crate) fn has(self, what: u32) -> bool {
         self.0 & what != 0
     }
 }
@@ -230,6 +264,13 @@ impl Place {
     pub(crate) fn is_strict(&self) -> bool {
         let strict = |held: &Held| held.mode == Mode::Strict && held.ours.is_some() && !held.edited;
         self.policy.as_ref().is_some_and(strict)
+    }
+
+    /// PERMISSIVE by our own hand, and by nobody else's since.
+    pub(crate) fn is_pinned(&self) -> bool {
+        let pinned =
+            |held: &Held| held.mode == Mode::Permissive && held.ours.is_some() && !held.edited;
+        self.policy.as_ref().is_some_and(pinned)
     }
 
     /// STRICT, and not watched for long enough.
@@ -269,6 +310,26 @@ impl State {
             Layout::Merged => Some(0),
             Layout::Left => place.checked_sub(1),
         }
+    }
+
+    /// The words of the plan as it stands.
+    pub(crate) fn words(&self) -> Words {
+        let Wishes { layout, soak, bake, .. } = self.wishes;
+        Words { layout, soak, bake }
+    }
+
+    /// The index of the stage that asks a person, if one does.
+    pub(crate) fn asking(&self) -> Option<usize> {
+        self.wishes.asks.then_some(self.wishes.layout.last())
+    }
+
+    /// Nobody need be asked there, or a person has approved this very plan.
+    pub(crate) fn is_approved(&self, place: usize) -> bool {
+        let asking = self.asking();
+        let holds = |one: Approved| {
+            Some(one.stage) == asking && one.words == self.words() && !one.withdrawn
+        };
+        asking.is_none() || self.stage(place) != asking || self.wishes.approved.is_some_and(holds)
     }
 
     /// Nothing is left to do there.

@@ -13,6 +13,8 @@ pub(crate) enum Theme {
     Edits,
     /// Writes that come late, twice or not at all.
     Leaders,
+    /// A stage for which a person is asked.
+    Approvals,
 }
 
 impl Theme {
@@ -39,6 +41,18 @@ impl Theme {
                     | Event::Delete(_)
                     | Event::Away
                     | Event::Visit(How::Crash)
+            ),
+            Self::Approvals => matches!(
+                event,
+                Event::Approve(_)
+                    | Event::Withdraw
+                    | Event::Layout(_)
+                    | Event::Soak(_)
+                    | Event::Bake(_)
+                    | Event::Trouble(_, Trouble::Plaintext)
+                    | Event::Mend(_)
+                    | Event::Harm(0, Harm::Hard)
+                    | Event::Visit(How::Crash | How::OnWatches | How::ReplyLost)
             ),
             Self::Leaders => matches!(
                 event,

@@ -230,7 +230,11 @@ impl State {
             || (0..SHOP.len()).all(|place| {
                 let here = &self.places[place];
                 match self.stage(place) {
-                    Some(_) => self.is_kept(place) || (here.taken_back && here.policy.is_some()),
+                    Some(_) => {
+                        self.is_kept(place)
+                            || (here.taken_back && here.policy.is_some())
+                            || (here.is_pinned() && !self.is_approved(place))
+                    }
                     None => !here.is_watched(),
                 }
             })

@@ -1,13 +1,13 @@
 //! The state as the real `decide` is shown it: a plan, a snapshot and a clock.
 
 use crate::event::How;
-use crate::state::{Harm, Held, INTERVAL, Layout, State, Trouble};
+use crate::state::{Approved, Harm, Held, INTERVAL, Layout, State, Trouble, Words};
 use jiff::SignedDuration;
 use meshrollout_core::client_tls::TlsMode;
 use meshrollout_core::exposure::Caller;
 use meshrollout_core::ident::{Namespace, PodRef};
 use meshrollout_core::mode::Mode;
-use meshrollout_core::plan::{Existing, Mission, Stage, Targets};
+use meshrollout_core::plan::{Approval, Existing, Mission, Plan, Stage, Targets};
 use meshrollout_core::policy::{FIELD_MANAGER, OUR_NAME, Policy};
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::snapshot::Source;
@@ -86,17 +86,33 @@ impl State {
         plan.asked.abort = asked(wishes.abort);
         plan.asked.retry = asked(wishes.retry);
         plan.asked.rollback = asked(wishes.rollback);
-        match wishes.layout {
-            Layout::OneEach => {}
-            Layout::Swapped => plan.stages.reverse(),
-            Layout::Merged => merge(&mut plan.stages),
-            Layout::Left => drop(plan.stages.remove(0)),
-        }
-        for stage in &mut plan.stages {
-            stage.soak = length(wishes.soak);
-            stage.bake = length(wishes.bake);
-        }
+        plan.stages = stages(std::mem::take(&mut plan.stages), self.words(), wishes.asks);
+        let shown = wishes.approved.filter(|one| !one.withdrawn);
+        plan.approvals = shown.map(|one| approval(plan, one)).into_iter().collect();
     }
+}
+
+/// The shop's stages under these words.
+fn stages(mut stages: Vec<Stage>, words: Words, asks: bool) -> Vec<Stage> {
+    match words.layout {
+        Layout::OneEach => {}
+        Layout::Swapped => stages.reverse(),
+        Layout::Merged => merge(&mut stages),
+        Layout::Left => drop(stages.remove(0)),
+    }
+    for stage in &mut stages {
+        stage.soak = length(words.soak);
+        stage.bake = length(words.bake);
+    }
+    stages.last_mut().into_iter().for_each(|last| last.needs_approval = asks);
+    stages
+}
+
+/// What a person approved, as it is stored: the stage's name, and the hash of the plan of then.
+pub(crate) fn approval(plan: &Plan, approved: Approved) -> Approval {
+    let stages = stages(shop().plan.stages, approved.words, true);
+    let stage = stages[approved.stage].name.clone();
+    Approval { stage, plan_hash: Plan { stages, ..plan.clone() }.hash() }
 }
 
 /// Both namespaces in one stage.
