@@ -64,9 +64,8 @@ pub(crate) fn manifest(
             // Kept as JSON, which a debug build reads much faster than a megabyte of YAML.
             let objects = documents(&String::from_utf8_lossy(&output.stdout))?;
             let json = serde_json::to_string(&objects).doing(making)?;
-            let fresh = cached.with_extension(std::process::id().to_string());
             std::fs::create_dir_all(cache_folder()).doing(making)?;
-            replace(&cached, &fresh, &json).doing(making)?;
+            replace(&cached, &json).doing(making)?;
             json
         }
     };

@@ -23,8 +23,7 @@ impl Hosts {
     }
 
     pub(super) fn write(&self, text: &str) -> Result<(), Error> {
-        let (hosts, fresh) = (self.folder.join("hosts"), self.folder.join("fresh"));
-        replace(&hosts, &fresh, text).doing("writing the pod's hosts")
+        replace(&self.folder.join("hosts"), text).doing("writing the pod's hosts")
     }
 }
 

@@ -51,8 +51,7 @@ impl Targets {
                 "labels": {"namespace": namespace, "pod": pod}})
         };
         let list = json!(pods.iter().map(target).collect::<Vec<_>>()).to_string();
-        let fresh = self.file.with_extension("fresh");
-        replace(&self.file, &fresh, &list).doing("writing what Prometheus is to scrape")
+        replace(&self.file, &list).doing("writing what Prometheus is to scrape")
     }
 }
 

@@ -35,7 +35,7 @@ enum FoundBy {
 
 use FoundBy::{Kills, Module, Seed, Test};
 
-const BUGS: [Bug; 30] = [
+const BUGS: [Bug; 31] = [
     Bug {
         name: "forces its fields over another's",
         file: "src/apply.rs",
@@ -147,6 +147,13 @@ const BUGS: [Bug; 30] = [
         find: "let read = self.objects.quorum(&self.client, namespace, now, Arc::clone(telemetry));",
         replace: "let watched = self.objects.snapshot(now, Arc::clone(telemetry)); let source = meshrollout_core::snapshot::Source::Quorum; let read = std::future::ready(Ok::<Snapshot, crate::observe::objects::ReadError>(Snapshot { source, ..watched }));",
         found_by: Module("stale"),
+    },
+    Bug {
+        name: "does not read its own definitions again",
+        file: "src/observe/objects.rs",
+        find: "let foreign = fresh.differing(api::fingerprints());",
+        replace: "let foreign: Vec<String> = vec![];",
+        found_by: Test("no_strict_on_old_truth", "under definitions of another version"),
     },
     Bug {
         name: "goes forward where no fence is in force",

@@ -3,17 +3,20 @@
 
 use std::time::{Duration, Instant};
 
-use meshrollout_e2e::scenario::Workload;
+use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{
     Client, Cluster, Edge, FaultProxy, Operator, OperatorOptions, Options, Rollout, Schedule,
     Server, until,
 };
 use serde_json::json;
 
+const REPORTS: &str = "meshreports.meshrollout.dev";
 const LIMIT: Duration = Duration::from_secs(300);
 /// Each of these changes after the watches fell silent; nothing does in the last one.
 const CHANGED: [&str; 5] = ["pods", "rules", "policies", "paused", "labelled"];
 const UNCHANGED: &str = "unchanged";
+/// Nobody calls this one at first: what it waits for is told by the metrics source, not by a watch.
+const UNCALLED: &str = "uncalled";
 /// Long enough for all the changes to be made in it, on a busy machine too.
 const SOAK: Duration = Duration::from_secs(45);
 
@@ -40,6 +43,11 @@ async fn no_strict_on_old_truth() {
     let (cluster, proxy, operator) = started(&namespaces, "1h").await;
     let cluster = &cluster;
     cluster.label_namespace("labelled", "wave", Some("labelled")).await.unwrap();
+    cluster.namespace(UNCALLED, Injection::Enabled, &[]).await.unwrap();
+    cluster.deploy(&Workload::new(UNCALLED, "app")).await.unwrap();
+    let uncalled =
+        Rollout::enforce(UNCALLED, &[("only", &[UNCALLED])]).with("/stages/0/bake", json!("10m"));
+    cluster.apply_rollout(&uncalled).await.unwrap();
     for name in CHANGED.iter().chain([&UNCHANGED]) {
         let rollout = Rollout::enforce(name, &[("only", &[name])])
             .with("/stages/0/soak", json!(format!("{}s", SOAK.as_secs())))
@@ -61,6 +69,7 @@ async fn no_strict_on_old_truth() {
         let ready = cluster.until_ready_is(name, "Soaking", LIMIT).await;
         ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
     }
+    cluster.until_state_is(UNCALLED, UNCALLED, "Proving", LIMIT).await.unwrap();
     proxy.silence_watches(true);
     let silent = Instant::now();
     let mark = cluster.audit_mark().unwrap();
@@ -104,6 +113,41 @@ async fn no_strict_on_old_truth() {
         .filter(|written| written.ends_with("STRICT"))
         .collect();
     assert_eq!(strict, [format!("{UNCHANGED}/default STRICT")]);
+
+    // Nor has a watch told that our own definitions are another version's now.
+    let ours = cluster.kubectl_text(&["get", "crd", REPORTS, "-o", "json"]).await.unwrap();
+    let ours: serde_json::Value = serde_json::from_str(&ours).unwrap();
+    let ours = ours["metadata"]["annotations"]["meshrollout.dev/schema"].as_str().unwrap();
+    let marked = async |schema: &str| {
+        let schema = format!("meshrollout.dev/schema={schema}");
+        cluster.kubectl_text(&["annotate", "crd", REPORTS, &schema, "--overwrite"]).await.unwrap();
+    };
+    marked("0123456789abcdef").await;
+    let call = Edge::new(Client::workload("front", "web"), Server::workload(UNCALLED, "app"));
+    cluster.exporter().edge(call.rps(40.0));
+    until("the definitions to be read again", LIMIT, async || {
+        let mode = cluster.policy_mode(UNCALLED).await.unwrap();
+        assert_ne!(mode.as_deref(), Some("STRICT"), "under definitions of another version");
+        let report = cluster.report(UNCALLED, UNCALLED).await.map_err(|error| error.to_string())?;
+        let findings = report["status"]["findings"].to_string();
+        match findings.contains("is of another version than this operator") {
+            true => Ok(()),
+            false => Err(format!("{findings}\n{}", operator.log())),
+        }
+    })
+    .await
+    .unwrap();
+    operator.evaluated(UNCALLED, 3, LIMIT).await.unwrap();
+    assert_eq!(cluster.policy_mode(UNCALLED).await.unwrap().as_deref(), Some("PERMISSIVE"));
+    marked(ours).await;
+    until("it to be STRICT", LIMIT, async || {
+        match cluster.policy_mode(UNCALLED).await.unwrap().as_deref() {
+            Some("STRICT") => Ok(()),
+            other => Err(format!("{other:?}\n{}", operator.log())),
+        }
+    })
+    .await
+    .unwrap();
 
     // No watch has told of that STRICT yet, and harm is undone all the same.
     let call = Edge::new(Client::workload("front", "web"), Server::workload(UNCHANGED, "app"));
