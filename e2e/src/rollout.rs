@@ -151,6 +151,19 @@ impl Cluster {
         .await
     }
 
+    /// Gives a CRD another fingerprint of its schemas, and returns the one it had.
+    pub async fn mark_definition(&self, name: &str, schema: &str) -> Result<String, String> {
+        let read =
+            ["get", "crd", name, "-o", r"jsonpath={.metadata.annotations.meshrollout\.dev/schema}"];
+        let old = self.kubectl_text(&read).await?;
+        if old.is_empty() {
+            return Err(format!("CustomResourceDefinition {name} carries no fingerprint"));
+        }
+        let schema = format!("meshrollout.dev/schema={schema}");
+        self.kubectl_text(&["annotate", "crd", name, &schema, "--overwrite"]).await?;
+        Ok(old)
+    }
+
     /// The mode of the policy `default` of a namespace, if it is there.
     pub async fn policy_mode(&self, namespace: &str) -> Result<Option<String>, Error> {
         let kind = GroupVersionKind::gvk("security.istio.io", "v1", "PeerAuthentication");

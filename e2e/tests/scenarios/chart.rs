@@ -220,19 +220,12 @@ async fn an_upgrade_in_mid_stage_goes_on_and_an_uninstall_changes_no_policy() {
 
     // The CRDs have stayed behind: what is watched is watched to its end, and no step follows.
     let reports = "meshreports.meshrollout.dev";
-    let ours = cluster.kubectl_text(&["get", "crd", reports, "-o", "json"]).await.unwrap();
-    let ours: Value = serde_json::from_str(&ours).unwrap();
-    let ours = ours["metadata"]["annotations"]["meshrollout.dev/schema"].as_str().unwrap();
-    let marked = async |schema: &str| {
-        let schema = format!("meshrollout.dev/schema={schema}");
-        cluster.kubectl_text(&["annotate", "crd", reports, &schema, "--overwrite"]).await.unwrap();
-    };
-    marked("0123456789abcdef").await;
+    let ours = cluster.mark_definition(reports, "0123456789abcdef").await.unwrap();
     let held = cluster.until_ready_is("shop", "DefinitionsDiffer", LIMIT).await.unwrap();
     assert!(held.message.contains(reports) && held.status == "False", "{held:?}");
     cluster.until_state_is("shop", "two", "Enforced", LIMIT).await.unwrap();
     assert_eq!(policies(&cluster).await, before, "neither the upgrade nor the rest wrote any");
-    marked(ours).await;
+    cluster.mark_definition(reports, &ours).await.unwrap();
 
     let ready = cluster.until_ready_is("shop", "Enforced", LIMIT).await;
     let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));

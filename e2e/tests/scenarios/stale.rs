@@ -10,7 +10,6 @@ use meshrollout_e2e::{
 };
 use serde_json::json;
 
-const REPORTS: &str = "meshreports.meshrollout.dev";
 const LIMIT: Duration = Duration::from_secs(300);
 /// Each of these changes after the watches fell silent; nothing does in the last one.
 const CHANGED: [&str; 5] = ["pods", "rules", "policies", "paused", "labelled"];
@@ -34,6 +33,17 @@ async fn started(namespaces: &[&str], stale_watch: &str) -> (Cluster, FaultProxy
     };
     let operator = cluster.operator(&options).await.unwrap();
     (cluster, proxy, operator)
+}
+
+async fn until_mode(cluster: &Cluster, operator: &Operator, namespace: &str, mode: &str) {
+    until(&format!("{namespace} to be {mode}"), LIMIT, async || {
+        match cluster.policy_mode(namespace).await.unwrap().as_deref() {
+            Some(now) if now == mode => Ok(()),
+            other => Err(format!("{other:?}\n{}", operator.log())),
+        }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -89,14 +99,7 @@ async fn no_strict_on_old_truth() {
     );
 
     // What did not change goes on: the re-read lets it through.
-    until("the unchanged one to be STRICT", LIMIT, async || {
-        match cluster.policy_mode(UNCHANGED).await.unwrap().as_deref() {
-            Some("STRICT") => Ok(()),
-            other => Err(format!("{other:?}\n{}", operator.log())),
-        }
-    })
-    .await
-    .unwrap();
+    until_mode(cluster, &operator, UNCHANGED, "STRICT").await;
     // Every soak that had begun before the silence is over, and everybody was looked at again.
     tokio::time::sleep(SOAK.saturating_sub(silent.elapsed())).await;
     for name in CHANGED {
@@ -115,14 +118,8 @@ async fn no_strict_on_old_truth() {
     assert_eq!(strict, [format!("{UNCHANGED}/default STRICT")]);
 
     // Nor has a watch told that our own definitions are another version's now.
-    let ours = cluster.kubectl_text(&["get", "crd", REPORTS, "-o", "json"]).await.unwrap();
-    let ours: serde_json::Value = serde_json::from_str(&ours).unwrap();
-    let ours = ours["metadata"]["annotations"]["meshrollout.dev/schema"].as_str().unwrap();
-    let marked = async |schema: &str| {
-        let schema = format!("meshrollout.dev/schema={schema}");
-        cluster.kubectl_text(&["annotate", "crd", REPORTS, &schema, "--overwrite"]).await.unwrap();
-    };
-    marked("0123456789abcdef").await;
+    let reports = "meshreports.meshrollout.dev";
+    let ours = cluster.mark_definition(reports, "0123456789abcdef").await.unwrap();
     let call = Edge::new(Client::workload("front", "web"), Server::workload(UNCALLED, "app"));
     cluster.exporter().edge(call.rps(40.0));
     until("the definitions to be read again", LIMIT, async || {
@@ -139,27 +136,13 @@ async fn no_strict_on_old_truth() {
     .unwrap();
     operator.evaluated(UNCALLED, 3, LIMIT).await.unwrap();
     assert_eq!(cluster.policy_mode(UNCALLED).await.unwrap().as_deref(), Some("PERMISSIVE"));
-    marked(ours).await;
-    until("it to be STRICT", LIMIT, async || {
-        match cluster.policy_mode(UNCALLED).await.unwrap().as_deref() {
-            Some("STRICT") => Ok(()),
-            other => Err(format!("{other:?}\n{}", operator.log())),
-        }
-    })
-    .await
-    .unwrap();
+    cluster.mark_definition(reports, &ours).await.unwrap();
+    until_mode(cluster, &operator, UNCALLED, "STRICT").await;
 
     // No watch has told of that STRICT yet, and harm is undone all the same.
     let call = Edge::new(Client::workload("front", "web"), Server::workload(UNCHANGED, "app"));
     cluster.exporter().edge(call.rps(5.0).answered(503, "UC"));
-    until("harm to be undone", LIMIT, async || {
-        match cluster.policy_mode(UNCHANGED).await.unwrap().as_deref() {
-            Some("PERMISSIVE") => Ok(()),
-            other => Err(format!("{other:?}\n{}", operator.log())),
-        }
-    })
-    .await
-    .unwrap();
+    until_mode(cluster, &operator, UNCHANGED, "PERMISSIVE").await;
 
     // Told what happened meanwhile, each says its own reason.
     proxy.silence_watches(false);

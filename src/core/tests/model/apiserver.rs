@@ -74,7 +74,7 @@ impl State {
             Kind::Adopt => Happened::ADOPTED,
             Kind::Strict if retried => Happened::RETRIED,
             Kind::Strict if adopted => Happened::ADOPTED_STRICT,
-            Kind::Strict if self.stage(write.place) == self.asking() => Happened::APPROVED_STRICT,
+            Kind::Strict if self.asks(write.place) => Happened::APPROVED_STRICT,
             Kind::Strict => 0,
             Kind::Back if write.asked_for => Happened::ASKED_BACK,
             Kind::Back => Happened::HARM_UNDONE,

@@ -231,7 +231,6 @@ impl Happened {
     pub(crate) const LEFT_STANDING: u32 = 1 << 13;
     pub(crate) const BACK_UNAIDED: u32 = 1 << 14;
     pub(crate) const ROOT_SPARED: u32 = 1 << 15;
-
     pub(crate) const AWAITS: u32 = 1 << 16;
     pub(crate) const APPROVED_STRICT: u32 = 1 << 17;
     pub(crate) const APPROVAL_VOID: u32 = 1 << 18;
@@ -318,18 +317,17 @@ impl State {
         Words { layout, soak, bake }
     }
 
-    /// The index of the stage that asks a person, if one does.
-    pub(crate) fn asking(&self) -> Option<usize> {
-        self.wishes.asks.then_some(self.wishes.layout.last())
+    /// A person is asked before STRICT there.
+    pub(crate) fn asks(&self, place: usize) -> bool {
+        self.wishes.asks && self.stage(place) == Some(self.wishes.layout.last())
     }
 
     /// Nobody need be asked there, or a person has approved this very plan.
     pub(crate) fn is_approved(&self, place: usize) -> bool {
-        let asking = self.asking();
-        let holds = |one: Approved| {
-            Some(one.stage) == asking && one.words == self.words() && !one.withdrawn
-        };
-        asking.is_none() || self.stage(place) != asking || self.wishes.approved.is_some_and(holds)
+        let last = self.wishes.layout.last();
+        let holds =
+            |one: Approved| one.stage == last && one.words == self.words() && !one.withdrawn;
+        !self.asks(place) || self.wishes.approved.is_some_and(holds)
     }
 
     /// Nothing is left to do there.
