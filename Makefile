@@ -27,7 +27,7 @@ test: need-all ## everything, the same that CI runs
 	@mkdir -p $(dir $(LOG)); : > $(LOG); status=0; \
 	cargo test --locked --no-fail-fast --workspace 2>&1 | tee -a $(LOG) || status=1; \
 	cargo check --locked -p meshrollout-core || status=1; \
-	{ e2e/tools/build control-plane && e2e/tools/build chart && e2e/tools/build truth && e2e/run; } 2>&1 | tee -a $(LOG) || status=1; \
+	{ e2e/tools/build control-plane && e2e/tools/build chart && e2e/tools/build truth && e2e/tools/build traces && e2e/run; } 2>&1 | tee -a $(LOG) || status=1; \
 	tests/summary $(LOG) || status=1; \
 	exit $$status
 

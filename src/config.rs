@@ -5,7 +5,7 @@
 
 mod source;
 
-pub use source::{BasicAuth, Header, MetricsSource, Sidecars};
+pub use source::{BasicAuth, Header, MetricsSource, Sidecars, Traces};
 
 use crate::api::Duration;
 use jiff::SignedDuration;
@@ -51,6 +51,8 @@ pub struct Config {
     pub sidecars: Sidecars,
     /// How the control planes are asked whether the proxies have taken a write.
     pub proxy_state: ProxyState,
+    /// Who is told, as OpenTelemetry's traces, what each evaluation did. Default nobody.
+    pub traces: Option<Traces>,
 }
 
 /// How the control planes are asked whether the proxies have taken a write, on the port of their
@@ -115,6 +117,7 @@ struct File {
     sidecars: source::SidecarsFile,
     #[serde(default)]
     proxy_state: ProxyState,
+    traces: Option<source::TracesFile>,
 }
 
 impl Config {
@@ -151,6 +154,7 @@ impl Config {
             metrics_sources: source::parse(file.metrics_sources)?,
             sidecars: file.sidecars.parse()?,
             proxy_state: file.proxy_state,
+            traces: file.traces.map(source::TracesFile::parse).transpose()?,
         };
         config.check()?;
         Ok(config)
@@ -253,6 +257,7 @@ mod tests {
                 retry_period: seconds(2),
                 metrics_sources: vec![],
                 proxy_state: ProxyState::default(),
+                traces: None,
                 sidecars: Sidecars {
                     port: 15020,
                     control_plane_port: 15014,

@@ -15,6 +15,7 @@ use crate::observe::proxies::Proxies;
 use crate::observe::sidecars::Sidecars;
 use crate::report::{Draft, Reporter};
 use crate::status;
+use crate::traces::SPANS;
 use futures::StreamExt;
 use jiff::Timestamp;
 use kube::runtime::controller;
@@ -167,6 +168,9 @@ impl Operator {
         .await;
     }
 
+    #[tracing::instrument(target = SPANS, name = "evaluation", skip_all, fields(
+        rollout = rollout.name_any(), generation = rollout.metadata.generation,
+    ))]
     async fn visit(&self, rollout: &MeshRollout) -> Result<controller::Action, Error> {
         let begin = Instant::now();
         let name = rollout.name_any();
@@ -247,6 +251,7 @@ impl Operator {
     }
 
     /// Tells what was decided and done; yields the status, and whether all of it could be told.
+    #[tracing::instrument(target = SPANS, skip_all)]
     async fn report(
         &self,
         rollout: &MeshRollout,

@@ -25,6 +25,8 @@ pub mod manual;
 pub mod metrics;
 pub mod observe;
 pub mod preflight;
+mod remote;
 pub mod report;
 pub mod status;
+pub mod traces;
 pub mod translate;

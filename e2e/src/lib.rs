@@ -21,6 +21,7 @@
 mod apply;
 mod audit;
 mod cluster;
+mod collector;
 mod control_plane;
 mod demo;
 mod error;
@@ -53,6 +54,7 @@ mod xds;
 
 pub use audit::{Audit, Event, ObjectRef};
 pub use cluster::{AuditMark, Cluster, Options};
+pub use collector::{Collector, Span};
 pub use demo::demo;
 pub use error::{Doing, Error};
 pub use exporter::{Client, Edge, EdgeId, Exporter, Protocol, Security, Server};

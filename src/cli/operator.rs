@@ -8,6 +8,7 @@ use crate::controller::Operator;
 use crate::fence::Fence;
 use crate::lease::{Candidate, Leadership};
 use crate::metrics::Metrics;
+use crate::traces::{SPANS, Traces};
 use jiff::Timestamp;
 use kube::client::ClientBuilder;
 use std::io::IsTerminal;
@@ -19,7 +20,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 /// Run the operator.
 #[derive(clap::Args, Debug)]
@@ -59,6 +62,8 @@ enum Error {
     Config(#[from] crate::config::ConfigError),
     #[error("--log is no filter")]
     Log(#[from] tracing_subscriber::filter::ParseError),
+    #[error("no traces can be made")]
+    Traces(#[from] opentelemetry_otlp::ExporterBuildError),
     #[error("no cluster can be reached")]
     Cluster(#[from] kube::config::InferConfigError),
     #[error("no client can be made")]
@@ -80,12 +85,14 @@ pub(super) async fn run(args: Args) -> ExitCode {
 }
 
 async fn operate(args: Args) -> Result<(), Error> {
-    log(&args)?;
     let mut config = match &args.config {
         Some(path) => Config::load(path)?,
         None => Config::default(),
     };
     config.allow_short_times |= args.allow_short_times;
+    let collector = config.traces.as_ref();
+    let traces = collector.map(|collector| Traces::to(collector, &args.identity)).transpose()?;
+    log(&args, traces.as_ref())?;
 
     let stop = CancellationToken::new();
     on_signals(stop.clone()).map_err(Error::Signals)?;
@@ -176,16 +183,22 @@ async fn operate(args: Args) -> Result<(), Error> {
     stop.cancel();
     // The page is gone either way.
     let _ = serving.await;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
     Ok(())
 }
 
-fn log(args: &Args) -> Result<(), Error> {
-    let filter = EnvFilter::try_new(&args.log)?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match args.log_format {
-        LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
-    }
+fn log(args: &Args, traces: Option<&Traces>) -> Result<(), Error> {
+    let filter = EnvFilter::try_new(format!("{},{SPANS}=off", args.log))?;
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = match args.log_format {
+        LogFormat::Json => log.json().flatten_event(true).with_filter(filter).boxed(),
+        LogFormat::Text => {
+            log.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed()
+        }
+    };
+    tracing_subscriber::registry().with(log).with(traces.map(Traces::layer)).init();
     Ok(())
 }
 

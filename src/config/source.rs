@@ -100,6 +100,37 @@ impl SidecarsFile {
     }
 }
 
+/// Who collects the operator's traces.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Traces {
+    /// The base address that takes OTLP over HTTP; `/v1/traces` is added.
+    pub url: Uri,
+    /// The file of the certificates that are trusted. Default: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// More headers, each from a file; a token, for example.
+    pub headers: Vec<Header>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct TracesFile {
+    url: String,
+    ca_file: Option<PathBuf>,
+    #[serde(default)]
+    headers: Vec<HeaderFile>,
+}
+
+impl TracesFile {
+    pub(super) fn parse(self) -> Result<Traces, ConfigError> {
+        let url = address("traces.url", &self.url)?;
+        if url.path().trim_end_matches('/').ends_with("/v1/traces") {
+            return Err(refuse("traces.url", "leave out /v1/traces: it is added"));
+        }
+        let headers = headers("traces", self.headers, false)?;
+        Ok(Traces { url, ca_file: self.ca_file, headers })
+    }
+}
+
 /// A source as it is written.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -155,21 +186,13 @@ impl File {
             return Err(refuse(at("basicAuth.username"), "a user's name cannot contain a colon"));
         }
         let proves = self.bearer_token_file.is_some() || self.basic_auth.is_some();
-        let mut headers = Vec::new();
-        for (index, header) in self.headers.into_iter().enumerate() {
-            let field = at(&format!("headers[{index}].name"));
-            let Ok(name) = header.name.parse::<HeaderName>() else {
-                return Err(refuse(field, format!("\"{}\" is no header", header.name)));
-            };
-            let ours =
-                [http::header::HOST, http::header::CONTENT_TYPE, http::header::CONTENT_LENGTH];
-            if ours.contains(&name) || (proves && name == http::header::AUTHORIZATION) {
-                return Err(refuse(field, format!("{name} is set already")));
-            }
-            headers.push(Header { name, value_file: header.value_file });
+        let headers = headers(path, self.headers, proves)?;
+        let url = address(&at("url"), &self.url)?;
+        if url.path().trim_end_matches('/').ends_with("/api/v1") {
+            return Err(refuse(at("url"), "leave out /api/v1: it is added"));
         }
         Ok(MetricsSource {
-            url: address(&at("url"), &self.url)?,
+            url,
             pod_label: label(&at("podLabel"), self.pod_label, "pod")?,
             namespace_label: label(&at("namespaceLabel"), self.namespace_label, "namespace")?,
             scrape_interval: length(&at("scrapeInterval"), self.scrape_interval, 15)?,
@@ -190,22 +213,36 @@ impl File {
 }
 
 fn address(field: &str, text: &str) -> Result<Uri, ConfigError> {
-    let problem = "must be an address such as http://prometheus.monitoring:9090";
+    let problem = "must be an address such as http://name.namespace:9090";
     let url: Uri = text.parse().map_err(|_| refuse(field, problem))?;
     let Some(authority) = url.authority() else { return Err(refuse(field, problem)) };
     if !matches!(url.scheme_str(), Some("http" | "https")) {
         return Err(refuse(field, problem));
     }
     if authority.as_str().contains('@') {
-        return Err(refuse(field, "credentials go into files: use basicAuth"));
+        return Err(refuse(field, "credentials go into files"));
     }
     if url.query().is_some() || text.contains('#') {
         return Err(refuse(field, "must have neither a query nor a fragment"));
     }
-    if url.path().trim_end_matches('/').ends_with("/api/v1") {
-        return Err(refuse(field, "leave out /api/v1: it is added"));
-    }
     Ok(url)
+}
+
+/// The headers as they are written in `path`; `proves` where one of them says already who asks.
+fn headers(path: &str, files: Vec<HeaderFile>, proves: bool) -> Result<Vec<Header>, ConfigError> {
+    let mut headers = Vec::new();
+    for (index, header) in files.into_iter().enumerate() {
+        let field = format!("{path}.headers[{index}].name");
+        let Ok(name) = header.name.parse::<HeaderName>() else {
+            return Err(refuse(field, format!("\"{}\" is no header", header.name)));
+        };
+        let ours = [http::header::HOST, http::header::CONTENT_TYPE, http::header::CONTENT_LENGTH];
+        if ours.contains(&name) || (proves && name == http::header::AUTHORIZATION) {
+            return Err(refuse(field, format!("{name} is set already")));
+        }
+        headers.push(Header { name, value_file: header.value_file });
+    }
+    Ok(headers)
 }
 
 fn label(field: &str, given: Option<String>, default: &str) -> Result<String, ConfigError> {
@@ -287,6 +324,25 @@ mod tests {
             assert!(error.starts_with(field), "{error}");
         }
         assert!(error("sidecars: {interval: 15s}").contains("interval"));
+    }
+
+    #[test]
+    fn traces_go_where_they_are_told_to() {
+        assert_eq!(Config::default().traces, None);
+        let config = Config::parse("traces: {url: 'http://collector.tracing:4318'}").unwrap();
+        assert_eq!(config.traces.unwrap().url, "http://collector.tracing:4318/");
+        for (fields, field) in [
+            ("url: 'collector:4317'", "traces.url: must be an address"),
+            ("url: 'http://c:4318/v1/traces'", "traces.url: leave out /v1/traces"),
+            ("url: 'http://user:secret@c:4318'", "traces.url: credentials go into files"),
+            (
+                "url: 'http://c', headers: [{name: Content-Type, valueFile: f}]",
+                "traces.headers[0].name: content-type is set already",
+            ),
+        ] {
+            let error = Config::parse(&format!("traces: {{{fields}}}")).unwrap_err().to_string();
+            assert!(error.starts_with(field), "{error}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::apply::{Outcome, open_the_way_back};
 use crate::istio::PeerAuthentication;
 use crate::observe::evidence::{self, Question};
 use crate::observe::sidecars::Sidecars;
+use crate::traces::SPANS;
 use crate::translate;
 use jiff::{SignedDuration, Timestamp};
 use kube::api::ListParams;
@@ -123,6 +124,7 @@ impl Operator {
 
     /// Somebody may close the way back while a namespace is watched: that must be known before it is
     /// needed.
+    #[tracing::instrument(target = SPANS, name = "way back", skip_all)]
     async fn try_the_way_back(&self, plan: &Plan, visit: &mut Visit) {
         for namespace in visit.decision.watching() {
             let policy = our_policy(plan, &visit.snapshot, namespace);
@@ -162,6 +164,7 @@ impl Operator {
     }
 
     /// One forward step: decided once more on what was just read by quorum, and only then done.
+    #[tracing::instrument(target = SPANS, skip_all, fields(%namespace))]
     async fn step(
         &self,
         rollout: &MeshRollout,
@@ -284,11 +287,18 @@ impl Operator {
         Some(translate::policy(&read.ok()?.ok()??))
     }
 
+    #[tracing::instrument(target = SPANS, name = "policy write", skip_all, fields(
+        otel.kind = "client", otel.status_code, namespace = %action.namespace(),
+        action = action.name(), mode = %action.mode(),
+    ))]
     pub(super) async fn write(&self, plan: &Plan, action: &Action) -> Outcome {
         let limit = self.config.write_deadline.unsigned_abs();
         let leave = async || self.leadership.confirm(limit).await;
         let outcome = self.writer.perform(action, leave).await;
         self.metrics.wrote(action.name(), outcome.reason());
+        if !matches!(outcome, Outcome::Done) {
+            tracing::Span::current().record("otel.status_code", "error");
+        }
         tracing::info!(
             rollout = plan.name, namespace = %action.namespace(), action = action.name(),
             mode = %action.mode(), outcome = outcome.reason(), why = outcome.why(), "policy write"
@@ -306,6 +316,7 @@ impl Operator {
             .then(|| step_back(&back.namespace, &policy, back.because.clone()))?
     }
 
+    #[tracing::instrument(target = SPANS, skip_all)]
     async fn evidence(&self, rollout: &MeshRollout, plan: &Plan, seen: &Visit) -> Telemetry {
         let watched = seen.decision.watching();
         let since = watched.filter_map(|name| strict_since(plan, &seen.snapshot, name)).min();

@@ -5,16 +5,19 @@
 //! crate for this API drops `warnings`, by which Thanos and remote reads say that data is missing.
 
 mod answer;
-mod credentials;
 
 pub use answer::{Sample, Series, matrix, vector};
 
 use crate::config::MetricsSource;
-use http::{Method, Request, StatusCode, header};
+use crate::remote;
+use crate::traces::SPANS;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
-use kube::client::{Body, ClientBuilder};
+use kube::client::Body;
 use meshrollout_core::reading::Cause;
 use std::time::Duration as StdDuration;
 use tokio::sync::OnceCell;
@@ -143,6 +146,9 @@ impl Prometheus {
     }
 
     /// The value of `query` for each set of labels, at one time; now by the server's clock without.
+    #[tracing::instrument(target = SPANS, name = "query", skip_all, err, fields(
+        otel.kind = "client", source = self.source.name, query = query,
+    ))]
     pub async fn instant(
         &self,
         query: &str,
@@ -157,6 +163,9 @@ impl Prometheus {
     }
 
     /// The values of `query` from `start` to `end`, both included, one each `step`.
+    #[tracing::instrument(target = SPANS, name = "query", skip_all, err, fields(
+        otel.kind = "client", source = self.source.name, query = query,
+    ))]
     pub async fn range(
         &self,
         query: &str,
@@ -198,9 +207,10 @@ impl Prometheus {
         let mut request = Request::new(Body::from(form.into_bytes()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = path.parse().map_err(|_| Error::WrongShape(path.into()))?;
-        *request.headers_mut() = credentials::headers(&self.source).await?;
+        *request.headers_mut() = headers(&self.source).await.map_err(Error::Credentials)?;
 
-        let client = self.client.get_or_try_init(|| connect(&self.source)).await?;
+        let connect = async || remote::client(&self.source.url, self.source.ca_file.as_deref());
+        let client = self.client.get_or_try_init(connect).await.map_err(Error::Credentials)?;
         let response = client.send(request).await.map_err(|error| unreachable(&error))?;
         let (head, body) = response.into_parts();
         if head.status.is_redirection() {
@@ -226,36 +236,27 @@ impl Prometheus {
     }
 }
 
-/// The HTTP stack that kube brings, without its retries, which would hide a source that fails.
-async fn connect(source: &MetricsSource) -> Result<Client, Error> {
-    let mut config = kube::Config::new(source.url.clone());
-    config.default_retry = false;
-    config.root_cert_file.clone_from(&source.ca_file);
-    if source.ca_file.is_some() || source.url.scheme_str() == Some("http") {
-        // Else the system's certificates are loaded, which a minimal image does not have.
-        config.root_cert = Some(vec![]);
+/// The headers for one request to `source`.
+async fn headers(source: &MetricsSource) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+    headers.insert(header::CONTENT_TYPE, form);
+    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    if let Some(file) = &source.bearer_token_file {
+        let token = remote::read(file).await?;
+        headers.insert(header::AUTHORIZATION, remote::secret(file, &format!("Bearer {token}"))?);
     }
-    let builder =
-        ClientBuilder::try_from(config).map_err(|error| Error::Credentials(chain(&error)))?;
-    Ok(builder.build())
+    if let Some(auth) = &source.basic_auth {
+        let pair = format!("{}:{}", auth.username, remote::read(&auth.password_file).await?);
+        let basic = format!("Basic {}", STANDARD.encode(pair));
+        headers.insert(header::AUTHORIZATION, remote::secret(&auth.password_file, &basic)?);
+    }
+    remote::add(&source.headers, &mut headers).await?;
+    Ok(headers)
 }
 
 fn unreachable(error: &(dyn std::error::Error + 'static)) -> Error {
-    Error::Unreachable(chain(error))
-}
-
-/// An error with its causes on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
+    Error::Unreachable(remote::chain(error))
 }
 
 /// As the API wants it: seconds, to the millisecond.

@@ -37,3 +37,13 @@ system:serviceaccount:{{ .Release.Namespace }}:meshrollout
 {{- end -}}
 {{ toYaml $config }}
 {{- end }}
+
+{{/* The way to an address, inside the cluster and out of it. */}}
+{{- define "meshrollout.egress" -}}
+{{- $url := urlParse . -}}
+{{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) -}}
+- to:
+  - namespaceSelector: {}
+- ports:
+  - port: {{ $port | default (ternary "443" "80" (eq $url.scheme "https")) }}
+{{- end }}

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(150);
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/meshrollout");
+/// The chart as it was at a27767e: `git archive`, `helm package`. None has been released yet.
+const PREVIOUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/chart-a27767e.tgz");
 const SYSTEM: &str = "meshrollout-system";
 
 #[test]
@@ -49,6 +51,8 @@ async fn the_schema_refuses_what_the_chart_does_not_know() {
         ("config.sidecars.port=0", "/config/sidecars/port"),
         ("config.metricsSources[0].name=main", "missing property 'url'"),
         ("config.metricsSources[0].url=file:///etc/passwd", "/config/metricsSources/0"),
+        ("config.traces.endpoint=http://collector:4318", "'endpoint' not allowed"),
+        ("config.traces.url=collector:4317", "/config/traces/url"),
         ("credentials[0].name=main", "missing property 'secretName'"),
         ("credentials[0].name=../etc", "/credentials/0"),
         ("proxyState.namespaces=", "/proxyState/namespaces"),
@@ -82,9 +86,11 @@ async fn the_schema_refuses_what_the_chart_does_not_know() {
     let monitoring = "monitoring.serviceMonitor.enabled=true,monitoring.prometheusRule.enabled=true,monitoring.dashboard.enabled=true";
     let source =
         "config.metricsSources[0].name=main,config.metricsSources[0].url=https://thanos:10901";
-    let matrix: [&[&str]; 9] = [
+    let traces = "config.traces.url=http://collector.tracing:4318";
+    let matrix: [&[&str]; 10] = [
         &[monitoring, "enabled=true"],
         &[],
+        &[traces],
         &["replicas=1"],
         &[
             "replicas=3,image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000",
@@ -105,6 +111,7 @@ async fn the_schema_refuses_what_the_chart_does_not_know() {
         let mut args = vec!["template", "meshrollout", CHART, "-n", SYSTEM];
         args.extend(values.iter().flat_map(|value| ["--set", value]));
         let rendered = cluster.helm(&args).await.unwrap_or_else(|why| panic!("{values:?}: {why}"));
+        assert_eq!(rendered.contains("- port: 4318\n"), values.contains(&traces), "{rendered}");
         let file = cluster.folder().join(format!("rendered-{index}.yaml"));
         std::fs::write(&file, rendered).unwrap();
         let file = file.display().to_string();
@@ -177,6 +184,18 @@ async fn the_readme_works_as_written() {
     assert!(handed_over < killed, "handed over in {handed_over:?}, taken over in {killed:?}");
 }
 
+/// What the definitions in `crds/` say of themselves, by name.
+fn fingerprints() -> Vec<(String, String)> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds");
+    let said_of = |file: std::io::Result<std::fs::DirEntry>| {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let after = |key: &str| text.lines().find_map(|line| line.trim().strip_prefix(key));
+        let said = |key| after(key).unwrap_or_else(|| panic!("no {key} in {text}")).to_owned();
+        (said("name: "), said("meshrollout.dev/schema: "))
+    };
+    std::fs::read_dir(folder).unwrap().map(said_of).collect()
+}
+
 /// Every policy, as it stands.
 async fn policies(cluster: &Cluster) -> Vec<String> {
     let all = cluster.kubectl_text(&["get", "peerauthentications", "-A", "-o", "json"]).await;
@@ -193,8 +212,14 @@ async fn an_upgrade_in_mid_stage_goes_on_and_an_uninstall_changes_no_policy() {
         "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
     cluster.apply(&[system]).await.unwrap();
     let values = cluster.chart_values().unwrap().display().to_string();
-    let chart = ["meshrollout", CHART, "-n", SYSTEM, "-f", &values];
-    cluster.helm(&[&["install"], &chart[..], &["--wait"]].concat()).await.unwrap();
+    let chart = |path| ["meshrollout", path, "-n", SYSTEM, "-f", &values];
+    cluster.helm(&[&["install"], &chart(PREVIOUS)[..], &["--wait"]].concat()).await.unwrap();
+    // Its definitions say the same as ours, and do not say so yet. The operator that came with it
+    // would not have asked them; ours would go nowhere.
+    for (name, print) in fingerprints() {
+        let print = format!("meshrollout.dev/schema={print}");
+        cluster.kubectl_text(&["annotate", "crd", &name, &print]).await.unwrap();
+    }
     let admitted =
         kube::Api::<k8s_openapi::api::core::v1::Pod>::namespaced(cluster.client(), SYSTEM);
     let admitted = admitted.list(&ListParams::default()).await.unwrap().items;
@@ -211,7 +236,8 @@ async fn an_upgrade_in_mid_stage_goes_on_and_an_uninstall_changes_no_policy() {
     watched.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
 
     let before = policies(&cluster).await;
-    let upgrade = [&["upgrade"], &chart[..], &["--set", "log.filter=debug", "--wait"]].concat();
+    let upgrade = [&["upgrade"], &chart(CHART)[..], &["--set", "log.filter=debug", "--wait"]];
+    let upgrade = upgrade.concat();
     cluster.helm(&upgrade).await.unwrap();
     operator.stop().await.unwrap();
     let operator = cluster.installed_operator().await.unwrap();

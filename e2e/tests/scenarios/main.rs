@@ -32,5 +32,6 @@ mod signals;
 mod soak;
 mod specs;
 mod stale;
+mod traces;
 mod truth;
 mod unanswered;
