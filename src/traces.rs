@@ -108,14 +108,15 @@ impl Collector {
             Err(why) => Some(why.clone()),
         };
         let was_silent = self.silent.swap(refused.is_some(), Ordering::Relaxed);
+        let collector = &self.at.url;
         match refused {
-            Some(why) if !was_silent => tracing::warn!(
-                collector = %self.at.url, why,
-                "traces are not taken; what cannot be sent is dropped, and nothing else depends on it"
-            ),
-            None if was_silent => {
-                tracing::info!(collector = %self.at.url, "traces are taken again")
+            Some(why) if !was_silent => {
+                tracing::warn!(
+                    %collector, why,
+                    "traces are not taken; they are dropped, and nothing else depends on it"
+                );
             }
+            None if was_silent => tracing::info!(%collector, "traces are taken again"),
             Some(_) | None => {}
         }
         answer

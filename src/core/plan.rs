@@ -236,7 +236,7 @@ impl Plan {
     }
 
     /// What an approval is bound to and a status was made for: stages and gates, nothing that acts
-    /// at once. Sixteen hexadecimal digits, equal for equal plans. A soak has narrower
+    /// at once. Forty hexadecimal digits, equal for equal plans. A soak has narrower
     /// [`Terms`](crate::terms::Terms).
     pub fn hash(&self) -> String {
         crate::terms::plan_hash(self)

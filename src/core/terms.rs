@@ -10,6 +10,7 @@
 use crate::ident::{Operator, Requirement};
 use crate::plan::{OnIdle, Plan, Settings, Stage, Strictness, Targets};
 use jiff::SignedDuration;
+use sha2::{Digest, Sha256};
 use std::fmt;
 
 /// What the soak of one namespace counts under: the gates, what is waived, and the soak of its
@@ -22,7 +23,9 @@ impl Terms {
     pub fn of(plan: &Plan, stage: &Stage) -> Self {
         let gates = source(plan) + &gates(&plan.gates);
         let waived = plan.waivers.canonical();
-        Self(fnv(&format!("{gates}{waived}{}", length("soak", stage.soak))))
+        let text = format!("{gates}{waived}{}", length("soak", stage.soak));
+        let [a, b, c, d, e, f, g, h, ..] = sha256(&text);
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
 
     /// Reads what [`Display`](fmt::Display) writes.
@@ -40,11 +43,11 @@ impl fmt::Display for Terms {
 
 /// The hash of everything that may not change without proving, or approving, anew.
 pub(crate) fn plan_hash(plan: &Plan) -> String {
-    format!("{:016x}", fnv(&canonical(plan)))
+    digits(&canonical(plan))
 }
 
-/// Stages, gates and what somebody answers for, a line each. Equal plans have equal texts, in whatever order a selector or a
-/// list of names was written.
+/// Stages, gates and what somebody answers for, a line each. Equal plans have equal texts, in
+/// whatever order a selector or a list of names was written.
 pub fn canonical(plan: &Plan) -> String {
     let stages: String = plan.stages.iter().map(stage).collect();
     stages + &source(plan) + &gates(&plan.gates) + &plan.waivers.canonical()
@@ -137,12 +140,14 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.escape_default())
 }
 
-/// FNV-1a: stable across versions and machines, which std's hasher does not promise. It tells texts
-/// apart; whoever wants two with one hash finds them.
-pub fn fnv(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+/// Forty hexadecimal digits that stand for a text: the first 160 bits of its SHA-256. Nobody finds
+/// two texts with the same ones, so that what was approved, or proven, is the one that is meant.
+pub fn digits(text: &str) -> String {
+    sha256(text).iter().take(20).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn sha256(text: &str) -> [u8; 32] {
+    Sha256::digest(text).into()
 }
 
 #[cfg(test)]
@@ -171,7 +176,11 @@ mod tests {
         shuffled.stages[1].targets =
             Targets::Selected(Selector::new(vec![exists, within(&["back", "core", "back"])]));
         assert_eq!(plan.hash(), shuffled.hash());
-        assert_eq!(plan.hash().len(), 16);
+    }
+
+    #[test]
+    fn a_hash_is_the_beginning_of_what_sha256sum_prints() {
+        assert_eq!(digits("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a3");
     }
 
     #[test]

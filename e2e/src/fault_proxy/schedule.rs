@@ -95,7 +95,8 @@ impl Schedule {
         // (percent that meet a fault, spared from this repetition on)
         let (percent, spared) = match class {
             Class::Policy => (55, 5),
-            Class::DryRun => (30, 2),
+            // The fence is tried before each step forward, the way back before the last.
+            Class::DryRun => (30, 4),
             Class::Report => (25, 8),
             Class::Event => (30, 6),
             Class::Lease => (15, 10),

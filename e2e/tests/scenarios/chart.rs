@@ -214,8 +214,8 @@ async fn an_upgrade_in_mid_stage_goes_on_and_an_uninstall_changes_no_policy() {
     let values = cluster.chart_values().unwrap().display().to_string();
     let chart = |path| ["meshrollout", path, "-n", SYSTEM, "-f", &values];
     cluster.helm(&[&["install"], &chart(PREVIOUS)[..], &["--wait"]].concat()).await.unwrap();
-    // Its definitions say the same as ours, and do not say so yet. The operator that came with it
-    // would not have asked them; ours would go nowhere.
+    // Its definitions do not say yet what they are. The operator that came with it would not have
+    // asked them; ours would go nowhere.
     for (name, print) in fingerprints() {
         let print = format!("meshrollout.dev/schema={print}");
         cluster.kubectl_text(&["annotate", "crd", &name, &print]).await.unwrap();

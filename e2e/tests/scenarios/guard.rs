@@ -244,7 +244,7 @@ impl Deed {
                 let object = json!({"apiVersion": "meshrollout.dev/v1alpha1", "kind": "MeshApproval",
                     "metadata": {"name": "by-hand"}, "spec":
                     {"rollout": rollout, "rolloutUid": "0", "stage": "third",
-                    "planHash": "0123456789abcdef"}});
+                    "planHash": "0123456789abcdef0123456789abcdef01234567"}});
                 let object = serde_json::from_value(object).unwrap();
                 api(client, "MeshApproval", "").create(&post, &object).await.map(drop)
             }

@@ -297,7 +297,7 @@ async fn a_stage_waits_for_a_person_who_approves_this_very_plan() {
     let stale = json!({"apiVersion": "meshrollout.dev/v1alpha1", "kind": "MeshApproval",
         "metadata": {"name": "stale"},
         "spec": {"rollout": "asks", "rolloutUid": uid, "stage": "second",
-        "planHash": "0123456789abcdef"}});
+        "planHash": "0123456789abcdef0123456789abcdef01234567"}});
     cluster.apply(&[stale]).await.unwrap();
     for (option, value, words) in [
         ("--stage", "first", "waits for no approval"),

@@ -49,6 +49,6 @@ pub struct MeshApprovalSpec {
     #[schemars(length(min = 1, max = 63))]
     pub stage: String,
     /// The rollout's `status.planHash` when it was approved.
-    #[schemars(length(equal = 16), regex(pattern = "^[0-9a-f]{16}$"))]
+    #[schemars(length(equal = 40), regex(pattern = "^[0-9a-f]{40}$"))]
     pub plan_hash: String,
 }

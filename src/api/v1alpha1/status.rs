@@ -14,7 +14,7 @@ pub struct MeshRolloutStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Identifies stages and gates as they were evaluated: 16 hexadecimal digits.
+    /// Identifies stages and gates as they were evaluated: 40 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub plan_hash: Option<String>,
