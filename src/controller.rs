@@ -168,7 +168,7 @@ impl Operator {
         .await;
     }
 
-    #[tracing::instrument(target = SPANS, name = "evaluation", skip_all, fields(
+    #[tracing::instrument(target = SPANS, name = "evaluation", skip_all, err, fields(
         rollout = rollout.name_any(), generation = rollout.metadata.generation,
     ))]
     async fn visit(&self, rollout: &MeshRollout) -> Result<controller::Action, Error> {

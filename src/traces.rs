@@ -6,7 +6,8 @@
 
 use crate::{config, remote};
 use async_trait::async_trait;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{Request, Response};
 use http_body_util::{BodyExt, Limited};
 use kube::Client;
 use kube::client::Body;
@@ -15,7 +16,9 @@ use opentelemetry::trace::TracerProvider;
 use opentelemetry_http::{Bytes, HttpClient, HttpError};
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -32,6 +35,10 @@ pub const SPANS: &str = "meshrollout::spans";
 
 /// What is told of this program beside its spans.
 const NAME: &str = "meshrollout";
+/// Spans that wait to be sent; more are dropped. A minute of a hundred rollouts.
+const QUEUE: usize = 2048;
+/// Between two requests.
+const RHYTHM: Duration = Duration::from_secs(5);
 /// Of one request. The next batch is not far.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Nobody waits longer for the last spans of a process that ends.
@@ -47,25 +54,33 @@ impl Traces {
     ///
     /// Needs a tokio runtime that goes on for as long as spans are to be sent.
     pub fn to(collector: &config::Traces, identity: &str) -> Result<Self, ExporterBuildError> {
-        let client = Collector {
-            at: collector.clone(),
-            client: OnceCell::new(),
-            silent: AtomicBool::new(false),
-        };
+        let (at, client) = (collector.clone(), OnceCell::new());
+        let collector = Arc::new(Collector { at, client, silent: AtomicBool::new(false) });
         let exporter = SpanExporter::builder()
             .with_http()
             // The path is what counts: `Collector` knows where it goes.
             .with_endpoint("http://collector/v1/traces")
             .with_timeout(LIMIT)
-            .with_http_client(OnRuntime { client: Arc::new(client), runtime: Handle::current() })
+            .with_http_client(OnRuntime { collector, runtime: Handle::current() })
             .build()?;
         let resource = Resource::builder()
             .with_service_name(NAME)
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .with_attribute(KeyValue::new("service.instance.id", identity.to_owned()))
             .build();
-        let provider = SdkTracerProvider::builder();
-        Ok(Self(provider.with_batch_exporter(exporter).with_resource(resource).build()))
+        // Said here, so that nothing in the environment says otherwise.
+        let batches = BatchConfigBuilder::default()
+            .with_max_queue_size(QUEUE)
+            .with_max_export_batch_size(QUEUE / 4)
+            .with_scheduled_delay(RHYTHM)
+            .build();
+        let sending = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
+        let provider = SdkTracerProvider::builder()
+            .with_span_processor(sending)
+            .with_sampler(Sampler::AlwaysOn)
+            .with_resource(resource)
+            .build();
+        Ok(Self(provider))
     }
 
     /// What takes the spans, and our own lines in the log as their events.
@@ -104,7 +119,7 @@ impl Collector {
         let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}")));
         let refused = match &answer {
             Ok(answer) if answer.status().is_success() => None,
-            Ok(answer) => Some(status(answer.status())),
+            Ok(answer) => Some(format!("HTTP status {}", answer.status())),
             Err(why) => Some(why.clone()),
         };
         let was_silent = self.silent.swap(refused.is_some(), Ordering::Relaxed);
@@ -127,9 +142,11 @@ impl Collector {
         let mut request = Request::new(Body::from(body.to_vec()));
         *request.method_mut() = head.method;
         *request.uri_mut() = head.uri.path().parse().map_err(|_| "no such path".to_owned())?;
-        let mut headers: HeaderMap = head.headers;
-        remote::add(&self.at.headers, &mut headers).await?;
-        *request.headers_mut() = headers;
+        // No others: the exporter adds what the environment says, which is meant for whoever is
+        // named there.
+        let kind = head.headers.get(CONTENT_TYPE).map(|kind| (CONTENT_TYPE, kind.clone()));
+        request.headers_mut().extend(kind);
+        remote::add(&self.at.headers, request.headers_mut()).await?;
 
         let connect = async || remote::client(&self.at.url, self.at.ca_file.as_deref());
         let client = self.client.get_or_try_init(connect).await?;
@@ -141,27 +158,23 @@ impl Collector {
     }
 }
 
-fn status(status: StatusCode) -> String {
-    format!("HTTP status {status}")
-}
-
 /// Spans are sent from a thread that is none of tokio's, where nothing of it works.
 struct OnRuntime {
-    client: Arc<Collector>,
+    collector: Arc<Collector>,
     runtime: Handle,
 }
 
 impl std::fmt::Debug for OnRuntime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("OnRuntime").field(&self.client.at.url).finish()
+        f.debug_tuple("OnRuntime").field(&self.collector.at.url).finish()
     }
 }
 
 #[async_trait]
 impl HttpClient for OnRuntime {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let client = Arc::clone(&self.client);
-        let sending = self.runtime.spawn(async move { client.send(request).await });
+        let collector = Arc::clone(&self.collector);
+        let sending = self.runtime.spawn(async move { collector.send(request).await });
         Ok(sending.await??)
     }
 }

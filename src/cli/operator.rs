@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -93,7 +94,16 @@ async fn operate(args: Args) -> Result<(), Error> {
     let collector = config.traces.as_ref();
     let traces = collector.map(|collector| Traces::to(collector, &args.identity)).transpose()?;
     log(&args, traces.as_ref())?;
+    let ended = serve(&args, config).await;
+    // However it ended, and last: the Lease is another's by now.
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
+    ended
+}
 
+/// Leads, or stands by, until it is told to stop or another leads.
+async fn serve(args: &Args, config: Config) -> Result<(), Error> {
     let stop = CancellationToken::new();
     on_signals(stop.clone()).map_err(Error::Signals)?;
     let listener = TcpListener::bind(args.admin_address)
@@ -183,14 +193,13 @@ async fn operate(args: Args) -> Result<(), Error> {
     stop.cancel();
     // The page is gone either way.
     let _ = serving.await;
-    if let Some(traces) = traces {
-        traces.end().await;
-    }
     Ok(())
 }
 
 fn log(args: &Args, traces: Option<&Traces>) -> Result<(), Error> {
-    let filter = EnvFilter::try_new(format!("{},{SPANS}=off", args.log))?;
+    let filter = EnvFilter::try_new(&args.log)?;
+    // Whatever the filter says: it could name them.
+    let filter = filter.and(filter_fn(|it| it.target() != SPANS));
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let log = match args.log_format {
         LogFormat::Json => log.json().flatten_event(true).with_filter(filter).boxed(),

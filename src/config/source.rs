@@ -222,6 +222,10 @@ fn address(field: &str, text: &str) -> Result<Uri, ConfigError> {
     if authority.as_str().contains('@') {
         return Err(refuse(field, "credentials go into files"));
     }
+    let host = url.host().unwrap_or_default();
+    if host.is_empty() || (authority.port_u16().is_none() && authority.as_str() != host) {
+        return Err(refuse(field, problem));
+    }
     if url.query().is_some() || text.contains('#') {
         return Err(refuse(field, "must have neither a query nor a fragment"));
     }
@@ -239,6 +243,9 @@ fn headers(path: &str, files: Vec<HeaderFile>, proves: bool) -> Result<Vec<Heade
         let ours = [http::header::HOST, http::header::CONTENT_TYPE, http::header::CONTENT_LENGTH];
         if ours.contains(&name) || (proves && name == http::header::AUTHORIZATION) {
             return Err(refuse(field, format!("{name} is set already")));
+        }
+        if headers.iter().any(|one: &Header| one.name == name) {
+            return Err(refuse(field, format!("{name} is there twice")));
         }
         headers.push(Header { name, value_file: header.value_file });
     }
@@ -335,6 +342,12 @@ mod tests {
             ("url: 'collector:4317'", "traces.url: must be an address"),
             ("url: 'http://c:4318/v1/traces'", "traces.url: leave out /v1/traces"),
             ("url: 'http://user:secret@c:4318'", "traces.url: credentials go into files"),
+            ("url: 'http://c:99999'", "traces.url: must be an address"),
+            ("url: 'http://:4318'", "traces.url: must be an address"),
+            (
+                "url: 'http://c', headers: [{name: a, valueFile: f}, {name: A, valueFile: g}]",
+                "traces.headers[1].name: a is there twice",
+            ),
             (
                 "url: 'http://c', headers: [{name: Content-Type, valueFile: f}]",
                 "traces.headers[0].name: content-type is set already",

@@ -164,7 +164,7 @@ impl Operator {
     }
 
     /// One forward step: decided once more on what was just read by quorum, and only then done.
-    #[tracing::instrument(target = SPANS, skip_all, fields(%namespace))]
+    #[tracing::instrument(target = SPANS, skip_all, fields(%namespace, otel.status_code))]
     async fn step(
         &self,
         rollout: &MeshRollout,
@@ -187,6 +187,7 @@ impl Operator {
         let (snapshot, plan) = match read.await {
             Ok(both) => both,
             Err(why) => {
+                tracing::Span::current().record("otel.status_code", "error");
                 let why = format!("before the write {why}");
                 let found = Finding::new(Code::StaleWatch, Subject::namespace(namespace), why)
                     .remedy("check the operator's connection to the apiserver and its rights");
@@ -289,15 +290,17 @@ impl Operator {
 
     #[tracing::instrument(target = SPANS, name = "policy write", skip_all, fields(
         otel.kind = "client", otel.status_code, namespace = %action.namespace(),
-        action = action.name(), mode = %action.mode(),
+        action = action.name(), mode = %action.mode(), outcome,
     ))]
     pub(super) async fn write(&self, plan: &Plan, action: &Action) -> Outcome {
         let limit = self.config.write_deadline.unsigned_abs();
         let leave = async || self.leadership.confirm(limit).await;
         let outcome = self.writer.perform(action, leave).await;
         self.metrics.wrote(action.name(), outcome.reason());
+        let span = tracing::Span::current();
+        span.record("outcome", outcome.reason());
         if !matches!(outcome, Outcome::Done) {
-            tracing::Span::current().record("otel.status_code", "error");
+            span.record("otel.status_code", "error");
         }
         tracing::info!(
             rollout = plan.name, namespace = %action.namespace(), action = action.name(),

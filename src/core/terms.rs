@@ -16,28 +16,34 @@ use std::fmt;
 /// What the soak of one namespace counts under: the gates, what is waived, and the soak of its
 /// stage.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct Terms(u64);
+pub struct Terms([u8; 20]);
 
 impl Terms {
     /// The terms of a namespace in `stage`.
     pub fn of(plan: &Plan, stage: &Stage) -> Self {
         let gates = source(plan) + &gates(&plan.gates);
         let waived = plan.waivers.canonical();
-        let text = format!("{gates}{waived}{}", length("soak", stage.soak));
-        let [a, b, c, d, e, f, g, h, ..] = sha256(&text);
-        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+        Self(hash(&format!("{gates}{waived}{}", length("soak", stage.soak))))
     }
 
     /// Reads what [`Display`](fmt::Display) writes.
     pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        digits.then(|| u64::from_str_radix(text, 16).ok().map(Self))?
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+        let mut terms = [0; 20];
+        if pairs.len() != terms.len() {
+            return None;
+        }
+        for (byte, [high, low]) in terms.iter_mut().zip(pairs) {
+            let [high, low] = [high, low].map(|digit| char::from(*digit).to_digit(16));
+            *byte = u8::try_from(high? * 16 + low?).ok()?;
+        }
+        Some(Self(terms))
     }
 }
 
 impl fmt::Display for Terms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        f.write_str(&hex(&self.0))
     }
 }
 
@@ -143,11 +149,17 @@ fn quoted(name: &str) -> String {
 /// Forty hexadecimal digits that stand for a text: the first 160 bits of its SHA-256. Nobody finds
 /// two texts with the same ones, so that what was approved, or proven, is the one that is meant.
 pub fn digits(text: &str) -> String {
-    sha256(text).iter().take(20).map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash(text))
 }
 
-fn sha256(text: &str) -> [u8; 32] {
-    Sha256::digest(text).into()
+fn hash(text: &str) -> [u8; 20] {
+    let mut hash = [0; 20];
+    hash.copy_from_slice(&Sha256::digest(text)[..20]);
+    hash
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -205,10 +217,10 @@ mod tests {
         let plan = World::shop().plan;
         let terms = Terms::of(&plan, &plan.stages[0]);
         assert_eq!(Terms::parse(&terms.to_string()), Some(terms));
-        for other in
-            ["", "+00000000000000a", "0", "00000000000000000", "soak 60s", "000000000000000g"]
-        {
+        let zeros = "0".repeat(39);
+        for other in ["", "0", "soak 60s", &*zeros, &format!("{zeros}00"), &format!("{zeros}g")] {
             assert_eq!(Terms::parse(other), None, "{other}");
         }
+        assert_eq!(Terms::parse(&format!("+{zeros}")), None);
     }
 }

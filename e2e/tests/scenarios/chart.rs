@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(150);
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/meshrollout");
+const CRDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds");
 /// The chart as it was at a27767e: `git archive`, `helm package`. None has been released yet.
 const PREVIOUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/chart-a27767e.tgz");
 const SYSTEM: &str = "meshrollout-system";
@@ -184,18 +185,6 @@ async fn the_readme_works_as_written() {
     assert!(handed_over < killed, "handed over in {handed_over:?}, taken over in {killed:?}");
 }
 
-/// What the definitions in `crds/` say of themselves, by name.
-fn fingerprints() -> Vec<(String, String)> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds");
-    let said_of = |file: std::io::Result<std::fs::DirEntry>| {
-        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
-        let after = |key: &str| text.lines().find_map(|line| line.trim().strip_prefix(key));
-        let said = |key| after(key).unwrap_or_else(|| panic!("no {key} in {text}")).to_owned();
-        (said("name: "), said("meshrollout.dev/schema: "))
-    };
-    std::fs::read_dir(folder).unwrap().map(said_of).collect()
-}
-
 /// Every policy, as it stands.
 async fn policies(cluster: &Cluster) -> Vec<String> {
     let all = cluster.kubectl_text(&["get", "peerauthentications", "-A", "-o", "json"]).await;
@@ -214,12 +203,9 @@ async fn an_upgrade_in_mid_stage_goes_on_and_an_uninstall_changes_no_policy() {
     let values = cluster.chart_values().unwrap().display().to_string();
     let chart = |path| ["meshrollout", path, "-n", SYSTEM, "-f", &values];
     cluster.helm(&[&["install"], &chart(PREVIOUS)[..], &["--wait"]].concat()).await.unwrap();
-    // Its definitions do not say yet what they are. The operator that came with it would not have
-    // asked them; ours would go nowhere.
-    for (name, print) in fingerprints() {
-        let print = format!("meshrollout.dev/schema={print}");
-        cluster.kubectl_text(&["annotate", "crd", &name, &print]).await.unwrap();
-    }
+    // Definitions come first, as the manual says: under the old ones our operator would go nowhere.
+    let ours = ["apply", "--server-side", "--force-conflicts", "-f", CRDS];
+    cluster.kubectl_text(&ours).await.unwrap();
     let admitted =
         kube::Api::<k8s_openapi::api::core::v1::Pod>::namespaced(cluster.client(), SYSTEM);
     let admitted = admitted.list(&ListParams::default()).await.unwrap().items;

@@ -6,6 +6,7 @@ use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{
     Client, Cluster, Edge, OPERATOR_USER, OperatorOptions, Options, Rollout, Server,
 };
+use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(150);
 
@@ -37,6 +38,22 @@ async fn three_stages_become_strict_one_after_the_other() {
     for name in ["one", "two", "three"] {
         assert_eq!(cluster.policy_mode(name).await.unwrap().as_deref(), Some("STRICT"));
     }
+
+    // Whoever waits for a condition finds the reports saying the same: they are written first.
+    let told = cluster.audit_since(mark).unwrap().writes().by(OPERATOR_USER).accepted();
+    let first = |resource: &str, namespace: &str, says: &dyn Fn(&Value) -> bool| {
+        told.events().position(|event| {
+            let of = event.object_ref.as_ref();
+            of.is_some_and(|of| (&*of.resource, &*of.namespace) == (resource, namespace))
+                && event.request_object.as_ref().is_some_and(|object| says(&object["status"]))
+        })
+    };
+    let reported = first("meshreports", "three", &|status| status["state"] == "Enforced");
+    let summed_up = first("meshrollouts", "", &|status| {
+        let mut conditions = status["conditions"].as_array().into_iter().flatten();
+        conditions.any(|it| it["type"] == "Ready" && it["reason"] == "Enforced")
+    });
+    assert!(reported.is_some() && reported < summed_up, "{reported:?} {summed_up:?}");
 
     // Exactly the planned writes: one PERMISSIVE and one STRICT for each, in the plan's order.
     let policies = cluster.audit_since(mark).unwrap().of("peerauthentications").not_by_system();

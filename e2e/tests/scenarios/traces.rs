@@ -1,9 +1,10 @@
 //! What the operator tells OpenTelemetry's own collector, and what becomes of it without one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meshrollout_e2e::{Cluster, Fault, OperatorOptions, Options, Rollout, Span, until};
+use tokio::net::TcpListener;
 
 const LIMIT: Duration = Duration::from_secs(150);
 
@@ -13,23 +14,52 @@ async fn each_evaluation_is_a_trace_and_nothing_waits_for_the_collector() {
     cluster.install().await.unwrap();
     cluster.front().await.unwrap();
     cluster.called(&["one"]).await.unwrap();
-    let mut collector = cluster.collector().await.unwrap();
-    collector.stop();
-    let usual = OperatorOptions::default();
-    let config = format!("{}traces: {{url: '{}'}}\n", usual.config, collector.url());
-    let operator = cluster.operator(&OperatorOptions { config, ..usual }).await.unwrap();
+    let options = |url: &str| {
+        let usual = OperatorOptions::default();
+        let config = format!("{}traces: {{url: '{url}'}}\n", usual.config);
+        OperatorOptions { config, ..usual }
+    };
+
+    // One that takes what it is sent, and never answers.
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", mute.local_addr().unwrap());
+    let held = tokio::spawn(async move {
+        let mut held = vec![];
+        loop {
+            held.push(mute.accept().await.unwrap());
+        }
+    });
+    let operator = cluster.operator(&options(&url)).await.unwrap();
     let rollout = Rollout::enforce("shop", &[("first", &["one"])]);
     cluster.apply_rollout(&rollout).await.unwrap();
     let ready = cluster.until_ready_is("shop", "Enforced", LIMIT).await;
     ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
-
-    let said = |what: &str| operator.log().matches(what).count();
-    assert_eq!(said("traces are not taken"), 1, "once, not every few seconds: {}", operator.log());
-    collector.start().await.unwrap();
-    let again = until("traces to be taken again", LIMIT, async || {
-        if said("traces are taken again") == 1 { Ok(()) } else { Err(operator.log()) }
+    let told = until("the missing answer to be told", LIMIT, async || {
+        if operator.log().contains("no answer within 5s") { Ok(()) } else { Err(operator.log()) }
     });
-    again.await.unwrap();
+    told.await.unwrap();
+    let begin = Instant::now();
+    operator.stop().await.unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(5), "it waits {:?} to end", begin.elapsed());
+    held.abort();
+
+    // One that is away, and comes back.
+    let mut collector = cluster.collector().await.unwrap();
+    collector.stop();
+    let operator = cluster.operator(&options(&collector.url())).await.unwrap();
+    let log = operator.log_file().to_owned();
+    let said = |what: &str| std::fs::read_to_string(&log).unwrap().matches(what).count();
+    let until_said = async |what: &str| {
+        let told = until(what, LIMIT, async || match said(what) {
+            0 => Err("not yet".to_owned()),
+            _ => Ok(()),
+        });
+        told.await.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    };
+    until_said("traces are not taken").await;
+    operator.evaluated("shop", 10, LIMIT).await.unwrap();
+    collector.start().await.unwrap();
+    until_said("traces are taken again").await;
 
     // A second namespace, and questions that fail.
     cluster.metrics_proxy().set(Fault::Refuse);
@@ -39,10 +69,9 @@ async fn each_evaluation_is_a_trace_and_nothing_waits_for_the_collector() {
     let stages: [(&str, &[&str]); 2] = [("first", &["one"]), ("second", &["two"])];
     cluster.apply_rollout(&Rollout::enforce("shop", &stages)).await.unwrap();
     cluster.until_state_is("shop", "two", "Enforced", LIMIT).await.unwrap();
-    let log = operator.log();
-    assert!(!log.contains("evaluation{"), "spans are the collector's, not the log's: {log}");
     operator.stop().await.unwrap();
-    assert_eq!(log.matches("traces are not taken").count(), 1, "{log}");
+    assert_eq!(said("traces are not taken"), 1, "once, not every few seconds");
+    assert_eq!(said("evaluation{"), 0, "spans are the collector's, not the log's");
 
     let spans = collector.spans().unwrap();
     let by_id: BTreeMap<_, _> = spans.iter().map(|span| (&*span.id, span)).collect();
@@ -58,6 +87,7 @@ async fn each_evaluation_is_a_trace_and_nothing_waits_for_the_collector() {
     let strict: Vec<_> = spans.iter().filter(|span| said_of(span, "mode") == "STRICT").collect();
     let [strict] = strict[..] else { panic!("two was switched once: {strict:#?}") };
     assert_eq!((&*strict.name, said_of(strict, "namespace")), ("policy write", "two"));
+    assert_eq!(said_of(strict, "outcome"), "done");
     // Our line in the log is what happened in it.
     assert_eq!((&*strict.status, &strict.events[..]), ("Unset", &["policy write".to_owned()][..]));
     let step = around(strict).unwrap();

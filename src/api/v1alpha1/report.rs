@@ -192,7 +192,7 @@ pub struct Soak {
     /// A hash of what it counts under: the gates, and the soak of the stage. An edit of these
     /// starts it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 40))]
     pub terms: Option<String>,
 }
 
