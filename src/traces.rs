@@ -35,7 +35,7 @@ pub const SPANS: &str = "meshrollout::spans";
 
 /// What is told of this program beside its spans.
 const NAME: &str = "meshrollout";
-/// Spans that wait to be sent; more are dropped. A minute of a hundred rollouts.
+/// Spans that wait to be sent; more are dropped. An evaluation makes about twenty.
 const QUEUE: usize = 2048;
 /// Between two requests.
 const RHYTHM: Duration = Duration::from_secs(5);
@@ -139,7 +139,7 @@ impl Collector {
 
     async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, String> {
         let (head, body) = request.into_parts();
-        let mut request = Request::new(Body::from(body.to_vec()));
+        let mut request = Request::new(Body::from(body));
         *request.method_mut() = head.method;
         *request.uri_mut() = head.uri.path().parse().map_err(|_| "no such path".to_owned())?;
         // No others: the exporter adds what the environment says, which is meant for whoever is

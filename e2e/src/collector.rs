@@ -40,8 +40,7 @@ pub struct Span {
 impl Cluster {
     /// Starts a collector that takes OTLP over HTTP.
     pub async fn collector(&self) -> Result<Collector, Error> {
-        let asking = "building the collector";
-        let tools = tokio::task::spawn_blocking(|| Tools::of("traces")).await.doing(asking)??;
+        let tools = Tools::tier("traces").await?;
         let folder = self.folder().join("collector");
         std::fs::create_dir_all(&folder).doing("making the collector's folder")?;
         let (config, port) = (folder.join("config.json"), self.free_port()?);

@@ -95,9 +95,7 @@ impl RealNode {
         if !DataPlane::is_allowed() {
             return Err(Error::new("a node that runs pods for real needs root"));
         }
-        let finding = "finding the tools of the data plane";
-        let tools = tokio::task::spawn_blocking(|| Tools::of("data-plane")).await;
-        let images = Images::new(tools.doing(finding)??, options.images.clone());
+        let images = Images::new(Tools::tier("data-plane").await?, options.images.clone());
         let folder = folder.join("pods");
         std::fs::create_dir_all(&folder).doing("making the pods' folder")?;
         let network = Arc::new(Network::create(&folder, block).await?);

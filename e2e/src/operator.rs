@@ -112,6 +112,8 @@ impl Cluster {
         let process = Program::new("operator", binary, &folder)
             .args(start.args)
             .env("POD_NAME", format!("operator-{number}"))
+            // As others inject it, for other programs: it must make itself felt nowhere.
+            .env("OTEL_TRACES_SAMPLER", "always_off")
             .env("KUBECONFIG", kubeconfig.display().to_string())
             .start()?;
         let mut operator = Operator {

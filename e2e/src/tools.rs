@@ -31,6 +31,12 @@ impl Tools {
         }
     }
 
+    /// The same, on a thread that a build may hold up.
+    pub(crate) async fn tier(tier: &'static str) -> Result<Self, Error> {
+        let finding = format!("finding the tools of {tier}");
+        tokio::task::spawn_blocking(move || Self::of(tier)).await.doing(finding)?
+    }
+
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }

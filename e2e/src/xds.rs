@@ -12,7 +12,7 @@ impl Cluster {
     /// What istiod sends to each of these proxies, as `e2e/tools/xds` asks and tells it.
     pub async fn xds(&self, proxies: &Value) -> Result<Vec<Value>, Error> {
         let asking = "asking istiod as proxies do";
-        let tools = tokio::task::spawn_blocking(|| Tools::of("truth")).await.doing(asking)??;
+        let tools = Tools::tier("truth").await?;
         let mut process = tokio::process::Command::new(tools.program("xds"))
             .arg(format!("127.0.0.1:{}", self.istiod().xds_port()))
             .stdin(Stdio::piped())
