@@ -84,10 +84,9 @@ async fn a_job_runs_beside_its_sidecar_and_ends_with_its_work() {
     let cluster = Cluster::start(options).await.unwrap();
     cluster.namespace("server", Injection::Enabled, &[]).await.unwrap();
     cluster.run(&RealWorkload::echo("server", "echo", PORT)).await.unwrap();
-    let by_name = "http://echo.server:8080/";
-    for (name, url, phase) in
-        [("well", by_name, "Succeeded"), ("badly", "http://echo.server:9/", "Failed")]
-    {
+    // An answer, and soon: a port where nobody listens costs ten seconds for each request.
+    let (by_name, refused) = ("http://echo.server:8080/", "http://echo.server:8080/?codes=503");
+    for (name, url, phase) in [("well", by_name, "Succeeded"), ("badly", refused, "Failed")] {
         cluster.run(&RealWorkload::job("server", name, url, 5)).await.unwrap();
         let tally =
             cluster.load("server", name).await.unwrap().since(super::Mark::default()).unwrap();
