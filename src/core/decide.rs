@@ -3,26 +3,26 @@
 //! It reads no clock, no cluster and no environment. The operator, `preflight` and the tests run
 //! this same function.
 
+mod said;
+mod watch;
+
 use crate::action::{Action, Adopt, Pin, RollBack};
 use crate::clearance::{Clearance, our_policy, strict_since};
 use crate::finding::{Code, Finding, Level, Subject};
 use crate::gate::{Evaluation, Verdict};
 use crate::ident::Namespace;
-use crate::invariant::spares_the_roots;
 use crate::members::{Members, members, strays};
 use crate::mode::Mode;
-use crate::plan::{Mission, Plan, Stage, Trigger};
+use crate::plan::{Mission, Plan, Stage};
 use crate::policy::{OUR_NAME, Ours, Policy};
-use crate::progress::{Bake, Memory, Progress, Soak};
-use crate::proxies::{self, late};
+use crate::progress::{Bake, Progress, Soak};
 use crate::reading::{Cause, Reading};
-use crate::rollback::{Harm, harm};
 use crate::snapshot::{Snapshot, Source};
 use crate::standing::stand;
 use crate::terms::Terms;
-use crate::workload::NamespaceFacts;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
+use watch::watch;
 
 pub use crate::standing::{Standing, State};
 
@@ -141,77 +141,6 @@ fn forgive(plan: &Plan, snapshot: &Snapshot, progress: &mut Progress) {
     }
 }
 
-/// Looks after what is STRICT already. Works while paused.
-fn watch(
-    plan: &Plan,
-    snapshot: &Snapshot,
-    decision: &mut Decision,
-    may_step_back: bool,
-    now: Timestamp,
-) {
-    let requests = decision.progress.requests.clone();
-    let finished = decision.progress.finished.clone();
-    for (name, standing) in &mut decision.namespaces {
-        let (Some(facts), Some(policy), Some(since)) = (
-            snapshot.namespace(name),
-            our_policy(plan, snapshot, name),
-            strict_since(plan, snapshot, name),
-        ) else {
-            continue;
-        };
-        // Drift blocks what is next; a person may have our STRICT back all the same.
-        let is_ours = matches!(standing.state, State::Watching | State::Enforced)
-            || (standing.state == State::Blocked && policy.is_our_strict());
-        if !is_ours {
-            continue;
-        }
-        let asked = requests.standing().filter(|heard| {
-            let Some(stage) = plan.stages.get(standing.stage) else {
-                // A namespace that left the plan belongs to whatever is in flight.
-                return true;
-            };
-            // What a stage reached is kept: only who joined it later is in flight.
-            let reached = standing.state == State::Enforced && finished.contains(&stage.name);
-            requests.rolls_everything_back()
-                || (heard.stage.as_ref() == Some(&stage.name) && !reached)
-        });
-        let because = match asked {
-            Some(_) => {
-                let asked = Finding::new(
-                    Code::HarmAfterStrict,
-                    Subject::namespace(name),
-                    "a person asked to step back",
-                )
-                .at(Level::Inform);
-                if may_step_back {
-                    standing.findings.push(asked.clone());
-                }
-                Some(asked)
-            }
-            // Enforced is never weakened by itself: refusals can be forged by a port scan.
-            None if standing.state == State::Watching => {
-                let Some(memory) = decision.progress.namespaces.get_mut(name) else { continue };
-                bake(plan, snapshot, facts, since, standing, memory, now)
-                    .filter(|_| plan.rollback == Trigger::Automatic)
-            }
-            None => {
-                // What was normal before the switch is long forgotten: news is what is new now.
-                let lately = since.max(now - plan.timing.harm_window * 2);
-                if let Harm::Hard(found) | Harm::Soft(found) = harm(plan, snapshot, facts, lately) {
-                    standing.findings.push(found.at(Level::Warn));
-                }
-                None
-            }
-        };
-        if let (Some(because), true) = (because, may_step_back) {
-            // One that has become the mesh's root meanwhile is a person's: what is written there
-            // is the whole mesh's (S9).
-            let back = step_back(name, policy, because);
-            decision.actions.extend(back.filter(|back| spares_the_roots(plan, snapshot, back)));
-        }
-    }
-}
-
 /// Restores what stood immediately before STRICT. Needs nothing but the policy (S4); `None` for a
 /// policy that is not ours.
 pub fn step_back(namespace: &Namespace, policy: &Policy, because: Finding) -> Option<Action> {
@@ -224,72 +153,6 @@ pub fn step_back(namespace: &Namespace, policy: &Policy, because: Finding) -> Op
         to: Mode::Permissive,
         because,
     }))
-}
-
-/// One look at a namespace that bakes: counts the time, or says why to step back.
-fn bake(
-    plan: &Plan,
-    snapshot: &Snapshot,
-    facts: &NamespaceFacts,
-    since: Timestamp,
-    standing: &mut Standing,
-    memory: &mut Memory,
-    now: Timestamp,
-) -> Option<Finding> {
-    let known = memory.bake.filter(|bake| bake.strict_since == since);
-    let mut bake = known.unwrap_or(Bake::begun(since, now));
-    let late = late(snapshot, facts, since);
-    if late.known().is_some_and(Vec::is_empty) {
-        bake.taken.get_or_insert(now);
-    }
-    // Where nobody tells whether the proxies have taken it, it begins when they must have.
-    let begins = bake.begins(&plan.timing);
-    let gap = now.duration_since(bake.last.max(begins));
-    // What no proxy has taken proves nothing by being quiet.
-    let late = late.known().filter(|_| bake.taken.is_none() && now >= begins);
-    let late = late.and_then(|late| proxies::finding(facts, late, "STRICT was not taken"));
-    bake.last = now;
-    let verdict = match harm(plan, snapshot, facts, since) {
-        Harm::None => {
-            bake.suspicions = 0;
-            // The gates say what was changed; what is watched then is not what was asked for.
-            let as_written =
-                our_policy(plan, snapshot, &facts.name).is_some_and(|it| !it.has_drifted());
-            if as_written
-                && late.is_none()
-                && gap > SignedDuration::ZERO
-                && gap <= plan.timing.max_gap()
-            {
-                bake.covered += gap;
-            }
-            None
-        }
-        Harm::Blind(found) => {
-            standing.findings.push(found.at(Level::Hold));
-            None
-        }
-        Harm::Soft(found) => {
-            // Two looks at the same scrape are one.
-            let looked_again = gap * 2 >= snapshot.telemetry.scrape_interval;
-            if bake.suspicions == 0 || looked_again {
-                bake.suspicions = bake.suspicions.saturating_add(1);
-            }
-            standing.findings.push(found.clone().at(Level::Hold));
-            (bake.suspicions >= 2).then_some(found)
-        }
-        Harm::Hard(found) => Some(found),
-    };
-    let long_enough = standing.bake.is_some_and(|wanted| bake.covered >= wanted);
-    bake.complete = verdict.is_none() && bake.suspicions == 0 && long_enough;
-    if bake.complete {
-        standing.state = State::Enforced;
-    }
-    memory.bake = Some(bake);
-    standing.findings.extend(late);
-    if let Some(found) = &verdict {
-        standing.findings.push(found.clone());
-    }
-    verdict
 }
 
 /// Takes the next step of the current stage, if nothing stands in the way.
@@ -455,119 +318,5 @@ fn soak(
                 .map_or(now, |soak| soak.since);
             Some(Soak { since, last: now, terms })
         }
-    }
-}
-
-impl Decision {
-    /// The first stage in which something is left to do.
-    fn first_undone(&self) -> Option<usize> {
-        self.namespaces.values().filter(|one| !one.state.is_done()).map(|one| one.stage).min()
-    }
-
-    /// The first stage in which something is left to do and which was never finished.
-    fn first_unfinished(&self, plan: &Plan) -> Option<usize> {
-        let finished = |index: usize| {
-            let stage = plan.stages.get(index);
-            stage.is_some_and(|stage| self.progress.finished.contains(&stage.name))
-        };
-        let undone = self.namespaces.values().filter(|one| !one.state.is_done());
-        undone.map(|one| one.stage).filter(|index| !finished(*index)).min()
-    }
-
-    /// Every namespace of this stage that is watched has had its switch taken by all its proxies.
-    fn have_taken_it(&self, stage: usize) -> bool {
-        let here = self.namespaces.iter().filter(|(_, one)| one.stage == stage);
-        let mut watched = here.filter(|(_, one)| one.state == State::Watching);
-        watched.all(|(name, _)| {
-            let memory = self.progress.namespaces.get(name);
-            memory.and_then(|memory| memory.bake).is_some_and(|bake| bake.taken.is_some())
-        })
-    }
-
-    /// The stage that an abort would take back: the one that is watched, else the one that is next.
-    fn in_flight(&self, plan: &Plan) -> Option<usize> {
-        let last = plan.stages.len().checked_sub(1)?;
-        let watched = self.namespaces.values().filter(|one| one.state == State::Watching);
-        // Where memory was lost, what was finished long ago is watched once more; it is not meant.
-        let watched = watched.map(|one| one.stage).filter(|stage| *stage <= last).max();
-        // One that left the plan has no stage, and is in flight all the same.
-        watched.or_else(|| self.first_undone()).map(|stage| stage.min(last))
-    }
-
-    /// The namespace that is proven alone, because its stage was finished before it came.
-    pub fn newcomer(&self, plan: &Plan) -> Option<(&Namespace, &Standing)> {
-        let current = self.current_stage?;
-        let stage = plan.stages.get(current)?;
-        let proven = |state| match state {
-            State::Preparing | State::Proving | State::AwaitingApproval | State::Enforcing => true,
-            State::Pending
-            | State::Watching
-            | State::Enforced
-            | State::RolledBack
-            | State::Blocked
-            | State::Exempt => false,
-        };
-        self.namespaces
-            .iter()
-            .filter(|_| self.progress.finished.contains(&stage.name))
-            .find(|(_, one)| one.stage == current && proven(one.state))
-    }
-
-    /// The namespaces whose next step is STRICT.
-    pub fn enforcing(&self) -> impl Iterator<Item = &Namespace> {
-        self.being(State::Enforcing)
-    }
-
-    /// The namespaces that are STRICT and watched for harm.
-    pub fn watching(&self) -> impl Iterator<Item = &Namespace> {
-        self.being(State::Watching)
-    }
-
-    fn being(&self, state: State) -> impl Iterator<Item = &Namespace> {
-        let here = self.namespaces.iter().filter(move |(_, standing)| standing.state == state);
-        here.map(|(name, _)| name)
-    }
-
-    /// Adds what only carrying it out could find.
-    pub fn add(&mut self, namespace: &Namespace, found: Finding) {
-        if let Some(standing) = self.namespaces.get_mut(namespace) {
-            if found.level == Level::Block {
-                standing.state = State::Blocked;
-            }
-            standing.findings.push(found);
-        }
-    }
-
-    /// The findings that stop the rollout now, the heaviest first.
-    pub fn obstacles(&self) -> Vec<&Finding> {
-        let mut all: Vec<_> = self.refused.iter().collect();
-        for standing in self.namespaces.values() {
-            // A later stage's findings are its team's report, not yet an obstacle.
-            if Some(standing.stage) == self.current_stage || standing.state == State::Enforced {
-                all.extend(standing.evaluation.obstacles());
-                all.extend(standing.findings.iter().filter(|found| found.level >= Level::Hold));
-            }
-        }
-        all.sort_by(|a, b| b.level.cmp(&a.level).then_with(|| a.cmp(b)));
-        all.dedup();
-        all
-    }
-
-    /// Something that is Enforced would break, or broke.
-    pub fn is_threatened(&self) -> bool {
-        let enforced = self.namespaces.values().filter(|one| one.state == State::Enforced);
-        enforced.into_iter().any(Standing::is_held)
-    }
-
-    /// Every namespace is done and nothing threatens it.
-    pub fn is_complete(&self) -> bool {
-        self.refused.is_empty()
-            && self.current_stage.is_none()
-            && !self.namespaces.is_empty()
-            && self.obstacles().is_empty()
-            && !self
-                .namespaces
-                .values()
-                .any(|one| one.evaluation.warns_of(Code::LooserPolicyRemains))
     }
 }
