@@ -40,7 +40,7 @@ test-model: need-rust ## the model check of the real decide; prints states, dept
 test-faults: need-all tools ## 500 fault schedules, a kill at every write, 200 leader swaps, the planted bugs; two hours
 	@status=0; \
 	SCHEDULES=500 cargo test --locked --workspace --test scenarios -- faults:: --nocapture || status=1; \
-	WHOLE=1 cargo test --locked --workspace --test scenarios -- kills:: --nocapture || status=1; \
+	WHOLE=1 CLUSTERS=4 cargo test --locked --workspace --test scenarios -- kills:: --nocapture || status=1; \
 	SWAPS=200 CLUSTERS=4 cargo test --locked --workspace --test scenarios -- leaders:: --nocapture || status=1; \
 	$(MAKE) --no-print-directory test-planted || status=1; \
 	exit $$status

@@ -42,6 +42,8 @@ pub enum Outcome {
     Conflict(String),
     /// Not sent: the restoring write, tried first, would be refused.
     NoWayBack(String),
+    /// Not sent: what is tried first got no answer.
+    Untried(String),
     /// Not stored: the apiserver or an admission plugin refused it.
     Refused(String),
     /// No answer within the deadline: stored or not, the next look shows it.
@@ -112,19 +114,15 @@ impl Writer {
         action: &Action,
         leave: impl AsyncFn() -> Leave,
     ) -> Result<(), Outcome> {
-        if let Action::EnforceStrict(clearance) = action {
+        if action.goes_forward() {
+            // Asked before the trials too: whoever deleted the MeshFence is answered by a new reign.
             let stamp = leave().await.stamp(action)?;
-            let back = manifest::policy(&clearance.way_back(), stamp.as_ref(), Timestamp::now());
-            let tried = self.apply(action.namespace(), &back, Try::Dry).await;
-            tried.map_err(|outcome| match outcome {
-                Outcome::Refused(why) => Outcome::NoWayBack(why),
-                other => other,
-            })?;
-        }
-        if self.tries_fence && action.goes_forward() {
-            // Whoever deleted the MeshFence is answered by a new reign first.
-            leave().await.stamp(action)?;
-            self.try_the_fence(action).await?;
+            if let Action::EnforceStrict(clearance) = action {
+                self.try_the_way_back(&clearance.way_back(), stamp.as_ref()).await?;
+            }
+            if self.tries_fence {
+                self.try_the_fence(action).await?;
+            }
         }
         let stamp = leave().await.stamp(action)?;
         let now = Timestamp::now();
@@ -143,6 +141,15 @@ impl Writer {
         self.apply(action.namespace(), &object, how).await
     }
 
+    async fn try_the_way_back(&self, back: &Action, stamp: Option<&Stamp>) -> Result<(), Outcome> {
+        let object = manifest::policy(back, stamp, Timestamp::now());
+        let tried = self.only_try(back.namespace(), &object).await;
+        tried.map_err(|outcome| match outcome {
+            Outcome::Refused(why) => Outcome::NoWayBack(why),
+            other => other,
+        })
+    }
+
     /// Tries `action` with a stamp of no reign, which must be refused: an apiserver lets every stamp
     /// pass while it does not know the fence's kind (up to half a minute after the first install, or
     /// after its own start), and for good when the admission policy is gone.
@@ -152,7 +159,7 @@ impl Writer {
             other => other,
         };
         let object = manifest::policy(harmless, Some(&Stamp::of_nobody()), Timestamp::now());
-        match self.apply(action.namespace(), &object, Try::Dry).await {
+        match self.only_try(action.namespace(), &object).await {
             Ok(()) => Err(Outcome::NoFence),
             Err(Outcome::Fenced(_)) => Ok(()),
             Err(other) => Err(other),
@@ -162,10 +169,18 @@ impl Writer {
     /// Whether the apiserver would take this rollback now; nothing is stored. Yields its refusal.
     pub async fn refuses(&self, back: &RollBack, stamp: Option<&Stamp>) -> Option<String> {
         let object = manifest::policy(&Action::RollBack(back.clone()), stamp, Timestamp::now());
-        match self.apply(&back.namespace, &object, Try::Dry).await {
+        match self.only_try(&back.namespace, &object).await {
             Err(Outcome::Refused(why)) => Some(why),
             _ => None,
         }
+    }
+
+    /// Nothing is stored; so nothing that gets no answer can be stored later either.
+    async fn only_try(&self, namespace: &Namespace, object: &Value) -> Result<(), Outcome> {
+        self.apply(namespace, object, Try::Dry).await.map_err(|outcome| match outcome {
+            Outcome::Unanswered(why) => Outcome::Untried(why),
+            other => other,
+        })
     }
 
     async fn apply(&self, namespace: &Namespace, object: &Value, how: Try) -> Result<(), Outcome> {
@@ -253,6 +268,7 @@ impl Outcome {
             Self::NoFence => "no_fence",
             Self::Conflict(_) => "conflict",
             Self::NoWayBack(_) => "no_way_back",
+            Self::Untried(_) => "untried",
             Self::Refused(_) => "refused",
             Self::Unanswered(_) => "unanswered",
         }
@@ -269,6 +285,7 @@ impl Outcome {
             Self::Conflict(why)
             | Self::Fenced(why)
             | Self::NoWayBack(why)
+            | Self::Untried(why)
             | Self::Refused(why)
             | Self::Unanswered(why) => why,
         }
@@ -312,7 +329,7 @@ impl Outcome {
                     "an apiserver that has just started, or a first install, needs half a minute to know it; later: kubectl get validatingadmissionpolicies,validatingadmissionpolicybindings {FENCE_POLICY} -o yaml: are both there, and do they name the operator's own account and namespace? to do without: fence.enabled=false"
                 )),
             ),
-            Self::Refused(why) | Self::Unanswered(why) => Some(
+            Self::Refused(why) | Self::Unanswered(why) | Self::Untried(why) => Some(
                 Finding::new(
                     Code::WriteRefused,
                     subject,

@@ -181,6 +181,17 @@ async fn strict_is_not_sent_when_going_back_would_be_refused() {
     assert_eq!(seen.len(), 1, "{seen:?}");
 }
 
+/// What was only tried cannot be stored later: no reign is spent to keep it out.
+#[tokio::test]
+async fn a_trial_without_an_answer_is_no_write_without_one() {
+    let (outcome, seen) = perform(&strict(0), granted(), vec![refused(503, None)]).await;
+    assert_eq!((&outcome, seen.len()), (&Outcome::Untried("no".into()), 1));
+    assert_eq!(outcome.finding(&strict(0)).unwrap().code, Code::WriteRefused);
+    let answers = vec![stored(), fenced(), refused(503, None)];
+    let (outcome, seen) = perform(&strict(0), granted(), answers).await;
+    assert_eq!((outcome, seen.len()), (Outcome::Unanswered("no".into()), 3));
+}
+
 #[tokio::test]
 async fn strict_is_not_sent_on_evidence_that_grew_old() {
     let (outcome, seen) = perform(&strict(3600), granted(), vec![stored(), fenced()]).await;
@@ -226,7 +237,7 @@ async fn where_the_stamp_of_another_reign_would_pass_nothing_goes_forward() {
     let (outcome, _) = perform(&strict, granted(), vec![stored(), refused(403, None)]).await;
     assert_eq!(outcome, Outcome::Refused("no".into()));
     let (outcome, _) = perform(&strict, granted(), vec![stored(), refused(503, None)]).await;
-    assert_eq!(outcome, Outcome::Unanswered("no".into()));
+    assert_eq!(outcome, Outcome::Untried("no".into()));
 }
 
 #[tokio::test]

@@ -122,7 +122,8 @@ async fn one(
             | Outcome::Refused(_)
             | Outcome::Fenced(_)
             | Outcome::NoFence
-            | Outcome::NoWayBack(_)) => return Err(refused.why().into()),
+            | Outcome::NoWayBack(_)
+            | Outcome::Untried(_)) => return Err(refused.why().into()),
             Outcome::Conflict(why) | Outcome::Unanswered(why) => last = why,
         }
         let policies = Api::<PeerAuthentication>::namespaced(client.clone(), &namespace);

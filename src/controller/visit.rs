@@ -255,6 +255,7 @@ impl Operator {
                 Outcome::Unanswered(_)
                 | Outcome::NotSent(_)
                 | Outcome::NoWayBack(_)
+                | Outcome::Untried(_)
                 | Outcome::NoFence
                 | Outcome::Refused(_),
                 _,
