@@ -118,7 +118,7 @@ impl Writer {
             // Asked before the trials too: whoever deleted the MeshFence is answered by a new reign.
             let stamp = leave().await.stamp(action)?;
             if let Action::EnforceStrict(clearance) = action {
-                self.try_the_way_back(&clearance.way_back(), stamp.as_ref()).await?;
+                self.ensure_a_way_back(&clearance.way_back(), stamp.as_ref()).await?;
             }
             if self.tries_fence {
                 self.try_the_fence(action).await?;
@@ -141,7 +141,7 @@ impl Writer {
         self.apply(action.namespace(), &object, how).await
     }
 
-    async fn try_the_way_back(&self, back: &Action, stamp: Option<&Stamp>) -> Result<(), Outcome> {
+    async fn ensure_a_way_back(&self, back: &Action, stamp: Option<&Stamp>) -> Result<(), Outcome> {
         let object = manifest::policy(back, stamp, Timestamp::now());
         let tried = self.only_try(back.namespace(), &object).await;
         tried.map_err(|outcome| match outcome {
@@ -166,16 +166,16 @@ impl Writer {
         }
     }
 
-    /// Whether the apiserver would take this rollback now; nothing is stored. Yields its refusal.
-    pub async fn refuses(&self, back: &RollBack, stamp: Option<&Stamp>) -> Option<String> {
+    /// How this rollback would end now; nothing is stored.
+    pub async fn try_to_go_back(&self, back: &RollBack, stamp: Option<&Stamp>) -> Outcome {
         let object = manifest::policy(&Action::RollBack(back.clone()), stamp, Timestamp::now());
         match self.only_try(&back.namespace, &object).await {
-            Err(Outcome::Refused(why)) => Some(why),
-            _ => None,
+            Ok(()) => Outcome::Done,
+            Err(outcome) => outcome,
         }
     }
 
-    /// Nothing is stored; so nothing that gets no answer can be stored later either.
+    /// A dry run. One that gets no answer is [`Outcome::Untried`]: it cannot be stored later.
     async fn only_try(&self, namespace: &Namespace, object: &Value) -> Result<(), Outcome> {
         self.apply(namespace, object, Try::Dry).await.map_err(|outcome| match outcome {
             Outcome::Unanswered(why) => Outcome::Untried(why),
@@ -329,7 +329,15 @@ impl Outcome {
                     "an apiserver that has just started, or a first install, needs half a minute to know it; later: kubectl get validatingadmissionpolicies,validatingadmissionpolicybindings {FENCE_POLICY} -o yaml: are both there, and do they name the operator's own account and namespace? to do without: fence.enabled=false"
                 )),
             ),
-            Self::Refused(why) | Self::Unanswered(why) | Self::Untried(why) => Some(
+            Self::Untried(why) => Some(
+                Finding::new(
+                    Code::WriteRefused,
+                    subject,
+                    format!("{mode} was not written in {namespace}: what is tried first got no answer: {why}"),
+                )
+                .remedy("see whether the apiserver, and the webhooks that look at PeerAuthentications (istiod's own), answer"),
+            ),
+            Self::Refused(why) | Self::Unanswered(why) => Some(
                 Finding::new(
                     Code::WriteRefused,
                     subject,

@@ -114,8 +114,7 @@ impl Fence {
         let policies = self.policies.list_metadata(&ListParams::default()).await?;
         let stood = policies.iter().filter_map(|policy| Stamp::read(policy.annotations()));
         let known = seen.as_ref().map(Stamp::of).into_iter().chain(self.stamp());
-        let highest = stood.chain(known).map(|stamp| stamp.epoch).max().unwrap_or(0);
-        let epoch = highest.saturating_add(1);
+        let epoch = epoch_after(stood.chain(known));
         let spec = MeshFenceSpec { holder: self.holder.clone(), epoch };
         match seen {
             None => {
@@ -139,9 +138,24 @@ impl Fence {
     }
 }
 
+/// The one that none of these reigns had. What cannot be counted up to is another hand's, and has
+/// no next.
+fn epoch_after(reigns: impl Iterator<Item = Stamp>) -> i64 {
+    let epochs = reigns.map(|stamp| stamp.epoch).filter(|epoch| *epoch < IMPLAUSIBLE);
+    epochs.max().unwrap_or(0) + 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reign_comes_after_all_that_can_have_been() {
+        let after = |epochs: &[i64]| {
+            epoch_after(epochs.iter().map(|epoch| Stamp { holder: "a".into(), epoch: *epoch }))
+        };
+        assert_eq!([after(&[]), after(&[3, 7, 5]), after(&[7, i64::MAX])], [1, 8, 8]);
+    }
 
     #[test]
     fn a_stamp_is_whole_or_none() {

@@ -48,6 +48,13 @@ pub(super) struct Visit {
 }
 
 impl Visit {
+    /// The namespaces that are to take a step forward.
+    fn forward(&mut self) -> BTreeSet<Namespace> {
+        let steps = std::mem::take(&mut self.decision.actions);
+        let steps = steps.iter().map(|action| action.namespace().clone());
+        steps.chain(self.decision.enforcing().cloned()).collect()
+    }
+
     /// With what was found while carrying it out added to the decision.
     fn ended(mut self) -> Self {
         for (namespace, found) in std::mem::take(&mut self.found) {
@@ -74,11 +81,11 @@ pub(super) fn refused_by_ourselves(
 }
 
 /// Not a block: what is STRICT goes on being watched.
-fn way_back_closed(plan: &Plan, namespace: &Namespace, why: &str) -> Finding {
+fn no_way_back(plan: &Plan, namespace: &Namespace, why: &str) -> Finding {
     Finding::new(
         Code::RollbackWouldBeRefused,
         Subject::new("PeerAuthentication", namespace, POLICY_NAME),
-        format!("{namespace} is STRICT and watched, but going back would be refused: {why}"),
+        format!("{namespace} is STRICT and watched, but {why}"),
     )
     .at(Level::Hold)
     .remedy(format!(
@@ -98,17 +105,19 @@ impl Operator {
     ) -> Visit {
         self.leadership.begin_anew(self.config.write_deadline.unsigned_abs()).await;
         // What a person asked to take back does not wait for a metrics source that hangs.
-        let asked =
+        let mut asked =
             self.look(plan, progress, &Arc::new(self.nothing_measured(plan.gates.lookback)));
-        if asked.decision.actions.iter().any(|action| matches!(action, Action::RollBack(_))) {
-            let mut visit = asked;
-            self.take_back(plan, &mut visit).await;
-            return visit.ended();
+        let tried = self.take_back(plan, &mut asked, &BTreeSet::new()).await;
+        if !asked.rolled_back.is_empty() {
+            return asked.ended();
         }
+        // One that is refused must not keep the harm of the others from being seen.
         let telemetry = Arc::new(self.evidence(rollout, plan, &asked).await);
         let mut visit = self.look(plan, progress, &telemetry);
+        (visit.found, visit.again) = (asked.found, asked.again);
         // Stepping back comes before stepping forward.
-        let forward = self.take_back(plan, &mut visit).await;
+        self.take_back(plan, &mut visit, &tried).await;
+        let forward = visit.forward();
         let (begin, interval) = (Instant::now(), self.config.evaluation_interval.unsigned_abs());
         for namespace in forward {
             // Many steps that each take long must not keep what is watched from being looked at.
@@ -126,6 +135,7 @@ impl Operator {
     /// needed.
     #[tracing::instrument(target = SPANS, name = "way back", skip_all)]
     async fn try_the_way_back(&self, plan: &Plan, visit: &mut Visit) {
+        let (begin, limit) = (Instant::now(), self.config.write_deadline.unsigned_abs());
         for namespace in visit.decision.watching() {
             let policy = our_policy(plan, &visit.snapshot, namespace);
             let because = Finding::new(
@@ -138,8 +148,18 @@ impl Operator {
             else {
                 continue;
             };
-            if let Some(why) = self.writer.refuses(&back, self.leadership.stamp().as_ref()).await {
-                visit.found.push((namespace.clone(), way_back_closed(plan, namespace, &why)));
+            let stamp = self.leadership.stamp();
+            let why = match self.writer.try_to_go_back(&back, stamp.as_ref()).await {
+                Outcome::Refused(why) => format!("going back would be refused: {why}"),
+                Outcome::Untried(why) => format!("going back could not be tried: {why}"),
+                // The fence judges replicas, and a version the watch's delay.
+                _ => continue,
+            };
+            visit.found.push((namespace.clone(), no_way_back(plan, namespace, &why)));
+            // Whoever does not answer would keep us from looking at the others for as long as there
+            // are any.
+            if begin.elapsed() >= limit {
+                break;
             }
         }
     }
@@ -151,16 +171,23 @@ impl Operator {
         Visit { decision, snapshot, rolled_back: vec![], found: vec![], again: None }
     }
 
-    /// Performs the rollbacks, and yields the namespaces that are to take a step forward.
-    async fn take_back(&self, plan: &Plan, visit: &mut Visit) -> BTreeSet<Namespace> {
-        let (back, forward): (Vec<_>, Vec<_>) = std::mem::take(&mut visit.decision.actions)
-            .into_iter()
-            .partition(|action| matches!(action, Action::RollBack(_)));
+    /// Performs the rollbacks, but for those that were `tried` in this visit, and yields where.
+    async fn take_back(
+        &self,
+        plan: &Plan,
+        visit: &mut Visit,
+        tried: &BTreeSet<Namespace>,
+    ) -> BTreeSet<Namespace> {
+        let back: Vec<_> = visit
+            .decision
+            .actions
+            .extract_if(.., |action| matches!(action, Action::RollBack(_)))
+            .filter(|action| !tried.contains(action.namespace()))
+            .collect();
         for action in &back {
             self.perform(plan, visit, action).await;
         }
-        let forward = forward.iter().map(|action| action.namespace().clone());
-        forward.chain(visit.decision.enforcing().cloned()).collect()
+        back.iter().map(|action| action.namespace().clone()).collect()
     }
 
     /// One forward step: decided once more on what was just read by quorum, and only then done.
@@ -243,41 +270,39 @@ impl Operator {
                 outcome = self.write(plan, &again).await;
             }
         }
+        if action.goes_forward() && matches!(outcome, Outcome::Unanswered(_)) {
+            self.leadership.spend_reign();
+            self.leadership.begin_anew(self.config.write_deadline.unsigned_abs()).await;
+        }
         if matches!(action, Action::EnforceStrict(_))
             && matches!(outcome, Outcome::Done | Outcome::Unanswered(_))
+            && let Some(policy) = self.read_policy(namespace).await
         {
-            self.after_strict(namespace, &outcome).await;
+            // What is STRICT is watched from its first moment on, whether the watch has told it or
+            // not.
+            self.objects.has_read(policy);
         }
-        visit.again = match (&outcome, action) {
-            (Outcome::Done | Outcome::Conflict(_) | Outcome::Fenced(_), _) => Some(AFTER_A_WRITE),
+        let again = match (&outcome, action) {
+            (Outcome::Done | Outcome::Conflict(_), _)
+            | (Outcome::Fenced(_), Action::RollBack(_)) => Some(AFTER_A_WRITE),
             (Outcome::Unanswered(_), Action::RollBack(_)) => Some(AFTER_NO_ANSWER),
             (
                 Outcome::Unanswered(_)
+                | Outcome::Fenced(_)
                 | Outcome::NotSent(_)
                 | Outcome::NoWayBack(_)
                 | Outcome::Untried(_)
                 | Outcome::NoFence
                 | Outcome::Refused(_),
                 _,
-            ) => visit.again,
+            ) => None,
         };
+        visit.again = visit.again.into_iter().chain(again).min();
         if let (Outcome::Done, Action::RollBack(back)) = (&outcome, action) {
             visit.rolled_back.push((namespace.clone(), back.because.clone()));
         }
         if let Some(found) = outcome.finding(action) {
             visit.found.push((namespace.clone(), found));
-        }
-    }
-
-    /// What is STRICT is watched from its first moment on, whether the watch has told it or not;
-    /// and what may still be on its way is kept out.
-    async fn after_strict(&self, namespace: &Namespace, outcome: &Outcome) {
-        if matches!(outcome, Outcome::Unanswered(_)) {
-            self.leadership.spend_reign();
-            self.leadership.begin_anew(self.config.write_deadline.unsigned_abs()).await;
-        }
-        if let Some(policy) = self.read_policy(namespace).await {
-            self.objects.has_read(policy);
         }
     }
 

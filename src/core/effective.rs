@@ -15,6 +15,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Policies {
     root: Namespace,
+    /// Of further control planes, whose pods cannot be told from those of the first.
+    further_roots: Vec<Namespace>,
     by_namespace: BTreeMap<Namespace, Arc<Vec<Policy>>>,
 }
 
@@ -50,7 +52,13 @@ impl Policies {
             |policy| &policy.namespace,
             |a, b| istio_order(a).cmp(&istio_order(b)),
         );
-        Self { root, by_namespace }
+        Self { root, further_roots: vec![], by_namespace }
+    }
+
+    /// The same cluster with these root namespaces beside the first. Where they say another mode
+    /// for the mesh than it does, what inherits the mesh's is unknown.
+    pub fn with_further_roots(self, roots: impl IntoIterator<Item = Namespace>) -> Self {
+        Self { further_roots: roots.into_iter().collect(), ..self }
     }
 
     /// The root namespace: a selector-less policy there is the whole mesh's.
@@ -119,11 +127,14 @@ impl Policies {
             (self.namespace_wide(namespace, revision), self.workload(namespace, labels, revision))
         };
 
-        let inherited = inherit([
-            mesh.map(DecidedBy::MeshWide),
-            wide.map(DecidedBy::NamespaceWide),
-            specific.map(DecidedBy::Workload),
-        ]);
+        let inherited = self.unless_roots_differ(
+            revision,
+            inherit([
+                mesh.map(DecidedBy::MeshWide),
+                wide.map(DecidedBy::NamespaceWide),
+                specific.map(DecidedBy::Workload),
+            ]),
+        );
 
         // Port entries of mesh-wide and namespace-wide policies are not read; an UNSET port
         // inherits what the workload resolved to.
@@ -149,7 +160,36 @@ impl Policies {
         let mesh = self.namespace_wide(&self.root, revision);
         let wide =
             (*namespace != self.root).then(|| self.namespace_wide(namespace, revision)).flatten();
-        inherit([mesh.map(DecidedBy::MeshWide), wide.map(DecidedBy::NamespaceWide)])
+        self.unless_roots_differ(
+            revision,
+            inherit([mesh.map(DecidedBy::MeshWide), wide.map(DecidedBy::NamespaceWide)]),
+        )
+    }
+
+    /// What is inherited from the first root, unless another says another mode.
+    fn unless_roots_differ<'a>(
+        &'a self,
+        revision: Option<&str>,
+        inherited: Reading<Effective<'a>>,
+    ) -> Reading<Effective<'a>> {
+        let Reading::Known(Effective {
+            mode,
+            decided_by: DecidedBy::Default | DecidedBy::MeshWide(_),
+        }) = inherited
+        else {
+            return inherited;
+        };
+        let says = |root: &&Namespace| {
+            let mesh = self.namespace_wide(root, revision).map(DecidedBy::MeshWide);
+            inherit([mesh]).known().map(|other| other.mode)
+        };
+        match self.further_roots.iter().find(|root| says(root) != Some(mode)) {
+            None => inherited,
+            Some(other) => Reading::Unknown(Cause::Malformed(format!(
+                "which of the root namespaces {} and {other} is this mesh's, of which one says {mode} and the other does not,",
+                self.root
+            ))),
+        }
     }
 
     /// The policy with entries for ports that is in force for such pods, if there is one.
@@ -359,6 +399,28 @@ mod tests {
         let policies = Policies::new(ROOT.into(), [policy(ROOT, "mesh", 9, Some(Strict))]);
         let effective = policies.effective(&ROOT.into(), &Labels::default(), None, None);
         assert_eq!(effective.known().expect("known").mode, Strict);
+    }
+
+    #[test]
+    fn where_two_roots_differ_what_inherits_from_them_is_unknown() {
+        let other = policy("usergroup-2", "mesh", 9, Some(Strict));
+        let own = policy("shop", "own", 9, Some(Permissive));
+        let first = policy(ROOT, "mesh", 9, Some(Strict));
+        let mode = |policies: &[&Policy]| {
+            let policies = Policies::new(ROOT.into(), policies.iter().copied().cloned())
+                .with_further_roots(["usergroup-2".into()]);
+            let labels = Labels::default();
+            let effective = policies.effective(&"shop".into(), &labels, None, None);
+            let guess = policies.service_guess(&"shop".into(), None);
+            let [effective, guess] = [effective, guess].map(|it| it.known().map(|it| it.mode));
+            assert_eq!(effective, guess);
+            effective
+        };
+        assert_eq!(mode(&[]), Some(Permissive));
+        assert_eq!(mode(&[&other]), None);
+        assert_eq!(mode(&[&first]), None);
+        assert_eq!(mode(&[&first, &other]), Some(Strict));
+        assert_eq!(mode(&[&other, &own]), Some(Permissive));
     }
 
     #[test]

@@ -54,8 +54,8 @@ pub struct Bake {
     pub covered: SignedDuration,
     /// Last evaluation.
     pub last: Timestamp,
-    /// Evaluations in a row with soft signs of harm.
-    pub suspicions: u8,
+    /// The first of the evaluations in a row with soft signs of harm.
+    pub suspected: Option<Timestamp>,
     /// Watched long enough.
     pub complete: bool,
 }
@@ -106,7 +106,7 @@ impl Bake {
             taken: None,
             covered: SignedDuration::ZERO,
             last: now,
-            suspicions: 0,
+            suspected: None,
             complete: false,
         }
     }

@@ -44,7 +44,12 @@ pub fn harm(plan: &Plan, snapshot: &Snapshot, facts: &NamespaceFacts, since: Tim
     // Without windows from before the switch, what was normal is taken from just before now.
     let has_baseline = first_window(telemetry).is_some_and(|first| first <= since);
     let lately = telemetry.at - plan.timing.harm_window * 2;
-    let since = if has_baseline { since } else { since.max(lately) };
+    let since = match has_baseline {
+        // By a clock that was ahead: nothing would come after it, and harm become what was normal.
+        _ if since > telemetry.at => lately,
+        true => since,
+        false => since.max(lately),
+    };
 
     let refused = telemetry.refusals.known().and_then(|all| refused(facts, all, since));
     let edges = telemetry.edges.known().map_or(&[][..], Vec::as_slice);

@@ -74,7 +74,7 @@ fn memory(report: &MeshReportStatus) -> Option<Memory> {
                 .as_ref()
                 .filter(|last| is_plausible(last))
                 .map_or(bake.since.0, |last| last.0),
-            suspicions: 0,
+            suspected: None,
             complete: report.state == Some(NamespaceState::Enforced),
         }),
     })

@@ -1,9 +1,11 @@
 //! Pods: how each takes part in the mesh, how it is doing, and who owns it.
 
 use super::inbound::{self, inbound};
+use super::ours::is_plausible;
 use super::process::{Process, process};
 use super::{labels, namespace};
 use crate::kubernetes;
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use meshrollout_core::ident::{Port, WorkloadRef};
 use meshrollout_core::injection::{Template, in_place_of_a_sidecar};
@@ -73,7 +75,9 @@ pub fn pod(object: &kubernetes::Pod) -> Pod {
         },
         ready_since: ready
             .filter(|one| one.status == "True")
-            .and_then(|one| one.last_transition_time.as_ref().map(|time| time.0)),
+            .and_then(|one| one.last_transition_time.as_ref())
+            // One that cannot be spares nobody from reporting.
+            .map(|time| if is_plausible(time.0) { time.0 } else { Timestamp::UNIX_EPOCH }),
         host_network: object.spec.host_network == Some(true),
         // A native sidecar is an init container.
         restarts: [&status.container_statuses, &status.init_container_statuses]
@@ -301,6 +305,17 @@ mod tests {
             }}))
             .metadata,
         )
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_spares_no_pod_from_reporting() {
+        let since = |time: &str| {
+            let ready = json!([{"type": "Ready", "status": "True", "lastTransitionTime": time}]);
+            pod(&read(json!({"spec": {}, "status": {"conditions": ready}}))).ready_since
+        };
+        let now = "2026-11-28T12:00:00Z";
+        assert_eq!(since(now), Some(now.parse().unwrap()));
+        assert_eq!(since("9999-12-30T22:00:00Z"), Some(Timestamp::UNIX_EPOCH));
     }
 
     #[test]

@@ -319,7 +319,19 @@ async fn a_way_back_that_admission_closes_is_known_before_it_is_needed() {
     cluster.allow("closing", "PERMISSIVE").await.unwrap();
     undone(cluster, &operator, "closing", Instant::now()).await;
     cluster.until_ready_is("closing", "RolledBack", LIMIT).await.unwrap();
-    end(cluster, operator, &["shut", "closing"]).await;
+
+    // What a person asked for and admission refuses keeps nobody's harm from being seen.
+    cluster.delete("meshrollout", "default", "closing").await.unwrap();
+    cluster.forbid("shut", "PERMISSIVE", WORDS).await.unwrap();
+    let asked = ["annotate", "meshrollout", "shut", "meshrollout.dev/rollback=now"];
+    cluster.kubectl_text(&asked).await.unwrap();
+    found(cluster, &operator, "shut", ("MR0907", "Hold")).await;
+    cluster.metrics_proxy().clear_queries();
+    operator.evaluated("shut", 3, LIMIT).await.unwrap();
+    assert!(!cluster.metrics_proxy().queries().is_empty(), "nobody looks any more");
+    cluster.allow("shut", "PERMISSIVE").await.unwrap();
+    undone(cluster, &operator, "shut", Instant::now()).await;
+    end(cluster, operator, &["shut"]).await;
 }
 
 /// From now on istiod's validator must have looked at every policy, as where Istio is installed: by
@@ -360,7 +372,9 @@ async fn a_rollback_that_istiod_does_not_hear_or_admit_is_said_and_comes_true_wi
     .await
     .unwrap();
 
-    // Nothing is admitted meanwhile, a rollback neither.
+    // Nothing is admitted meanwhile, a rollback neither: that is known before it is needed.
+    let closed = found(cluster, &operator, "unadmitted", ("MR0804", "Hold")).await;
+    assert!(text(&closed, "message").contains("could not be tried"), "{closed}");
     harm(cluster, "unadmitted");
     let refused = found(cluster, &operator, "unadmitted", ("MR0907", "Hold")).await;
     assert!(text(&refused, "message").contains("webhook"), "{refused}");

@@ -117,32 +117,65 @@ async fn a_policy_that_changed_between_read_and_write_is_proved_again() {
 }
 
 #[tokio::test]
-async fn a_strict_that_arrives_long_after_its_evidence_is_refused() {
+async fn what_arrives_long_after_it_was_given_up_is_refused() {
     let cluster = &cluster().await;
-    cluster.called(&["late"]).await.unwrap();
+    cluster.called(&["late", "pinned"]).await.unwrap();
     cluster.namespace("legacy", Injection::Absent, &[]).await.unwrap();
     cluster.deploy(&Workload::new("legacy", "batch")).await.unwrap();
     let (operator, proxy) = operator(cluster).await;
-    let detained = proxy.hold(Moment::Detained, |one: &Recorded| {
-        one.class == Class::Policy && one.mode.as_deref() == Some("STRICT")
-    });
+    let detained = detain(&proxy, "STRICT");
     // Long enough for plaintext that begins meanwhile to be seen before STRICT is tried again.
     let rollout = Rollout::enforce("late", &[("only", &["late"])]);
     cluster.apply_rollout(&rollout.with("/stages/0/soak", json!("12s"))).await.unwrap();
-    let detained = tokio::time::timeout(LIMIT, detained).await.expect("such a write").unwrap();
+    let number = detained.await;
     // The operator gives it up and goes on looking; then somebody calls in plaintext.
     let batch = Client::workload("legacy", "batch");
     let plaintext = Edge::new(batch, Server::workload("late", "app")).rps(40.0).plaintext();
     cluster.exporter().edge(plaintext);
     let blocked = cluster.until_state_is("late", "late", "Blocked", LIMIT).await;
     blocked.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
-    proxy.arrive();
-    let answer = until("the late write to be answered", LIMIT, async || {
-        proxy.recorded()[detained.number].status.ok_or_else(|| "not yet".to_owned())
-    });
-    assert_eq!(answer.await.unwrap(), 403, "{}", operator.log());
+    assert_eq!(arrived(&proxy, number).await, 403, "{}", operator.log());
     assert_eq!(cluster.policy_mode("late").await.unwrap().as_deref(), Some("PERMISSIVE"));
+
+    // A pin that nothing stands in the way of, in a mesh that somebody makes STRICT meanwhile.
+    let before = epoch(cluster).await;
+    let detained = detain(&proxy, "PERMISSIVE");
+    cluster.apply_rollout(&Rollout::enforce("pinned", &[("only", &["pinned"])])).await.unwrap();
+    let number = detained.await;
+    cluster.peer_authentication("istio-system", "default", "STRICT").await.unwrap();
+    until("a new reign", LIMIT, async || match epoch(cluster).await {
+        now if now > before => Ok(()),
+        now => Err(format!("{now}\n{}", operator.log())),
+    })
+    .await
+    .unwrap();
+    assert_eq!(arrived(&proxy, number).await, 403, "{}", operator.log());
+    assert_eq!(cluster.policy_mode("pinned").await.unwrap(), None);
     operator.stop().await.unwrap();
+}
+
+/// Detains the next write of this mode: its sender hears nothing more of it. Yields its number.
+fn detain(proxy: &FaultProxy, mode: &'static str) -> impl Future<Output = usize> {
+    let detained = proxy.hold(Moment::Detained, move |one: &Recorded| {
+        one.class == Class::Policy && one.mode.as_deref() == Some(mode)
+    });
+    async { tokio::time::timeout(LIMIT, detained).await.expect("such a write").unwrap().number }
+}
+
+/// Lets it go on, and yields what the apiserver answered.
+async fn arrived(proxy: &FaultProxy, number: usize) -> u16 {
+    proxy.arrive();
+    until("the late write to be answered", LIMIT, async || {
+        proxy.recorded()[number].status.ok_or_else(|| "not yet".to_owned())
+    })
+    .await
+    .unwrap()
+}
+
+async fn epoch(cluster: &Cluster) -> u64 {
+    let fence = ["get", "meshfence", "meshrollout", "-n", "meshrollout-system"];
+    let epoch = ["-o", "jsonpath={.spec.epoch}"];
+    cluster.kubectl_text(&[&fence[..], &epoch].concat()).await.unwrap().parse().unwrap()
 }
 
 #[tokio::test]

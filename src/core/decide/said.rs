@@ -6,41 +6,6 @@ use crate::ident::Namespace;
 use crate::plan::Plan;
 
 impl Decision {
-    /// The first stage in which something is left to do.
-    pub(super) fn first_undone(&self) -> Option<usize> {
-        self.namespaces.values().filter(|one| !one.state.is_done()).map(|one| one.stage).min()
-    }
-
-    /// The first stage in which something is left to do and which was never finished.
-    pub(super) fn first_unfinished(&self, plan: &Plan) -> Option<usize> {
-        let finished = |index: usize| {
-            let stage = plan.stages.get(index);
-            stage.is_some_and(|stage| self.progress.finished.contains(&stage.name))
-        };
-        let undone = self.namespaces.values().filter(|one| !one.state.is_done());
-        undone.map(|one| one.stage).filter(|index| !finished(*index)).min()
-    }
-
-    /// Every namespace of this stage that is watched has had its switch taken by all its proxies.
-    pub(super) fn have_taken_it(&self, stage: usize) -> bool {
-        let here = self.namespaces.iter().filter(|(_, one)| one.stage == stage);
-        let mut watched = here.filter(|(_, one)| one.state == State::Watching);
-        watched.all(|(name, _)| {
-            let memory = self.progress.namespaces.get(name);
-            memory.and_then(|memory| memory.bake).is_some_and(|bake| bake.taken.is_some())
-        })
-    }
-
-    /// The stage that an abort would take back: the one that is watched, else the one that is next.
-    pub(super) fn in_flight(&self, plan: &Plan) -> Option<usize> {
-        let last = plan.stages.len().checked_sub(1)?;
-        let watched = self.namespaces.values().filter(|one| one.state == State::Watching);
-        // Where memory was lost, what was finished long ago is watched once more; it is not meant.
-        let watched = watched.map(|one| one.stage).filter(|stage| *stage <= last).max();
-        // One that left the plan has no stage, and is in flight all the same.
-        watched.or_else(|| self.first_undone()).map(|stage| stage.min(last))
-    }
-
     /// The namespace that is proven alone, because its stage was finished before it came.
     pub fn newcomer(&self, plan: &Plan) -> Option<(&Namespace, &Standing)> {
         let current = self.current_stage?;
@@ -73,16 +38,6 @@ impl Decision {
     fn being(&self, state: State) -> impl Iterator<Item = &Namespace> {
         let here = self.namespaces.iter().filter(move |(_, standing)| standing.state == state);
         here.map(|(name, _)| name)
-    }
-
-    /// Adds what only carrying it out could find.
-    pub fn add(&mut self, namespace: &Namespace, found: Finding) {
-        if let Some(standing) = self.namespaces.get_mut(namespace) {
-            if found.level == Level::Block {
-                standing.state = State::Blocked;
-            }
-            standing.findings.push(found);
-        }
     }
 
     /// The findings that stop the rollout now, the heaviest first.

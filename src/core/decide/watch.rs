@@ -108,7 +108,7 @@ fn bake(
     bake.last = now;
     let verdict = match harm(plan, snapshot, facts, since) {
         Harm::None => {
-            bake.suspicions = 0;
+            bake.suspected = None;
             // The gates say what was changed; what is watched then is not what was asked for.
             let as_written =
                 our_policy(plan, snapshot, &facts.name).is_some_and(|it| !it.has_drifted());
@@ -126,18 +126,17 @@ fn bake(
             None
         }
         Harm::Soft(found) => {
-            // Two looks at the same scrape are one.
-            let looked_again = gap * 2 >= snapshot.telemetry.scrape_interval;
-            if bake.suspicions == 0 || looked_again {
-                bake.suspicions = bake.suspicions.saturating_add(1);
-            }
+            // Two looks at the same scrape are one, however many looks there are.
+            let seen_for = now.duration_since(*bake.suspected.get_or_insert(now));
+            let seen_again = seen_for > SignedDuration::ZERO
+                && seen_for * 2 >= snapshot.telemetry.scrape_interval;
             standing.findings.push(found.clone().at(Level::Hold));
-            (bake.suspicions >= 2).then_some(found)
+            seen_again.then_some(found)
         }
         Harm::Hard(found) => Some(found),
     };
     let long_enough = standing.bake.is_some_and(|wanted| bake.covered >= wanted);
-    bake.complete = verdict.is_none() && bake.suspicions == 0 && long_enough;
+    bake.complete = verdict.is_none() && bake.suspected.is_none() && long_enough;
     if bake.complete {
         standing.state = State::Enforced;
     }

@@ -127,9 +127,9 @@ pub(super) async fn read(client: &Client, namespace: &Namespace) -> Result<Store
     Ok(store)
 }
 
-/// The kinds of which [`read`] reads every object, so that their watches do not matter.
-pub(super) const WHOLE: [&str; 18] = [
-    kind::POLICIES.name,
+/// The kinds of which [`read`] reads every object, so that their watches do not matter. Policies
+/// are none of them: what was made STRICT is watched by their watch alone.
+pub(super) const WHOLE: [&str; 17] = [
     kind::RULES.name,
     kind::OVERRIDES.name,
     kind::INJECTORS.name,

@@ -306,12 +306,14 @@ impl Store {
         let mesh = self.mesh();
         // Without it nothing is written anywhere. No namespace has this name, so no policy is taken
         // for the whole mesh's.
-        let root = mesh.known().and_then(|mesh| mesh.roots.first().cloned());
+        let mut roots = mesh.known().map(|mesh| mesh.roots.clone()).unwrap_or_default().into_iter();
+        let root = roots.next();
         let wide = MeshWide {
             policies: Policies::new(
                 root.clone().unwrap_or_else(|| Namespace::new("")),
                 self.policies.all().map(|policy| self.newest(policy)),
-            ),
+            )
+            .with_further_roots(roots),
             rules: Rules::new(root.clone(), self.rules.all().cloned()),
             egress: Scopes::new(root, self.egress.all().cloned()),
             inbound_filters: self.inbound_filters.all().cloned().collect(),

@@ -225,7 +225,7 @@ impl Mutant {
                 (Self::BlindBakeCounts, _, Some(bake), _) if !state.source_up => {
                     bake.covered += length(1);
                 }
-                (Self::SuspicionsForgotten, _, Some(bake), _) => bake.suspicions = 0,
+                (Self::SuspicionsForgotten, _, Some(bake), _) => bake.suspected = None,
                 (Self::ReachedIsWeakened, _, Some(bake), _) if place.harm.is_some() => {
                     bake.complete = false;
                 }

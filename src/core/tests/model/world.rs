@@ -64,6 +64,8 @@ impl State {
             && self.rooted
         {
             mesh.roots.push(SHOP[0].into());
+            let policies = world.snapshot.policies.clone();
+            world.snapshot.policies = policies.with_further_roots([SHOP[0].into()]);
         }
         if how == How::WithoutMesh {
             world.snapshot.mesh = Reading::Unknown(Cause::NotRead("ConfigMap istio".into()));

@@ -2,7 +2,7 @@
 
 use meshrollout_core::decide::State;
 use meshrollout_core::finding::Code;
-use meshrollout_core::ident::Port;
+use meshrollout_core::ident::{Namespace, Port};
 use meshrollout_core::mode::{Declared, Mode};
 use meshrollout_core::plan::{OnIdle, Targets};
 use meshrollout_core::progress::Progress;
@@ -35,6 +35,37 @@ fn what_is_seen_counts_although_other_evidence_is_gone() {
         world.visit();
         assert_eq!(world.mode("catalog"), Some(Mode::Permissive), "{lost}");
     }
+}
+
+/// Looks that come faster than scrapes, and looks at what has just been switched.
+#[test]
+fn soft_harm_is_undone_after_half_a_scrape_however_many_looks_that_takes() {
+    for (scrape, looks) in [(15, 2), (120, 3)] {
+        let mut world = World::shop();
+        world.visits(4);
+        world.telemetry.scrape_interval = seconds(scrape);
+        world.edit_pods("catalog", |pod| pod.ready_since = None);
+        world.visits(looks - 1);
+        assert_eq!(world.mode("catalog"), Some(Mode::Strict), "{scrape}");
+        world.visit();
+        assert_eq!(world.mode("catalog"), Some(Mode::Permissive), "{scrape}");
+    }
+}
+
+/// Its leader's clock was ahead when it was switched, and is not any more.
+#[test]
+fn harm_after_a_switch_in_the_future_is_undone() {
+    let mut world = World::shop();
+    world.visits(4);
+    let catalog = Namespace::from("catalog");
+    let mut policy = world.policy(&catalog).expect("it stands there").clone();
+    let ours = policy.ours.as_mut().expect("it is ours");
+    ours.strict_since = ours.strict_since.map(|since| since + seconds(600));
+    world.snapshot.policies = world.snapshot.policies.with(policy);
+    world.visit();
+    world.failures("catalog", 2.0);
+    world.visit();
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
 }
 
 #[test]
