@@ -258,7 +258,15 @@ fn refusal(status: &kube::core::Status) -> Outcome {
     }
 }
 
+/// An admission webhook that does not answer has the apiserver refuse with status 500.
+const NO_WEBHOOK: &str = "failed calling webhook";
+
 impl Outcome {
+    /// It may be on its way yet, and be stored when nobody asks for it any more.
+    pub fn may_arrive_late(&self) -> bool {
+        matches!(self, Self::Unanswered(why) if !why.contains(NO_WEBHOOK))
+    }
+
     /// One word from a closed set, for metrics labels.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -345,7 +353,7 @@ impl Outcome {
                 )
                 .remedy(match action {
                     // By hand it would meet the same.
-                    Action::RollBack(_) if why.contains("failed calling webhook") => {
+                    Action::RollBack(_) if why.contains(NO_WEBHOOK) => {
                         "bring back what that webhook calls (Istio's own: kubectl rollout restart deployment istiod -n istio-system) or delete the webhook; it is tried again all the time".into()
                     }
                     Action::RollBack(_) => {

@@ -218,8 +218,7 @@ impl Operator {
         self.metrics.evaluated(&name, &visit.decision, measured, begin.elapsed());
         let report = self.report(rollout, &plan, &before, &visit, refusal.as_ref());
         // A rollback without an answer is tried again before much is told.
-        let limit =
-            if visit.again == Some(AFTER_NO_ANSWER) { AFTER_NO_ANSWER } else { REPORT_LIMIT };
+        let limit = if visit.no_answer { AFTER_NO_ANSWER } else { REPORT_LIMIT };
         let reported = tokio::time::timeout(limit, report).await;
         let status = match reported {
             Ok((status, told)) => {

@@ -21,8 +21,10 @@ pub const FENCE_NAME: &str = "meshrollout";
 /// The admission policy that reads it. Its refusals name it.
 pub const FENCE_POLICY: &str = "meshrollout-fence";
 
-/// An epoch beyond this was not counted up to, but forged.
-const IMPLAUSIBLE: i64 = 1 << 53;
+/// An epoch beyond this on a policy was not counted up to, but forged.
+const IMPLAUSIBLE: i64 = 1 << 52;
+/// Nor was one beyond this on the fence, where one may have been counted on from a forged one.
+const IMPOSSIBLE: i64 = 1 << 53;
 
 /// What every policy write carries: whose reign it belongs to.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -141,7 +143,7 @@ impl Fence {
 /// The one that none of these reigns had. What cannot be counted up to is another hand's, and has
 /// no next.
 fn epoch_after(reigns: impl Iterator<Item = Stamp>) -> i64 {
-    let epochs = reigns.map(|stamp| stamp.epoch).filter(|epoch| *epoch < IMPLAUSIBLE);
+    let epochs = reigns.map(|stamp| stamp.epoch).filter(|epoch| *epoch < IMPOSSIBLE);
     epochs.max().unwrap_or(0) + 1
 }
 
@@ -155,6 +157,9 @@ mod tests {
             epoch_after(epochs.iter().map(|epoch| Stamp { holder: "a".into(), epoch: *epoch }))
         };
         assert_eq!([after(&[]), after(&[3, 7, 5]), after(&[7, i64::MAX])], [1, 8, 8]);
+        // Whatever a policy was made to say, there is a next, and one after that.
+        let forged = after(&[IMPLAUSIBLE - 1]);
+        assert_eq!((forged, after(&[forged])), (IMPLAUSIBLE, IMPLAUSIBLE + 1));
     }
 
     #[test]

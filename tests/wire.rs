@@ -189,7 +189,15 @@ async fn a_trial_without_an_answer_is_no_write_without_one() {
     assert_eq!(outcome.finding(&strict(0)).unwrap().code, Code::WriteRefused);
     let answers = vec![stored(), fenced(), refused(503, None)];
     let (outcome, seen) = perform(&strict(0), granted(), answers).await;
-    assert_eq!((outcome, seen.len()), (Outcome::Unanswered("no".into()), 3));
+    assert_eq!((&outcome, seen.len()), (&Outcome::Unanswered("no".into()), 3));
+    assert!(outcome.may_arrive_late());
+    // What a webhook did not let through is nowhere on its way.
+    let mut webhook = refused(500, None).unwrap();
+    webhook.1["message"] = json!("Internal error occurred: failed calling webhook \"validation\"");
+    let answers = vec![stored(), fenced(), Some(webhook)];
+    let (outcome, _) = perform(&strict(0), granted(), answers).await;
+    assert!(matches!(outcome, Outcome::Unanswered(_)), "{outcome:?}");
+    assert!(!outcome.may_arrive_late());
 }
 
 #[tokio::test]

@@ -45,6 +45,10 @@ pub(super) struct Visit {
     found: Vec<(Namespace, Finding)>,
     /// The next look is due earlier than usual.
     pub(super) again: Option<Duration>,
+    /// A rollback got no answer.
+    pub(super) no_answer: bool,
+    /// A step forward was not let through by the fence; no other will be.
+    is_fenced: bool,
 }
 
 impl Visit {
@@ -107,16 +111,19 @@ impl Operator {
         // What a person asked to take back does not wait for a metrics source that hangs.
         let mut asked =
             self.look(plan, progress, &Arc::new(self.nothing_measured(plan.gates.lookback)));
-        let tried = self.take_back(plan, &mut asked, &BTreeSet::new()).await;
+        let mut tried = self.take_back(plan, &mut asked, &BTreeSet::new()).await;
         if !asked.rolled_back.is_empty() {
             return asked.ended();
         }
-        // One that is refused must not keep the harm of the others from being seen.
-        let telemetry = Arc::new(self.evidence(rollout, plan, &asked).await);
+        // One that is refused must not keep the harm of the others from being seen; nor must
+        // looking for that long keep one without an answer from being tried again.
+        let limit = if asked.no_answer { AFTER_NO_ANSWER } else { Duration::MAX };
+        let evidence = tokio::time::timeout(limit, self.evidence(rollout, plan, &asked)).await;
+        let Ok(telemetry) = evidence.map(Arc::new) else { return asked.ended() };
         let mut visit = self.look(plan, progress, &telemetry);
-        (visit.found, visit.again) = (asked.found, asked.again);
+        (visit.found, visit.again, visit.no_answer) = (asked.found, asked.again, asked.no_answer);
         // Stepping back comes before stepping forward.
-        self.take_back(plan, &mut visit, &tried).await;
+        tried.extend(self.take_back(plan, &mut visit, &tried).await);
         let forward = visit.forward();
         let (begin, interval) = (Instant::now(), self.config.evaluation_interval.unsigned_abs());
         for namespace in forward {
@@ -125,18 +132,22 @@ impl Operator {
                 visit.again = Some(AFTER_A_WRITE);
                 break;
             }
+            if visit.is_fenced {
+                break;
+            }
             self.step(rollout, plan, progress, &mut visit, &namespace, &telemetry).await;
         }
-        self.try_the_way_back(plan, &mut visit).await;
+        self.try_the_way_back(plan, &mut visit, &tried).await;
         visit.ended()
     }
 
     /// Somebody may close the way back while a namespace is watched: that must be known before it is
     /// needed.
     #[tracing::instrument(target = SPANS, name = "way back", skip_all)]
-    async fn try_the_way_back(&self, plan: &Plan, visit: &mut Visit) {
+    async fn try_the_way_back(&self, plan: &Plan, visit: &mut Visit, tried: &BTreeSet<Namespace>) {
         let (begin, limit) = (Instant::now(), self.config.write_deadline.unsigned_abs());
-        for namespace in visit.decision.watching() {
+        // Of those that were tried in earnest it is known.
+        for namespace in visit.decision.watching().filter(|one| !tried.contains(one)) {
             let policy = our_policy(plan, &visit.snapshot, namespace);
             let because = Finding::new(
                 Code::RollbackWouldBeRefused,
@@ -168,7 +179,15 @@ impl Operator {
         let now = Timestamp::now();
         let snapshot = self.objects.snapshot(now, Arc::clone(telemetry));
         let decision = decide(plan, progress, &snapshot, now);
-        Visit { decision, snapshot, rolled_back: vec![], found: vec![], again: None }
+        Visit {
+            decision,
+            snapshot,
+            rolled_back: vec![],
+            found: vec![],
+            again: None,
+            no_answer: false,
+            is_fenced: false,
+        }
     }
 
     /// Performs the rollbacks, but for those that were `tried` in this visit, and yields where.
@@ -270,7 +289,7 @@ impl Operator {
                 outcome = self.write(plan, &again).await;
             }
         }
-        if action.goes_forward() && matches!(outcome, Outcome::Unanswered(_)) {
+        if action.goes_forward() && outcome.may_arrive_late() {
             self.leadership.spend_reign();
             self.leadership.begin_anew(self.config.write_deadline.unsigned_abs()).await;
         }
@@ -298,6 +317,8 @@ impl Operator {
             ) => None,
         };
         visit.again = visit.again.into_iter().chain(again).min();
+        visit.no_answer |= again == Some(AFTER_NO_ANSWER);
+        visit.is_fenced |= action.goes_forward() && matches!(outcome, Outcome::Fenced(_));
         if let (Outcome::Done, Action::RollBack(back)) = (&outcome, action) {
             visit.rolled_back.push((namespace.clone(), back.because.clone()));
         }

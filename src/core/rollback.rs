@@ -212,8 +212,8 @@ fn soft(
         })
     });
     // The window in which the switch fell still holds requests from before it.
-    let whole: Vec<_> = edge.requests.after(since).skip(1).collect();
-    if busy && client_up && whole.last().is_some_and(|count| *count <= 0.0) {
+    let last = edge.requests.after(since).skip(1).last();
+    if busy && client_up && last.is_some_and(|count| count <= 0.0) {
         return Some(
             edge_finding(edge, facts, "has fallen silent")
                 .measured("0 requests in a window", format!("at least {BUSY:.0} before")),
@@ -222,7 +222,8 @@ fn soft(
     let ratio = |errors: f64, requests: f64| if requests > 0.0 { errors / requests } else { 0.0 };
     let before =
         ratio(edge.errors.until(since).sum::<f64>(), edge.requests.until(since).sum::<f64>());
-    let now = ratio(edge.errors.after(since).sum::<f64>(), edge.requests.after(since).sum::<f64>());
+    let whole = |timeline: &Timeline| timeline.after(since).skip(1).sum::<f64>();
+    let now = ratio(whole(&edge.errors), whole(&edge.requests));
     (now > before + 0.05).then(|| {
         edge_finding(edge, facts, "gets more 5xx answers than before").measured(
             format!("{:.1} %", now * 100.0),

@@ -262,7 +262,18 @@ fn unwritten(
         );
         return State::Exempt;
     }
-    if pin_is_harmless(snapshot, facts) { State::Preparing } else { State::Blocked }
+    if pin_is_harmless(snapshot, facts) {
+        return State::Preparing;
+    }
+    let inherited = snapshot.policies.service_guess(&facts.name, None);
+    if let (Some(cause), false) = (inherited.cause(), evaluation.has(Code::EffectiveModeUnknown)) {
+        findings.push(Finding::new(
+            Code::EffectiveModeUnknown,
+            Subject::namespace(&facts.name),
+            format!("the mode in force in {} is not known: {cause}", facts.name),
+        ));
+    }
+    State::Blocked
 }
 
 /// With our PERMISSIVE added, every server's mode stays exactly what it is.

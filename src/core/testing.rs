@@ -311,6 +311,20 @@ impl World {
         self.snapshot.entrances = Reading::Known(Arc::new(all));
     }
 
+    /// The client of `namespace` has had a hundred answers, and this many of 5xx, in the current
+    /// window.
+    pub fn answers_of_5xx(&mut self, namespace: &str, count: f64) {
+        let now = at(self.now);
+        if let Reading::Known(edges) = &mut self.telemetry.edges {
+            for edge in edges.iter_mut() {
+                if edge.destination == Some(namespace.into()) {
+                    edge.requests.0.push((now, 100.0));
+                    edge.errors.0.push((now, count));
+                }
+            }
+        }
+    }
+
     /// The client of `namespace` has had this many failed connections in the current window.
     pub fn failures(&mut self, namespace: &str, count: f64) {
         let now = at(self.now);

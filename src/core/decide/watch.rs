@@ -126,12 +126,13 @@ fn bake(
             None
         }
         Harm::Soft(found) => {
-            // Two looks at the same scrape are one, however many looks there are.
-            let seen_for = now.duration_since(*bake.suspected.get_or_insert(now));
-            let seen_again = seen_for > SignedDuration::ZERO
-                && seen_for * 2 >= snapshot.telemetry.scrape_interval;
+            // Looks at the same scrape are one, however many there are.
+            let before = bake.suspected.filter(|first| *first < now);
+            let scraped_again =
+                |first| now.duration_since(first) >= snapshot.telemetry.scrape_interval;
+            bake.suspected = before.or(Some(now));
             standing.findings.push(found.clone().at(Level::Hold));
-            seen_again.then_some(found)
+            before.is_some_and(scraped_again).then_some(found)
         }
         Harm::Hard(found) => Some(found),
     };

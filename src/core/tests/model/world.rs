@@ -137,15 +137,13 @@ fn stand(world: &mut World, name: &str, held: &Held) {
     }
 }
 
-/// Half of what is asked of `name` is answered with 5xx in the current window.
+/// Half of what is asked of `name` is answered with 5xx in the current window; nothing was in the
+/// one before, in which the switch may have fallen.
 fn errors(world: &mut World, name: &str) {
-    let now = at(world.now);
-    if let Reading::Known(edges) = &mut world.telemetry.edges {
-        for edge in edges.iter_mut().filter(|edge| edge.destination == Some(name.into())) {
-            edge.requests.0.push((now, 50.0));
-            edge.errors.0.push((now, 25.0));
-        }
-    }
+    world.now -= 1;
+    world.answers_of_5xx(name, 0.0);
+    world.now += 1;
+    world.answers_of_5xx(name, 50.0);
 }
 
 impl Trouble {

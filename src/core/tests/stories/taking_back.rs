@@ -39,8 +39,8 @@ fn what_is_seen_counts_although_other_evidence_is_gone() {
 
 /// Looks that come faster than scrapes, and looks at what has just been switched.
 #[test]
-fn soft_harm_is_undone_after_half_a_scrape_however_many_looks_that_takes() {
-    for (scrape, looks) in [(15, 2), (120, 3)] {
+fn soft_harm_is_undone_when_another_scrape_shows_it_however_many_looks_that_takes() {
+    for (scrape, looks) in [(15, 2), (120, 5)] {
         let mut world = World::shop();
         world.visits(4);
         world.telemetry.scrape_interval = seconds(scrape);
@@ -50,6 +50,27 @@ fn soft_harm_is_undone_after_half_a_scrape_however_many_looks_that_takes() {
         world.visit();
         assert_eq!(world.mode("catalog"), Some(Mode::Permissive), "{scrape}");
     }
+}
+
+#[test]
+fn what_a_client_was_answered_before_the_switch_is_no_harm_of_it() {
+    let mut world = World::shop();
+    world.visits(4);
+    // The window in which the switch fell.
+    world.answers_of_5xx("catalog", 30.0);
+    world.visits(2);
+    world.answers_of_5xx("catalog", 0.0);
+    world.visits(2);
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict));
+
+    // What it is answered after it is.
+    let mut world = World::shop();
+    world.visits(4);
+    world.answers_of_5xx("catalog", 0.0);
+    world.visits(1);
+    world.answers_of_5xx("catalog", 30.0);
+    world.visits(2);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
 }
 
 /// Its leader's clock was ahead when it was switched, and is not any more.
