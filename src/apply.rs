@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, Request};
 use kube::client::ClientBuilder;
 use kube::{Client, Config, Resource};
-use meshrollout_core::action::{Action, Restore, RollBack};
+use meshrollout_core::action::{Action, Restore};
 use meshrollout_core::finding::{Code, Finding, Level, Subject};
 use meshrollout_core::ident::Namespace;
 use serde_json::Value;
@@ -118,7 +118,11 @@ impl Writer {
             // Asked before the trials too: whoever deleted the MeshFence is answered by a new reign.
             let stamp = leave().await.stamp(action)?;
             if let Action::EnforceStrict(clearance) = action {
-                self.ensure_a_way_back(&clearance.way_back(), stamp.as_ref()).await?;
+                let tried = self.only_try(&clearance.way_back(), stamp.as_ref()).await;
+                tried.map_err(|outcome| match outcome {
+                    Outcome::Refused(why) => Outcome::NoWayBack(why),
+                    other => other,
+                })?;
             }
             if self.tries_fence {
                 self.try_the_fence(action).await?;
@@ -141,15 +145,6 @@ impl Writer {
         self.apply(action.namespace(), &object, how).await
     }
 
-    async fn ensure_a_way_back(&self, back: &Action, stamp: Option<&Stamp>) -> Result<(), Outcome> {
-        let object = manifest::policy(back, stamp, Timestamp::now());
-        let tried = self.only_try(back.namespace(), &object).await;
-        tried.map_err(|outcome| match outcome {
-            Outcome::Refused(why) => Outcome::NoWayBack(why),
-            other => other,
-        })
-    }
-
     /// Tries `action` with a stamp of no reign, which must be refused: an apiserver lets every stamp
     /// pass while it does not know the fence's kind (up to half a minute after the first install, or
     /// after its own start), and for good when the admission policy is gone.
@@ -158,26 +153,18 @@ impl Writer {
             Action::EnforceStrict(clearance) => &clearance.way_back(),
             other => other,
         };
-        let object = manifest::policy(harmless, Some(&Stamp::of_nobody()), Timestamp::now());
-        match self.only_try(action.namespace(), &object).await {
+        match self.only_try(harmless, Some(&Stamp::of_nobody())).await {
             Ok(()) => Err(Outcome::NoFence),
             Err(Outcome::Fenced(_)) => Ok(()),
             Err(other) => Err(other),
         }
     }
 
-    /// How this rollback would end now; nothing is stored.
-    pub async fn try_to_go_back(&self, back: &RollBack, stamp: Option<&Stamp>) -> Outcome {
-        let object = manifest::policy(&Action::RollBack(back.clone()), stamp, Timestamp::now());
-        match self.only_try(&back.namespace, &object).await {
-            Ok(()) => Outcome::Done,
-            Err(outcome) => outcome,
-        }
-    }
-
-    /// A dry run. One that gets no answer is [`Outcome::Untried`]: it cannot be stored later.
-    async fn only_try(&self, namespace: &Namespace, object: &Value) -> Result<(), Outcome> {
-        self.apply(namespace, object, Try::Dry).await.map_err(|outcome| match outcome {
+    /// How `action` would end now, with this stamp. A dry run: one that gets no answer is
+    /// [`Outcome::Untried`], for it cannot be stored later.
+    pub async fn only_try(&self, action: &Action, stamp: Option<&Stamp>) -> Result<(), Outcome> {
+        let object = manifest::policy(action, stamp, Timestamp::now());
+        self.apply(action.namespace(), &object, Try::Dry).await.map_err(|outcome| match outcome {
             Outcome::Unanswered(why) => Outcome::Untried(why),
             other => other,
         })

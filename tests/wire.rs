@@ -81,9 +81,13 @@ fn granted() -> Leave {
 
 /// The answer of a fence that is in force to a stamp of another reign.
 fn fenced() -> Option<(u16, Value)> {
-    let mut fenced = refused(403, None)?;
-    fenced.1["message"] = json!("ValidatingAdmissionPolicy 'meshrollout-fence' denied: deposed");
-    Some(fenced)
+    saying(403, "ValidatingAdmissionPolicy 'meshrollout-fence' denied: deposed")
+}
+
+fn saying(code: u16, message: &str) -> Option<(u16, Value)> {
+    let (code, mut status) = refused(code, None)?;
+    status["message"] = json!(message);
+    Some((code, status))
 }
 
 fn stored() -> Option<(u16, Value)> {
@@ -192,9 +196,8 @@ async fn a_trial_without_an_answer_is_no_write_without_one() {
     assert_eq!((&outcome, seen.len()), (&Outcome::Unanswered("no".into()), 3));
     assert!(outcome.may_arrive_late());
     // What a webhook did not let through is nowhere on its way.
-    let mut webhook = refused(500, None).unwrap();
-    webhook.1["message"] = json!("Internal error occurred: failed calling webhook \"validation\"");
-    let answers = vec![stored(), fenced(), Some(webhook)];
+    let webhook = saying(500, "Internal error occurred: failed calling webhook \"validation\"");
+    let answers = vec![stored(), fenced(), webhook];
     let (outcome, _) = perform(&strict(0), granted(), answers).await;
     assert!(matches!(outcome, Outcome::Unanswered(_)), "{outcome:?}");
     assert!(!outcome.may_arrive_late());

@@ -120,8 +120,8 @@ impl Operator {
         let limit = if asked.no_answer { AFTER_NO_ANSWER } else { Duration::MAX };
         let evidence = tokio::time::timeout(limit, self.evidence(rollout, plan, &asked)).await;
         let Ok(telemetry) = evidence.map(Arc::new) else { return asked.ended() };
-        let mut visit = self.look(plan, progress, &telemetry);
-        (visit.found, visit.again, visit.no_answer) = (asked.found, asked.again, asked.no_answer);
+        let Visit { found, again, no_answer, .. } = asked;
+        let mut visit = Visit { found, again, no_answer, ..self.look(plan, progress, &telemetry) };
         // Stepping back comes before stepping forward.
         tried.extend(self.take_back(plan, &mut visit, &tried).await);
         let forward = visit.forward();
@@ -154,15 +154,13 @@ impl Operator {
                 Subject::namespace(namespace),
                 "the way back, tried while watching",
             );
-            let Some(Action::RollBack(back)) =
-                policy.and_then(|policy| step_back(namespace, policy, because))
-            else {
+            let Some(back) = policy.and_then(|policy| step_back(namespace, policy, because)) else {
                 continue;
             };
             let stamp = self.leadership.stamp();
-            let why = match self.writer.try_to_go_back(&back, stamp.as_ref()).await {
-                Outcome::Refused(why) => format!("going back would be refused: {why}"),
-                Outcome::Untried(why) => format!("going back could not be tried: {why}"),
+            let why = match self.writer.only_try(&back, stamp.as_ref()).await {
+                Err(Outcome::Refused(why)) => format!("going back would be refused: {why}"),
+                Err(Outcome::Untried(why)) => format!("going back could not be tried: {why}"),
                 // The fence judges replicas, and a version the watch's delay.
                 _ => continue,
             };

@@ -66,6 +66,11 @@ impl Policies {
         &self.root
     }
 
+    /// The root namespace of some control plane.
+    pub fn is_root(&self, namespace: &Namespace) -> bool {
+        *namespace == self.root || self.further_roots.contains(namespace)
+    }
+
     /// The policies of one namespace, oldest first.
     pub fn of(&self, namespace: &Namespace) -> &[Policy] {
         self.by_namespace.get(namespace).map_or(&[], |policies| policies.as_slice())

@@ -315,26 +315,27 @@ impl World {
     /// window.
     pub fn answers_of_5xx(&mut self, namespace: &str, count: f64) {
         let now = at(self.now);
-        if let Reading::Known(edges) = &mut self.telemetry.edges {
-            for edge in edges.iter_mut() {
-                if edge.destination == Some(namespace.into()) {
-                    edge.requests.0.push((now, 100.0));
-                    edge.errors.0.push((now, count));
-                }
-            }
+        for edge in self.edges_to(namespace) {
+            edge.requests.0.push((now, 100.0));
+            edge.errors.0.push((now, count));
         }
     }
 
     /// The client of `namespace` has had this many failed connections in the current window.
     pub fn failures(&mut self, namespace: &str, count: f64) {
         let now = at(self.now);
-        if let Reading::Known(edges) = &mut self.telemetry.edges {
-            for edge in edges.iter_mut() {
-                if edge.destination == Some(namespace.into()) {
-                    edge.failures.0.push((now, count));
-                }
-            }
+        for edge in self.edges_to(namespace) {
+            edge.failures.0.push((now, count));
         }
+    }
+
+    fn edges_to(&mut self, namespace: &str) -> impl Iterator<Item = &mut Edge> {
+        let edges = match &mut self.telemetry.edges {
+            Reading::Known(edges) => edges.as_mut_slice(),
+            Reading::Unknown(_) => &mut [],
+        };
+        let to = Some(Namespace::from(namespace));
+        edges.iter_mut().filter(move |edge| edge.destination == to)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::fence::fence;
 use meshrollout_e2e::scenario::{Injection, Workload};
 use meshrollout_e2e::{
     Class, Client, Cluster, Edge, FaultProxy, GUARD, Moment, OPERATOR_USER, Operator,
@@ -138,14 +139,14 @@ async fn what_arrives_long_after_it_was_given_up_is_refused() {
     assert_eq!(cluster.policy_mode("late").await.unwrap().as_deref(), Some("PERMISSIVE"));
 
     // A pin that nothing stands in the way of, in a mesh that somebody makes STRICT meanwhile.
-    let before = epoch(cluster).await;
+    let before = fence(cluster).await;
     let detained = detain(&proxy, "PERMISSIVE");
     cluster.apply_rollout(&Rollout::enforce("pinned", &[("only", &["pinned"])])).await.unwrap();
     let number = detained.await;
     cluster.peer_authentication("istio-system", "default", "STRICT").await.unwrap();
-    until("a new reign", LIMIT, async || match epoch(cluster).await {
+    until("a new reign", LIMIT, async || match fence(cluster).await {
         now if now > before => Ok(()),
-        now => Err(format!("{now}\n{}", operator.log())),
+        now => Err(format!("{now:?}\n{}", operator.log())),
     })
     .await
     .unwrap();
@@ -170,12 +171,6 @@ async fn arrived(proxy: &FaultProxy, number: usize) -> u16 {
     })
     .await
     .unwrap()
-}
-
-async fn epoch(cluster: &Cluster) -> u64 {
-    let fence = ["get", "meshfence", "meshrollout", "-n", "meshrollout-system"];
-    let epoch = ["-o", "jsonpath={.spec.epoch}"];
-    cluster.kubectl_text(&[&fence[..], &epoch].concat()).await.unwrap().parse().unwrap()
 }
 
 #[tokio::test]

@@ -133,7 +133,8 @@ async fn reaches(cluster: &Cluster, holder: &str) {
     until("the fence to be gone", LIMIT, let_through).await.unwrap();
 }
 
-async fn fence(cluster: &Cluster) -> Option<(String, i64)> {
+/// Whose reign stands, and its epoch.
+pub(super) async fn fence(cluster: &Cluster) -> Option<(String, i64)> {
     let args = ["get", "meshfence", "meshrollout", "-n", SYSTEM, "-o", "json"];
     let fence: Value = serde_json::from_str(&cluster.kubectl_text(&args).await.ok()?).unwrap();
     let spec = &fence["spec"];

@@ -53,8 +53,8 @@ const BUGS: [Bug; 31] = [
     Bug {
         name: "does not try the way back",
         file: "src/apply.rs",
-        find: "let tried = self.only_try(back.namespace(), &object).await;",
-        replace: "let tried = Ok::<(), Outcome>(drop(object));",
+        find: "let tried = self.only_try(&clearance.way_back(), stamp.as_ref()).await;",
+        replace: "let tried = Ok::<(), Outcome>(drop(stamp));",
         found_by: Seed(0),
     },
     Bug {

@@ -2,7 +2,7 @@
 
 use super::{Context, list, unknown_metrics};
 use crate::finding::{Code, Finding, Subject};
-use crate::ident::{Namespace, PodRef};
+use crate::ident::PodRef;
 use crate::reading::Reading;
 use crate::traffic::{Coverage, Name, Presence, coverage};
 use crate::workload::{Pod, Workload};
@@ -47,14 +47,10 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
         Reading::Known(_) => false,
     };
     // Which root is whose cannot be told: what any of them takes away may be missing here.
-    let is_root = |namespace: &Namespace| {
-        *namespace == *snapshot.policies.root()
-            || snapshot.mesh.known().is_some_and(|mesh| mesh.roots.contains(namespace))
-    };
     for missing in snapshot
         .overrides
         .iter()
-        .filter(|over| over.namespace == facts.name || is_root(&over.namespace))
+        .filter(|over| over.namespace == facts.name || snapshot.policies.is_root(&over.namespace))
     {
         findings.push(
             Finding::new(
