@@ -267,11 +267,14 @@ fn unwritten(
     }
     let inherited = snapshot.policies.service_guess(&facts.name, None);
     if let (Some(cause), false) = (inherited.cause(), evaluation.has(Code::EffectiveModeUnknown)) {
-        findings.push(Finding::new(
-            Code::EffectiveModeUnknown,
-            Subject::namespace(&facts.name),
-            format!("the mode in force in {} is not known: {cause}", facts.name),
-        ));
+        findings.push(
+            Finding::new(
+                Code::EffectiveModeUnknown,
+                Subject::namespace(&facts.name),
+                format!("the mode in force in {} is not known: {cause}", facts.name),
+            )
+            .remedy("let both say the same, or give the namespace a policy of its own"),
+        );
     }
     State::Blocked
 }
