@@ -256,8 +256,10 @@ impl Input {
         };
         let namespaces = parts.into_iter().map(facts).collect();
         let mesh = self.mesh();
-        let mut roots = mesh.known().map(|mesh| mesh.roots.clone()).unwrap_or_default().into_iter();
-        let root = roots.next().unwrap_or_else(|| Namespace::new(ROOT));
+        let mut further =
+            mesh.known().map(|mesh| mesh.roots.clone()).unwrap_or_default().into_iter();
+        let root = further.next().unwrap_or_else(|| Namespace::new(ROOT));
+        let roots = std::iter::once(root.clone()).chain(further.clone());
         let mut entrances = entrance::by_class(&self.ingresses, &self.ingress_classes);
         entrances.extend(gateway::by_gateway(&self.routes, &self.gateways, &self.gateway_classes));
         entrances.extend(self.entrances.iter().cloned());
@@ -267,10 +269,10 @@ impl Input {
             source: Source::Files,
             mesh,
             namespaces,
-            policies: Policies::new(root.clone(), self.policies.iter().cloned())
-                .with_further_roots(roots),
-            rules: Rules::new(Some(root.clone()), self.rules.iter().cloned()),
-            egress: Scopes::new(Some(root), self.egress.iter().cloned()),
+            policies: Policies::new(root, self.policies.iter().cloned())
+                .with_further_roots(further),
+            rules: Rules::new(roots.clone(), self.rules.iter().cloned()),
+            egress: Scopes::new(roots, self.egress.iter().cloned()),
             inbound_filters: self.inbound_filters.clone(),
             injectors: Reading::Known(injectors),
             entrances: Reading::Known(Arc::new(entrances)),

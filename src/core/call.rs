@@ -145,8 +145,10 @@ impl<'a> Call<'a> {
         if pod.proxy == Proxy::Gateway {
             return None;
         }
-        let scope = snapshot.egress.in_force(client, &pod.labels)?;
-        (!scope.imports(client, &facts.name, &service.host, port.port)).then_some(scope)
+        let scopes = snapshot.egress.in_force(client, &pod.labels).into_iter();
+        let hides = |scope: &&Scope| !scope.imports(client, &facts.name, &service.host, port.port);
+        // One that lets plaintext out before one that lets nothing out.
+        scopes.filter(hides).min_by_key(|scope| snapshot.sends_to_known_only(scope))
     }
 
     /// What is sent to whom `scope` does not import: it goes out as it is, or not at all.

@@ -75,7 +75,7 @@ pub struct Rule {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Rules {
     by_namespace: BTreeMap<Namespace, Arc<Vec<Rule>>>,
-    root: Option<Namespace>,
+    roots: Vec<Namespace>,
 }
 
 /// The client TLS in force on one port and subset, and the rule that decided it.
@@ -113,14 +113,18 @@ pub enum Wire {
 
 impl Rules {
     /// Sorts `rules` as istiod does: those with a selector first, then the oldest, then by name.
-    pub fn new(root: Option<Namespace>, rules: impl IntoIterator<Item = Rule>) -> Self {
+    /// `roots` are the root namespaces of all control planes.
+    pub fn new(
+        roots: impl IntoIterator<Item = Namespace>,
+        rules: impl IntoIterator<Item = Rule>,
+    ) -> Self {
         let order = |rule: &Rule| (rule.selector.is_none(), rule.created.is_none(), rule.created);
         let by_namespace = by_namespace(
             rules,
             |rule| &rule.namespace,
             |a, b| order(a).cmp(&order(b)).then_with(|| a.name.cmp(&b.name)),
         );
-        Self { by_namespace, root }
+        Self { by_namespace, roots: roots.into_iter().collect() }
     }
 
     /// The rules of one namespace, in Istio's order.
@@ -130,7 +134,8 @@ impl Rules {
 
     /// Everything that clients of `client` with `labels` may put on the wire towards `port` of
     /// `host`, which is served in `server`: the whole host first, then each subset that has a
-    /// policy of its own.
+    /// policy of its own. Which of several root namespaces is the clients' is not known: what any of
+    /// them says may be in force.
     pub fn client_tls(
         &self,
         client: &Namespace,
@@ -139,17 +144,26 @@ impl Rules {
         host: &Host,
         port: Port,
     ) -> Vec<ClientTls<'_>> {
-        let Some(merged) = self.in_force(client, labels, server, host) else {
-            return vec![ClientTls::automatic(None)];
-        };
-        let Merged { parts, .. } = &merged;
+        let mut all = vec![];
+        for merged in self.in_force(client, labels, server, host) {
+            let tls = merged.map_or_else(|| vec![ClientTls::automatic(None)], |it| it.on(port));
+            all.extend(tls);
+        }
+        all
+    }
+}
+
+impl<'a> Merged<'a> {
+    /// The whole host first, then each subset that has a policy of its own.
+    fn on(&self, port: Port) -> Vec<ClientTls<'a>> {
+        let Merged { parts, .. } = self;
         if let Some((rule, why)) =
             parts.iter().find_map(|rule| Some((*rule, rule.malformed.as_ref()?)))
         {
             let wire = Wire::Unknown(why.clone());
             return vec![ClientTls { wire, ..ClientTls::automatic(Some(rule)) }];
         }
-        let speaks = merged.speaks();
+        let speaks = self.speaks();
         let base = speaks.and_then(|rule| rule.policy.as_ref());
         let whole = ClientTls {
             wire: wire(base.and_then(|policy| policy.on(port).0)),
@@ -293,6 +307,23 @@ mod tests {
         let rules = vec![rule(ROOT, HOST, Some(Simple)), rule("shop", "*", Some(Disable))];
         assert_eq!(wires("front", rules), [Wire::Plaintext]);
         assert_eq!(wires("front", vec![rule(ROOT, "*.local", Some(Disable))]), [Wire::Plaintext]);
+    }
+
+    #[test]
+    fn what_any_of_several_roots_says_may_be_in_force() {
+        let roots = [ROOT, "usergroup-2", "usergroup-3"].map(Namespace::new);
+        let of = |client: &str, rules: Vec<Rule>| {
+            let labels = Labels::default();
+            let rules = Rules::new(roots.clone(), rules);
+            let all =
+                rules.client_tls(&client.into(), &labels, &"shop".into(), &HOST.into(), Port(80));
+            all.into_iter().map(|tls| tls.wire).collect::<Vec<_>>()
+        };
+        let off = || rule("usergroup-2", "*.local", Some(Disable));
+        assert_eq!(of("front", vec![off()]), [Wire::Auto, Wire::Plaintext]);
+        // Who finds a rule before the roots are asked obeys that one alone.
+        let own = rule("front", HOST, Some(IstioMutual));
+        assert_eq!(of("front", vec![off(), own]), [Wire::IstioMutual]);
     }
 
     #[test]

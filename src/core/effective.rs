@@ -66,9 +66,14 @@ impl Policies {
         &self.root
     }
 
+    /// The root namespaces of all control planes.
+    pub fn roots(&self) -> impl Iterator<Item = &Namespace> {
+        std::iter::once(&self.root).chain(&self.further_roots)
+    }
+
     /// The root namespace of some control plane.
     pub fn is_root(&self, namespace: &Namespace) -> bool {
-        *namespace == self.root || self.further_roots.contains(namespace)
+        self.roots().any(|root| root == namespace)
     }
 
     /// The policies of one namespace, oldest first.

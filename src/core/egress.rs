@@ -56,19 +56,23 @@ pub enum Whose {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Scopes {
     by_namespace: BTreeMap<Namespace, Arc<Vec<Scope>>>,
-    root: Option<Namespace>,
+    roots: Vec<Namespace>,
 }
 
 impl Scopes {
     /// Sorts `scopes` as istiod does: those with a selector first, then the oldest, then by name.
-    pub fn new(root: Option<Namespace>, scopes: impl IntoIterator<Item = Scope>) -> Self {
+    /// `roots` are the root namespaces of all control planes.
+    pub fn new(
+        roots: impl IntoIterator<Item = Namespace>,
+        scopes: impl IntoIterator<Item = Scope>,
+    ) -> Self {
         let order = |one: &Scope| (one.selector.is_empty(), one.created.is_none(), one.created);
         let by_namespace = by_namespace(
             scopes,
             |one| &one.namespace,
             |a, b| order(a).cmp(&order(b)).then_with(|| a.name.cmp(&b.name)),
         );
-        Self { by_namespace, root }
+        Self { by_namespace, roots: roots.into_iter().collect() }
     }
 
     /// No client's view is narrowed.
@@ -76,13 +80,17 @@ impl Scopes {
         self.by_namespace.is_empty()
     }
 
-    /// What is in force for clients of `namespace` with `labels`; `None`: nothing, they know all
-    /// that is exported to them.
-    pub fn in_force(&self, namespace: &Namespace, labels: &Labels) -> Option<&Scope> {
+    /// What is in force for clients of `namespace` with `labels`; without any they know all that is
+    /// exported to them. Several where each of several root namespaces has one: which of them is the
+    /// clients' is not known.
+    pub fn in_force(&self, namespace: &Namespace, labels: &Labels) -> Vec<&Scope> {
         let of =
             |namespace| self.by_namespace.get(namespace).into_iter().flat_map(|all| all.iter());
-        let own = of(namespace).find(|one| one.selector.select(labels));
-        own.or_else(|| of(self.root.as_ref()?).find(|one| one.selector.is_empty()))
+        if let Some(own) = of(namespace).find(|one| one.selector.select(labels)) {
+            return vec![own];
+        }
+        let for_all = |root| of(root).find(|one| one.selector.is_empty());
+        self.roots.iter().filter_map(for_all).collect()
     }
 }
 
@@ -92,12 +100,15 @@ impl Scopes {
         let own = self.by_namespace.get(&client.name);
         let tells_apart = own.is_some_and(|all| all.iter().any(|one| !one.selector.is_empty()));
         if !tells_apart {
-            return self.in_force(&client.name, &Labels::default()).into_iter().collect();
+            return self.in_force(&client.name, &Labels::default());
         }
         let mut found: Vec<&Scope> = vec![];
         for pod in client.workloads.values().flat_map(Workload::meshed) {
-            let scope = self.in_force(&client.name, &pod.labels);
-            found.extend(scope.filter(|scope| !found.iter().any(|one| std::ptr::eq(*one, *scope))));
+            for scope in self.in_force(&client.name, &pod.labels) {
+                if !found.iter().any(|one| std::ptr::eq(*one, scope)) {
+                    found.push(scope);
+                }
+            }
         }
         found
     }
@@ -138,6 +149,10 @@ fn matches(pattern: &str, host: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn names(scopes: &[&Scope]) -> Vec<String> {
+        scopes.iter().map(|one| one.name.clone()).collect()
+    }
+
     fn scope(namespace: &str, name: &str, created: Option<i64>, app: Option<&str>) -> Scope {
         Scope {
             namespace: namespace.into(),
@@ -165,13 +180,26 @@ mod tests {
         );
         let name = |namespace: &str, app: &str| {
             let labels = [("app", app)].into_iter().collect();
-            scopes.in_force(&namespace.into(), &labels).map(|one| one.name.as_str())
+            names(&scopes.in_force(&namespace.into(), &labels))
         };
-        assert_eq!(name("shop", "web"), Some("web-old"));
-        assert_eq!(name("shop", "other"), Some("b-all"));
-        assert_eq!(name("elsewhere", "web"), Some("all"));
+        assert_eq!(name("shop", "web"), ["web-old"]);
+        assert_eq!(name("shop", "other"), ["b-all"]);
+        assert_eq!(name("elsewhere", "web"), ["all"]);
         let without_root = Scopes::new(None, [scope("shop", "web", None, Some("web"))]);
-        assert_eq!(without_root.in_force(&"shop".into(), &Labels::default()), None);
+        assert!(without_root.in_force(&"shop".into(), &Labels::default()).is_empty());
+    }
+
+    #[test]
+    fn each_of_several_roots_may_be_the_clients() {
+        let roots = ["root", "second", "third"].map(Namespace::new);
+        let own = scope("shop", "own", None, Some("web"));
+        let scopes = Scopes::new(
+            roots,
+            [own, scope("root", "all", None, None), scope("third", "other", None, None)],
+        );
+        let of = |labels: Labels| names(&scopes.in_force(&"shop".into(), &labels));
+        assert_eq!(of(Labels::default()), ["all", "other"]);
+        assert_eq!(of([("app", "web")].into_iter().collect()), ["own"]);
     }
 
     #[test]

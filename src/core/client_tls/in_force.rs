@@ -9,16 +9,36 @@ use crate::ident::{Host, Labels, Namespace};
 use std::collections::BTreeSet;
 
 impl Rules {
-    /// The rule in force for a client, merged. Never across namespaces: a wildcard in the client's
-    /// namespace hides an exact rule beside the service (B3).
+    /// The rule that may be in force for a client, merged, once for each root namespace that says
+    /// something else.
     pub(super) fn in_force(
         &self,
         client: &Namespace,
         labels: &Labels,
         server: &Namespace,
         host: &Host,
+    ) -> Vec<Option<Merged<'_>>> {
+        let in_force = |root| self.in_force_by(root, client, labels, server, host);
+        let mut all = vec![in_force(self.roots.first())];
+        for root in self.roots.iter().skip(1) {
+            let other = in_force(Some(root));
+            if !all.contains(&other) {
+                all.push(other);
+            }
+        }
+        all
+    }
+
+    /// The rule in force for a client whose control plane has this root namespace. Never across
+    /// namespaces: a wildcard in the client's namespace hides an exact rule beside the service (B3).
+    fn in_force_by(
+        &self,
+        root: Option<&Namespace>,
+        client: &Namespace,
+        labels: &Labels,
+        server: &Namespace,
+        host: &Host,
     ) -> Option<Merged<'_>> {
-        let root = self.root.as_ref();
         let own = match root == Some(client) {
             false => self.most_specific(client, host, Rule::is_visible_in_its_own_namespace),
             true => self.most_specific(client, host, Rule::is_private),
@@ -59,7 +79,7 @@ impl Rules {
 }
 
 /// Rules of one host that Istio takes for one.
-#[derive(Clone)]
+#[derive(Clone, Eq, PartialEq)]
 pub(super) struct Merged<'a> {
     export_to: BTreeSet<&'a str>,
     selector: Option<&'a Labels>,

@@ -230,9 +230,8 @@ fn judge(call: &Call<'_>, tls: &ClientTls<'_>, auto: bool, unmeshed: usize) -> O
 /// `exportTo` names all see the same, so that one of them stands for all.
 fn clients(context: Context<'_>) -> Vec<(Namespace, Labels)> {
     let Context { snapshot, facts, .. } = context;
-    let root = snapshot.policies.root();
-    let named: BTreeSet<&str> = [&facts.name, root]
-        .into_iter()
+    let named: BTreeSet<&str> = std::iter::once(&facts.name)
+        .chain(snapshot.policies.roots())
         .flat_map(|namespace| snapshot.rules.of(namespace))
         .flat_map(|rule| rule.export_to.iter().map(String::as_str))
         .collect();
@@ -242,7 +241,7 @@ fn clients(context: Context<'_>) -> Vec<(Namespace, Labels)> {
         let rules = snapshot.rules.of(&client.name);
         let ordinary = rules.is_empty()
             && client.name != facts.name
-            && client.name != *root
+            && !snapshot.policies.is_root(&client.name)
             && !named.contains(client.name.as_str());
         if ordinary {
             if !ordinary_seen {

@@ -156,12 +156,12 @@ fn passed_by(context: Context<'_>, workload: &Workload) -> Option<Finding> {
     let passed = workload.meshed().filter(|pod| why(pod).is_some());
     let passed: Vec<_> = passed.map(|pod| pod.name.clone()).collect();
     let (count, id, restart) = (passed.len(), &workload.id, restart(&workload.id));
-    let scope = context.snapshot.egress.in_force(&id.namespace, &first.labels);
+    let scopes = context.snapshot.egress.in_force(&id.namespace, &first.labels);
     let found = |level, message, remedy: String| {
         let found = Finding::new(Code::RedirectionMissing, id, message).at(level);
         found.evidence(format!("passed by: {}", list(passed))).remedy(remedy)
     };
-    Some(match (why(first)?, scope.filter(|scope| scope.listens)) {
+    Some(match (why(first)?, scopes.into_iter().find(|scope| scope.listens)) {
         (PassedBy::Mode, Some(scope)) => found(
             Level::Hold,
             format!(

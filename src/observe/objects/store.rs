@@ -306,16 +306,15 @@ impl Store {
         let mesh = self.mesh();
         // Without it nothing is written anywhere. No namespace has this name, so no policy is taken
         // for the whole mesh's.
-        let mut roots = mesh.known().map(|mesh| mesh.roots.clone()).unwrap_or_default().into_iter();
-        let root = roots.next();
+        let roots = mesh.known().map(|mesh| mesh.roots.clone()).unwrap_or_default();
         let wide = MeshWide {
             policies: Policies::new(
-                root.clone().unwrap_or_else(|| Namespace::new("")),
+                roots.first().cloned().unwrap_or_else(|| Namespace::new("")),
                 self.policies.all().map(|policy| self.newest(policy)),
             )
-            .with_further_roots(roots),
-            rules: Rules::new(root.clone(), self.rules.all().cloned()),
-            egress: Scopes::new(root, self.egress.all().cloned()),
+            .with_further_roots(roots.iter().skip(1).cloned()),
+            rules: Rules::new(roots.clone(), self.rules.all().cloned()),
+            egress: Scopes::new(roots, self.egress.all().cloned()),
             inbound_filters: self.inbound_filters.all().cloned().collect(),
             injectors: match self.injectors.listed {
                 // In the order of the configurations' names, in which the apiserver calls them.

@@ -15,9 +15,8 @@ impl<'a> After<'a> {
 
     /// Filters that look for a shape which STRICT takes away (`istio-semantics.md` F24).
     fn patched(&self, changed: &[&'a Workload]) -> impl Iterator<Item = Finding> {
-        let root = self.snapshot.policies.root();
         let is_here = |filter: &&InboundFilter| {
-            filter.namespace == self.facts.name || filter.namespace == *root
+            filter.namespace == self.facts.name || self.snapshot.policies.is_root(&filter.namespace)
         };
         self.snapshot.inbound_filters.iter().filter(is_here).filter_map(move |filter| {
             let selects = |workload: &&&Workload| {
