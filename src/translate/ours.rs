@@ -38,10 +38,13 @@ pub fn read(meta: &ObjectMeta) -> Option<Ours> {
         },
         strict_since: time(name::STRICT_SINCE)?,
         bake: note(name::BAKE).map(|bake| Duration::new(bake).parse()).transpose().ok()?,
-        rolled_back: time(name::ROLLED_BACK_AT)?.map(|at| RolledBack {
-            at,
-            because: note(name::ROLLED_BACK_BECAUSE).unwrap_or_default().to_owned(),
-        }),
+        rolled_back: match (time(name::ROLLED_BACK_AT)?, note(name::ROLLED_BACK_BECAUSE)) {
+            (Some(at), because) => {
+                Some(RolledBack { at, because: because.unwrap_or_default().to_owned() })
+            }
+            (None, Some(_)) => return None,
+            (None, None) => None,
+        },
     })
 }
 
@@ -132,7 +135,8 @@ mod tests {
 
     #[test]
     fn without_a_note_that_a_rollback_needs_it_is_not_ours() {
-        for missing in [name::ROLLOUT_UID, name::NAMESPACE_UID, name::PREVIOUS_MODE] {
+        let ids = [name::ROLLOUT_UID, name::NAMESPACE_UID];
+        for missing in ids.into_iter().chain([name::PREVIOUS_MODE, name::ROLLED_BACK_AT]) {
             let mut notes = annotations(&ours());
             notes.remove(missing);
             assert_eq!(read(&noted(notes)), None, "{missing}");
