@@ -21,9 +21,9 @@ demo: need-all ## the story on a real control plane; as root with real sidecars,
 test: export CARGO_INCREMENTAL ?= 0
 test: export BEGUN := $(shell date +%s)
 test: need-all ## everything, the same that CI runs
-	@echo "1. the tests of the core and of the program: three to five minutes, the first build included"
+	@echo "1. the tests of the core and of the program: five minutes, most of them the first build"
 	@echo "2. the programs of a control plane, from source: about 11 minutes on two idle cores, once; then cached outside this folder (or TOOLS=FOLDER)"
-	@echo "3. the scenarios on real control planes: ten minutes"
+	@echo "3. the scenarios on real control planes, and beside them the model check: ten minutes"
 	@mkdir -p $(dir $(LOG)); : > $(LOG); status=0; \
 	cargo test --locked --no-fail-fast --workspace 2>&1 | tee -a $(LOG) || status=1; \
 	cargo check --locked -p meshrollout-core || status=1; \

@@ -78,7 +78,9 @@ impl Model for Rollout {
         theirs.wishes.adopt = true;
         match self.theme {
             Theme::All => vec![empty, theirs],
-            Theme::Words | Theme::Edits | Theme::Leaders | Theme::Approvals => vec![empty],
+            Theme::Words | Theme::Edits | Theme::Leaders | Theme::Approvals | Theme::Harm => {
+                vec![empty]
+            }
         }
     }
 

@@ -104,6 +104,16 @@ impl Mutant {
             | Self::ApprovalOfAnotherStage
             | Self::WithdrawalUnheard
             | Self::ApprovalUnheard => Theme::Approvals,
+            Self::BakeAcrossGaps
+            | Self::BakeOfTheNoteAlone
+            | Self::BakeOfThePlanAlone
+            | Self::LeaversUnwatched
+            | Self::RollbackNeedsTheMesh
+            | Self::RollbackWaitsWhilePaused => Theme::Harm,
+            Self::BlindBakeCounts
+            | Self::RequestsForgotten
+            | Self::RetryForgivesItsOwnVisit
+            | Self::RollbackNeedsMetrics => Theme::Words,
             _ => Theme::All,
         }
     }

@@ -15,6 +15,9 @@ pub(crate) enum Theme {
     Leaders,
     /// A stage for which a person is asked.
     Approvals,
+    /// Harm, and what hides it or stands in the way back. All of it is in [`Theme::All`], to the same
+    /// depth: here mistakes are looked for that are far from the beginning.
+    Harm,
 }
 
 impl Theme {
@@ -53,6 +56,16 @@ impl Theme {
                     | Event::Mend(_)
                     | Event::Harm(0, Harm::Hard)
                     | Event::Visit(How::Crash | How::OnWatches | How::ReplyLost)
+            ),
+            Self::Harm => matches!(
+                event,
+                Event::Harm(..)
+                    | Event::ToggleSource
+                    | Event::Bake(_)
+                    | Event::Layout(_)
+                    | Event::TogglePause
+                    | Event::Away
+                    | Event::Visit(How::WithoutMesh)
             ),
             Self::Leaders => matches!(
                 event,
