@@ -358,6 +358,8 @@ fn read_share(pieces: &[Piece<'_>]) -> Vec<(usize, Outcome)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use meshrollout_core::client_tls::Wire;
+    use meshrollout_core::ident::{Labels, Port};
 
     fn read(text: &str) -> Input {
         let mut files = Input::default();
@@ -391,6 +393,29 @@ mod tests {
             "kind: List\napiVersion: v1\nitems:\n- kind: PodList\n  apiVersion: v1\n  items: []\n",
         );
         assert!(nested.broken[0].contains("a list within a list"), "{:?}", nested.broken);
+    }
+
+    #[test]
+    fn the_rules_of_each_root_namespace_count() {
+        let of = |root: &str| {
+            format!(
+                "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: {root}}}\n\
+                 data: {{mesh: 'rootNamespace: {root}'}}\n---\n\
+                 apiVersion: networking.istio.io/v1\nkind: Sidecar\n\
+                 metadata: {{name: default, namespace: {root}}}\nspec: {{}}\n"
+            )
+        };
+        let rule = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+                    metadata: {name: off, namespace: usergroup-2}\n\
+                    spec: {host: '*.local', trafficPolicy: {tls: {mode: DISABLE}}}\n";
+        let files = read(&[of("usergroup-1"), of("usergroup-2"), rule.to_owned()].concat());
+        let snapshot = files.snapshot(jiff::Timestamp::UNIX_EPOCH);
+        let (shop, nobody) = ("shop".into(), Labels::default());
+        let host = "orders.shop.svc.cluster.local".into();
+        let tls = snapshot.rules.client_tls(&"front".into(), &nobody, &shop, &host, Port(80));
+        let wires: Vec<_> = tls.into_iter().map(|tls| tls.wire).collect();
+        assert_eq!(wires, [Wire::Auto, Wire::Plaintext], "{:?}", files.broken);
+        assert_eq!(snapshot.egress.in_force(&shop, &nobody).len(), 2);
     }
 
     #[test]

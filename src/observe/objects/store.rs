@@ -468,6 +468,9 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::translate;
+    use meshrollout_core::ident::Labels;
+    use serde_json::json;
 
     /// Numbers have nothing in common.
     const ALONE: fn(&mut i32, &i32) = |_, _| {};
@@ -537,15 +540,39 @@ mod tests {
         assert_eq!(known(Some(&["v1beta1"]), true), other);
     }
 
-    #[test]
-    fn before_the_lists_have_come_the_mesh_is_unknown() {
+    fn snapshot(store: &mut Store) -> Snapshot {
         let now = Timestamp::UNIX_EPOCH;
         let length = jiff::SignedDuration::from_secs(60);
         let cause = Cause::NotRead("a metrics source".into());
-        let telemetry = Arc::new(Telemetry::unknown(now, length, length, &cause));
+        store.snapshot(now, Arc::new(Telemetry::unknown(now, length, length, &cause)), vec![])
+    }
+
+    #[test]
+    fn before_the_lists_have_come_the_mesh_is_unknown() {
+        let snapshot = snapshot(&mut Store::default());
+        assert!(matches!(snapshot.mesh, Reading::Unknown(_)));
+        assert!(matches!(snapshot.injectors, Reading::Unknown(_)));
+    }
+
+    #[test]
+    fn the_sidecar_of_each_root_namespace_counts() {
         let mut store = Store::default();
-        let mut snapshot = || store.snapshot(now, telemetry.clone(), vec![]);
-        assert!(matches!(snapshot().mesh, Reading::Unknown(_)));
-        assert!(matches!(snapshot().injectors, Reading::Unknown(_)));
+        store.named_mesh.begin();
+        store.egress.begin();
+        for root in ["usergroup-1", "usergroup-2"] {
+            let config = MeshConfig::written(&root.into(), "").unwrap();
+            store.named_mesh.arrive(place(root, "istio"), Some(config), |_, _| {});
+            let sidecar = json!({"metadata": {"namespace": root, "name": "default"}, "spec": {}});
+            let scope = translate::scope(&serde_json::from_value(sidecar).unwrap());
+            store.egress.arrive(place(root, "default"), Some(scope), |_, _| {});
+        }
+        store.named_mesh.finish();
+        store.egress.finish();
+        store.labelled_mesh.listed = true;
+        store.injectors.listed = true;
+        let snapshot = snapshot(&mut store);
+        assert!(snapshot.policies.roots().eq(&["usergroup-1".into(), "usergroup-2".into()]));
+        let in_force = snapshot.egress.in_force(&"shop".into(), &Labels::default());
+        assert_eq!(in_force.len(), 2, "{in_force:?}");
     }
 }

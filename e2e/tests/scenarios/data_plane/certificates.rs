@@ -25,7 +25,7 @@ async fn renewal_under_load_loses_nothing_and_its_end_is_seen_before_it_hurts() 
     let server = RealWorkload::echo("server", "echo", PORT);
     cluster.run(&server.annotation("proxy.istio.io/config", &lives)).await.unwrap();
     let url = format!("http://echo.server:{PORT}/");
-    let client = RealWorkload::load("client", "web", &url, 20);
+    let client = RealWorkload::load("client", "web", &url, 10);
     let load = served(&cluster, &client.annotation("proxy.istio.io/config", &lives)).await;
     let mark = load.mark().unwrap();
     let lifetime = format!("  workloadCertLifetime: {LIFETIME}s\n");

@@ -31,7 +31,7 @@ async fn istiod_tells_whom_it_trusts_what_the_proxies_have_taken() {
         cluster.run(&server).await.unwrap();
         let url = format!("http://echo.{namespace}:{PORT}/");
         loads.push(
-            served(&cluster, &RealWorkload::load("web", &format!("to-{namespace}"), &url, 20))
+            served(&cluster, &RealWorkload::load("web", &format!("to-{namespace}"), &url, 10))
                 .await,
         );
     }

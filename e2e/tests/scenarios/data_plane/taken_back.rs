@@ -18,8 +18,8 @@ const IN_TIME: Duration = Duration::from_secs(2 + 1 + 5);
 /// Silence is soft harm: two whole windows of two seconds, and a second evaluation that agrees.
 const SILENCE: Duration = Duration::from_secs(2 * 2 + 2 + 2 + 5);
 
-/// Twenty a second, for more than the seven windows of two seconds that are asked for.
-const BUSY: usize = 20 * 20;
+/// Ten a second, for more than the seven windows of two seconds that are asked for.
+const BUSY: usize = 10 * 20;
 
 const TLS_PORT: u16 = 8443;
 const SEALED: &str = "https://echo.sealed:8443/";
@@ -115,7 +115,7 @@ impl Scene<'_> {
         }
         self.cluster.run(&server).await.unwrap();
         let url = format!("http://echo.{namespace}:{PORT}/");
-        let web = RealWorkload::load("web", &format!("to-{namespace}"), &url, 20);
+        let web = RealWorkload::load("web", &format!("to-{namespace}"), &url, 10);
         self.rolled_out(namespace, &web).await
     }
 
@@ -127,7 +127,7 @@ impl Scene<'_> {
         }
         let server = RealWorkload::tls_echo("sealed", "echo", TLS_PORT, "tls");
         self.cluster.run(&server.counting_refusals()).await.unwrap();
-        let web = RealWorkload::tls_load("web", "to-sealed", SEALED, 20, "tls");
+        let web = RealWorkload::tls_load("web", "to-sealed", SEALED, 10, "tls");
         self.rolled_out("sealed", &web).await
     }
 
@@ -143,13 +143,13 @@ impl Scene<'_> {
                 "ports": [{"name": "http", "port": PORT}]}});
         self.cluster.apply(&[all]).await.unwrap();
         let url = format!("http://all.silent:{PORT}/");
-        let client = || RealWorkload::load("web", "to-silent", &url, 20);
+        let client = || RealWorkload::load("web", "to-silent", &url, 10);
         let excluded = "traffic.sidecar.istio.io/excludeOutboundPorts";
         (client().annotation(excluded, &PORT.to_string()), client())
     }
 
     async fn late_with_tls(&self) -> Load {
-        let late = RealWorkload::tls_load("late", "to-sealed", SEALED, 20, "tls");
+        let late = RealWorkload::tls_load("late", "to-sealed", SEALED, 10, "tls");
         self.cluster.run(&late).await.unwrap();
         self.cluster.load("late", late.name()).await.unwrap()
     }
@@ -184,7 +184,7 @@ impl Scene<'_> {
 
     async fn latecomer(&self, namespace: &str) -> Load {
         let url = format!("http://echo.{namespace}:{PORT}/");
-        let late = RealWorkload::load("late", &format!("to-{namespace}"), &url, 20);
+        let late = RealWorkload::load("late", &format!("to-{namespace}"), &url, 10);
         self.cluster.run(&late).await.unwrap();
         self.cluster.load("late", late.name()).await.unwrap()
     }
