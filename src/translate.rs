@@ -87,6 +87,7 @@ pub fn rule(object: &istio::DestinationRule, domain: &str) -> Rule {
         policy: None,
         passthrough: false,
         subsets: vec![],
+        revision: labels(meta).value("istio.io/rev").map(str::to_owned),
         malformed: None,
     };
     match object.spec.as_result() {

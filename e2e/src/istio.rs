@@ -62,7 +62,11 @@ pub(crate) fn manifest(
                 return Err(Error::new(format!("{making}: {error}")));
             }
             // Kept as JSON, which a debug build reads much faster than a megabyte of YAML.
-            let objects = documents(&String::from_utf8_lossy(&output.stdout))?;
+            let mut objects = documents(&String::from_utf8_lossy(&output.stdout))?;
+            // Most of a definition, which every apiserver would read, write and merge many times over.
+            for object in objects.iter_mut().filter(|object| is_definition(object)) {
+                without_descriptions(object);
+            }
             let json = serde_json::to_string(&objects).doing(making)?;
             std::fs::create_dir_all(cache_folder()).doing(making)?;
             replace(&cached, &json).doing(making)?;
@@ -73,10 +77,26 @@ pub(crate) fn manifest(
     serde_json::from_str(&own).doing(making)
 }
 
+fn is_definition(object: &Value) -> bool {
+    object["kind"] == "CustomResourceDefinition"
+}
+
+/// Texts alone: a field may be called so, too.
+fn without_descriptions(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, value| name != "description" || !value.is_string());
+            fields.values_mut().for_each(without_descriptions);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_descriptions),
+        _ => {}
+    }
+}
+
 fn cached_manifest(istioctl: &Path, args: &[String]) -> Result<PathBuf, Error> {
     let metadata = std::fs::metadata(istioctl).doing("looking at istioctl")?;
     let mut hasher = DefaultHasher::new();
-    (args, metadata.len(), metadata.modified().ok()).hash(&mut hasher);
+    ("no descriptions", args, metadata.len(), metadata.modified().ok()).hash(&mut hasher);
     Ok(cache_folder().join(format!("istio-{:016x}.json", hasher.finish())))
 }
 
@@ -89,7 +109,7 @@ pub(crate) async fn create_manifest(client: &Client, objects: &[Value]) -> Resul
         ])
         .await?;
     let (definitions, rest): (Vec<Value>, Vec<Value>) =
-        objects.iter().cloned().partition(|object| object["kind"] == "CustomResourceDefinition");
+        objects.iter().cloned().partition(is_definition);
     applier.create_together(&definitions).await?;
     applier.create_together(&rest).await
 }

@@ -105,7 +105,8 @@ pub enum Fate {
 }
 
 impl<'a> Call<'a> {
-    /// What the rules make of it: of the whole host first, then of each subset that has a policy.
+    /// What the rules make of it: of the whole host first, then of each subset that has a policy; and
+    /// so once more for each control plane that tells its clients something else.
     pub fn rules(&self) -> Vec<ClientTls<'a>> {
         let Self { snapshot, client, pod, facts, service, port, .. } = *self;
         snapshot.rules.client_tls(client, &pod.labels, &facts.name, &service.host, port.port)
@@ -145,10 +146,14 @@ impl<'a> Call<'a> {
         if pod.proxy == Proxy::Gateway {
             return None;
         }
-        let scopes = snapshot.egress.in_force(client, &pod.labels).into_iter();
-        let hides = |scope: &&Scope| !scope.imports(client, &facts.name, &service.host, port.port);
-        // One that lets plaintext out before one that lets nothing out.
-        scopes.filter(hides).min_by_key(|scope| snapshot.sends_to_known_only(scope))
+        let scopes = snapshot.egress.in_force(client, &pod.labels);
+        let hides = |scope: &Scope| !scope.imports(client, &facts.name, &service.host, port.port);
+        let mut hiding = scopes.iter().flatten().copied().filter(|scope| hides(scope));
+        // Of several that may be in force one that lets plaintext out counts by itself, one that lets
+        // nothing out only where no other would let it.
+        let leak = hiding.clone().find(|scope| !snapshot.sends_to_known_only(scope));
+        let all_hide = scopes.iter().all(|scope| scope.is_some_and(hides));
+        leak.or_else(|| hiding.next().filter(|_| all_hide))
     }
 
     /// What is sent to whom `scope` does not import: it goes out as it is, or not at all.

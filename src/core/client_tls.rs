@@ -7,6 +7,7 @@
 mod in_force;
 
 use crate::ident::{Host, Labels, Namespace, Port, by_namespace};
+use crate::view::Views;
 use in_force::Merged;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,6 +68,8 @@ pub struct Rule {
     pub passthrough: bool,
     /// The subsets.
     pub subsets: Vec<Subset>,
+    /// The revision it is bound to: only that control plane reads it.
+    pub revision: Option<String>,
     /// What could not be read of it; whatever it decides is unknown.
     pub malformed: Option<String>,
 }
@@ -75,7 +78,7 @@ pub struct Rule {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Rules {
     by_namespace: BTreeMap<Namespace, Arc<Vec<Rule>>>,
-    roots: Vec<Namespace>,
+    views: Views,
 }
 
 /// The client TLS in force on one port and subset, and the rule that decided it.
@@ -119,12 +122,14 @@ impl Rules {
         rules: impl IntoIterator<Item = Rule>,
     ) -> Self {
         let order = |rule: &Rule| (rule.selector.is_none(), rule.created.is_none(), rule.created);
+        let rules: Vec<_> = rules.into_iter().collect();
+        let views = Views::new(roots, rules.iter().filter_map(|rule| rule.revision.as_ref()));
         let by_namespace = by_namespace(
             rules,
             |rule| &rule.namespace,
             |a, b| order(a).cmp(&order(b)).then_with(|| a.name.cmp(&b.name)),
         );
-        Self { by_namespace, roots: roots.into_iter().collect() }
+        Self { by_namespace, views }
     }
 
     /// The rules of one namespace, in Istio's order.
@@ -134,8 +139,8 @@ impl Rules {
 
     /// Everything that clients of `client` with `labels` may put on the wire towards `port` of
     /// `host`, which is served in `server`: the whole host first, then each subset that has a
-    /// policy of its own. Which of several root namespaces is the clients' is not known: what any of
-    /// them says may be in force.
+    /// policy of its own. Where there are several control planes, all this once more for each that
+    /// tells its clients something else: which of them is theirs is not known.
     pub fn client_tls(
         &self,
         client: &Namespace,
@@ -268,6 +273,7 @@ mod tests {
             policy: tls.map(|tls| TrafficPolicy { tls: Some(tls), ports: BTreeMap::new() }),
             passthrough: false,
             subsets: vec![],
+            revision: None,
             malformed: None,
         }
     }
@@ -324,6 +330,14 @@ mod tests {
         // Who finds a rule before the roots are asked obeys that one alone.
         let own = rule("front", HOST, Some(IstioMutual));
         assert_eq!(of("front", vec![off(), own]), [Wire::IstioMutual]);
+    }
+
+    #[test]
+    fn a_rule_of_one_revision_hides_nothing_from_the_clients_of_another() {
+        let own =
+            Rule { revision: Some("canary".into()), ..rule("front", "*.local", Some(IstioMutual)) };
+        let roots = rule(ROOT, "*.local", Some(Disable));
+        assert_eq!(wires("front", vec![own, roots]), [Wire::Plaintext, Wire::IstioMutual]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! `pilot/pkg/model/sidecar.go:convertToSidecarScope` and `selectServices` (what it imports).
 
 use crate::ident::{Host, Labels, Namespace, Port, by_namespace};
+use crate::view::Views;
 use crate::workload::{NamespaceFacts, Workload};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ pub struct Scope {
     /// What is not known is not sent at all (`outboundTrafficPolicy: REGISTRY_ONLY`). `None`: as
     /// the mesh's configuration has it.
     pub sends_to_known_only: Option<bool>,
+    /// The revision it is bound to: only that control plane reads it.
+    pub revision: Option<String>,
     /// It says itself on what its pods listen (`ingress`).
     pub listens: bool,
 }
@@ -56,7 +59,7 @@ pub enum Whose {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Scopes {
     by_namespace: BTreeMap<Namespace, Arc<Vec<Scope>>>,
-    roots: Vec<Namespace>,
+    views: Views,
 }
 
 impl Scopes {
@@ -67,12 +70,14 @@ impl Scopes {
         scopes: impl IntoIterator<Item = Scope>,
     ) -> Self {
         let order = |one: &Scope| (one.selector.is_empty(), one.created.is_none(), one.created);
+        let scopes: Vec<_> = scopes.into_iter().collect();
+        let views = Views::new(roots, scopes.iter().filter_map(|one| one.revision.as_ref()));
         let by_namespace = by_namespace(
             scopes,
             |one| &one.namespace,
             |a, b| order(a).cmp(&order(b)).then_with(|| a.name.cmp(&b.name)),
         );
-        Self { by_namespace, roots: roots.into_iter().collect() }
+        Self { by_namespace, views }
     }
 
     /// No client's view is narrowed.
@@ -80,17 +85,17 @@ impl Scopes {
         self.by_namespace.is_empty()
     }
 
-    /// What is in force for clients of `namespace` with `labels`; without any they know all that is
-    /// exported to them. Several where each of several root namespaces has one: which of them is the
-    /// clients' is not known.
-    pub fn in_force(&self, namespace: &Namespace, labels: &Labels) -> Vec<&Scope> {
+    /// What is in force for clients of `namespace` with `labels`; `None`: nothing, they know all that
+    /// is exported to them. Several where several control planes would tell them different things:
+    /// which of them is theirs is not known.
+    pub fn in_force(&self, namespace: &Namespace, labels: &Labels) -> Vec<Option<&Scope>> {
         let of =
             |namespace| self.by_namespace.get(namespace).into_iter().flat_map(|all| all.iter());
-        if let Some(own) = of(namespace).find(|one| one.selector.select(labels)) {
-            return vec![own];
-        }
-        let for_all = |root| of(root).find(|one| one.selector.is_empty());
-        self.roots.iter().filter_map(for_all).collect()
+        self.views.each(|view| {
+            let read = |one: &&Scope| view.reads(one.revision.as_deref());
+            let own = of(namespace).filter(read).find(|one| one.selector.select(labels));
+            own.or_else(|| of(view.root?).filter(read).find(|one| one.selector.is_empty()))
+        })
     }
 }
 
@@ -100,11 +105,12 @@ impl Scopes {
         let own = self.by_namespace.get(&client.name);
         let tells_apart = own.is_some_and(|all| all.iter().any(|one| !one.selector.is_empty()));
         if !tells_apart {
-            return self.in_force(&client.name, &Labels::default());
+            let all = self.in_force(&client.name, &Labels::default());
+            return all.into_iter().flatten().collect();
         }
         let mut found: Vec<&Scope> = vec![];
         for pod in client.workloads.values().flat_map(Workload::meshed) {
-            for scope in self.in_force(&client.name, &pod.labels) {
+            for scope in self.in_force(&client.name, &pod.labels).into_iter().flatten() {
                 if !found.iter().any(|one| std::ptr::eq(*one, scope)) {
                     found.push(scope);
                 }
@@ -149,8 +155,8 @@ fn matches(pattern: &str, host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn names(scopes: &[&Scope]) -> Vec<String> {
-        scopes.iter().map(|one| one.name.clone()).collect()
+    fn names(scopes: &[Option<&Scope>]) -> Vec<String> {
+        scopes.iter().map(|one| one.map_or("nothing", |one| &one.name).to_owned()).collect()
     }
 
     fn scope(namespace: &str, name: &str, created: Option<i64>, app: Option<&str>) -> Scope {
@@ -161,8 +167,16 @@ mod tests {
             selector: app.map(|app| ("app", app)).into_iter().collect(),
             imports: Some(vec![]),
             sends_to_known_only: None,
+            revision: None,
             listens: false,
         }
+    }
+
+    #[test]
+    fn a_sidecar_of_one_revision_is_in_force_for_its_clients_alone() {
+        let canary = Scope { revision: Some("canary".into()), ..scope("shop", "own", None, None) };
+        let scopes = Scopes::new(Some("root".into()), [canary, scope("root", "all", None, None)]);
+        assert_eq!(names(&scopes.in_force(&"shop".into(), &Labels::default())), ["all", "own"]);
     }
 
     #[test]
@@ -186,7 +200,7 @@ mod tests {
         assert_eq!(name("shop", "other"), ["b-all"]);
         assert_eq!(name("elsewhere", "web"), ["all"]);
         let without_root = Scopes::new(None, [scope("shop", "web", None, Some("web"))]);
-        assert!(without_root.in_force(&"shop".into(), &Labels::default()).is_empty());
+        assert_eq!(without_root.in_force(&"shop".into(), &Labels::default()), [None]);
     }
 
     #[test]
@@ -198,7 +212,7 @@ mod tests {
             [own, scope("root", "all", None, None), scope("third", "other", None, None)],
         );
         let of = |labels: Labels| names(&scopes.in_force(&"shop".into(), &labels));
-        assert_eq!(of(Labels::default()), ["all", "other"]);
+        assert_eq!(of(Labels::default()), ["all", "nothing", "other"]);
         assert_eq!(of([("app", "web")].into_iter().collect()), ["own"]);
     }
 

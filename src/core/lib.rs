@@ -70,5 +70,6 @@ pub mod terms;
 pub mod testing;
 pub mod tls_check;
 pub mod traffic;
+mod view;
 pub mod waiver;
 pub mod workload;

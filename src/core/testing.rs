@@ -291,6 +291,7 @@ impl World {
             policy: Some(TrafficPolicy { tls: Some(tls), ports: BTreeMap::new() }),
             passthrough: false,
             subsets: vec![],
+            revision: None,
             malformed: None,
         };
         self.snapshot.rules = Rules::new(Some("istio-system".into()), [rule]);

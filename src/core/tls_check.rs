@@ -102,18 +102,22 @@ impl<'a> TlsCheck<'a> {
         let mut rows = vec![];
         for from in pods {
             let rules = self.call(client, from.pod, server).rules();
-            let mut of_these: Vec<Row<'a>> = vec![];
-            for to in &server.behind {
-                let row = self.row(client, from.pod, server, to, &rules);
-                let like = |one: &&mut Row<'a>| Row { pods: row.pods, ..(**one).clone() } == row;
-                match of_these.iter_mut().find(like) {
-                    Some(like) => like.pods += row.pods,
-                    None => of_these.push(row),
+            // Whatever their control plane may tell them.
+            for rules in rules.chunk_by(|_, next| next.subset.is_some()) {
+                let mut of_these: Vec<Row<'a>> = vec![];
+                for to in &server.behind {
+                    let row = self.row(client, from.pod, server, to, rules);
+                    let like =
+                        |one: &&mut Row<'a>| Row { pods: row.pods, ..(**one).clone() } == row;
+                    match of_these.iter_mut().find(like) {
+                        Some(like) => like.pods += row.pods,
+                        None => of_these.push(row),
+                    }
                 }
+                // Clients that differ in labels alone mostly fare alike.
+                of_these.retain(|row| !rows.contains(row));
+                rows.append(&mut of_these);
             }
-            // Clients that differ in labels alone mostly fare alike.
-            of_these.retain(|row| !rows.contains(row));
-            rows.append(&mut of_these);
         }
         rows
     }
@@ -130,7 +134,7 @@ impl<'a> TlsCheck<'a> {
         }
     }
 
-    /// `rules` as [`Call::rules`] gives them: the whole host first.
+    /// `rules` are those of one control plane: the whole host first.
     fn row(
         &self,
         client: &'a Workload,
@@ -355,6 +359,19 @@ mod tests {
         world.set_policy("catalog", "a", Mode::Permissive, None);
         world.set_policy("catalog", "b", Mode::Permissive, None);
         assert_eq!(rows(&world, &["catalog"]), [row(2, Plaintext, Fails)]);
+    }
+
+    #[test]
+    fn what_each_of_two_roots_would_tell_its_clients_is_a_row_of_its_own() {
+        use crate::client_tls::Rules;
+        use Fate::{Fails, MutualTls, Plaintext};
+        let mut world = World::shop();
+        world.rule("usergroup-2", CATALOG, TlsMode::Disable);
+        let rule = world.snapshot.rules.of(&"usergroup-2".into())[0].clone();
+        let roots = ["istio-system", "usergroup-2"].map(Namespace::new);
+        world.snapshot.rules = Rules::new(roots, [rule]);
+        let both = [row(2, MutualTls, MutualTls), row(2, Plaintext, Fails)];
+        assert_eq!(rows(&world, &["catalog"]), both);
     }
 
     #[test]

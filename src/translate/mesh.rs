@@ -242,8 +242,7 @@ pub fn mesh<'a>(
     control_planes: &BTreeSet<Namespace>,
 ) -> Reading<Mesh> {
     let mut configs: Vec<_> = believed(configs, control_planes).collect();
-    // The default control plane first: its root namespace is the one that counts where there are
-    // several.
+    // The default control plane first: its root namespace is the one that messages name.
     configs.sort_by_key(|config| (config.name != "istio", &config.namespace, &config.name));
     let mut mesh: Option<Mesh> = None;
     for MeshConfig { namespace, name, says, .. } in configs {

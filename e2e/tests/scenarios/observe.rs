@@ -221,7 +221,7 @@ async fn istio_objects_are_seen_when_they_come_and_when_they_go() {
     let what = seen(&objects, "each of them", |snapshot| {
         let facts = snapshot.namespace(&namespace)?;
         (facts.machines.len() == 1 && facts.machines[0].name == "machine").then_some(())?;
-        let scope = snapshot.egress.in_force(&namespace, &Labels::default()).pop()?;
+        let scope = snapshot.egress.in_force(&namespace, &Labels::default()).pop()??;
         (scope.name == "narrow"
             && !scope.imports(&namespace, &"orders".into(), &"a".into(), Port(80)))
         .then_some(())?;

@@ -109,8 +109,8 @@ const BUGS: [Bug; 31] = [
     Bug {
         name: "does not read the mark of a rollback",
         file: "src/translate/ours.rs",
-        find: "rolled_back: time(name::ROLLED_BACK_AT)?.map(",
-        replace: "rolled_back: time(name::ROLLED_BACK_AT)?.filter(|_| false).map(",
+        find: "Some(RolledBack { at, because: because.unwrap_or_default().to_owned() })",
+        replace: "Some((at, because)).and(None)",
         found_by: Seed(0),
     },
     Bug {

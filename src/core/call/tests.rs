@@ -211,6 +211,7 @@ fn what_a_sidecar_does_not_import_goes_out_as_it_is() {
                 selector: Default::default(),
                 imports: Some(vec![]),
                 sends_to_known_only: known_only,
+                revision: None,
                 listens: false,
             };
             world.snapshot.egress = crate::egress::Scopes::new(None, [scope]);

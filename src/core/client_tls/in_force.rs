@@ -6,10 +6,11 @@
 
 use super::{Rule, Rules};
 use crate::ident::{Host, Labels, Namespace};
+use crate::view::View;
 use std::collections::BTreeSet;
 
 impl Rules {
-    /// The rule that may be in force for a client, merged, once for each root namespace that says
+    /// The rule that may be in force for a client, merged, once for each control plane that tells
     /// something else.
     pub(super) fn in_force(
         &self,
@@ -18,39 +19,31 @@ impl Rules {
         server: &Namespace,
         host: &Host,
     ) -> Vec<Option<Merged<'_>>> {
-        let in_force = |root| self.in_force_by(root, client, labels, server, host);
-        let mut all = vec![in_force(self.roots.first())];
-        for root in self.roots.iter().skip(1) {
-            let other = in_force(Some(root));
-            if !all.contains(&other) {
-                all.push(other);
-            }
-        }
-        all
+        self.views.each(|view| self.in_force_by(view, client, labels, server, host))
     }
 
-    /// The rule in force for a client whose control plane has this root namespace. Never across
-    /// namespaces: a wildcard in the client's namespace hides an exact rule beside the service (B3).
+    /// The rule in force for a client of this control plane. Never across namespaces: a wildcard in
+    /// the client's namespace hides an exact rule beside the service (B3).
     fn in_force_by(
         &self,
-        root: Option<&Namespace>,
+        view: View<'_>,
         client: &Namespace,
         labels: &Labels,
         server: &Namespace,
         host: &Host,
     ) -> Option<Merged<'_>> {
-        let own = match root == Some(client) {
-            false => self.most_specific(client, host, Rule::is_visible_in_its_own_namespace),
-            true => self.most_specific(client, host, Rule::is_private),
+        let own = match view.root == Some(client) {
+            false => self.most_specific(view, client, host, Rule::is_visible_in_its_own_namespace),
+            true => self.most_specific(view, client, host, Rule::is_private),
         };
         if !own.is_empty() {
             // What stands here is all that counts, also where no rule of it is for this client.
             return picked(own, client, labels);
         }
-        for namespace in [Some(server), root].into_iter().flatten() {
+        for namespace in [Some(server), view.root].into_iter().flatten() {
             // The most specific host is chosen before visibility is asked; a hidden one does not
             // fall back to a less specific one of the same namespace.
-            let all = self.most_specific(namespace, host, |rule| !rule.is_private());
+            let all = self.most_specific(view, namespace, host, |rule| !rule.is_private());
             let visible: Vec<_> =
                 all.into_iter().filter(|merged| merged.is_exported_to(client)).collect();
             if !visible.is_empty() {
@@ -63,6 +56,7 @@ impl Rules {
     /// The rules of `namespace` for the most specific host that covers `host`, merged.
     fn most_specific(
         &self,
+        view: View<'_>,
         namespace: &Namespace,
         host: &Host,
         admit: impl Fn(&Rule) -> bool,
@@ -70,6 +64,7 @@ impl Rules {
         let covering: Vec<_> = self
             .of(namespace)
             .iter()
+            .filter(|rule| view.reads(rule.revision.as_deref()))
             .filter(|rule| admit(rule) && covers(&rule.host, host))
             .collect();
         let best = covering.iter().map(|rule| specificity(&rule.host)).max();

@@ -161,7 +161,10 @@ fn passed_by(context: Context<'_>, workload: &Workload) -> Option<Finding> {
         let found = Finding::new(Code::RedirectionMissing, id, message).at(level);
         found.evidence(format!("passed by: {}", list(passed))).remedy(remedy)
     };
-    Some(match (why(first)?, scopes.into_iter().find(|scope| scope.listens)) {
+    // Whichever of them is in force.
+    let listen = scopes.iter().all(|scope| scope.is_some_and(|scope| scope.listens));
+    let listening = scopes.into_iter().flatten().next().filter(|_| listen);
+    Some(match (why(first)?, listening) {
         (PassedBy::Mode, Some(scope)) => found(
             Level::Hold,
             format!(

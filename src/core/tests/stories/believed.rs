@@ -208,6 +208,7 @@ fn narrow(namespaces: &[&str]) -> Scope {
         selector: Labels::default(),
         imports: Some(namespaces.iter().map(import).collect()),
         sends_to_known_only: None,
+        revision: None,
         listens: false,
     }
 }
