@@ -66,7 +66,8 @@ tools: need-all ## the programs of a control plane, built once and cached; honou
 
 check: need-rust ## formatting and lints, warnings are errors; and that each bug to plant still has its place
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets --test scenarios -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --test scenarios --test model -- -D warnings
 	cargo test --locked --quiet --workspace --test scenarios -- planted::
 
 deny: need-all ## licences, bans and sources of what ships; five minutes with the first build of cargo-deny
