@@ -217,7 +217,11 @@ impl Cost {
             let mut turn = tokio::time::interval(SAMPLE);
             while begin.elapsed() < length {
                 turn.tick().await;
-                memory.push(operator.memory().expect("it runs"));
+                memory.push(operator.memory().unwrap_or_else(|| {
+                    let log = operator.log();
+                    let lines: Vec<_> = log.lines().collect();
+                    panic!("it ended:\n{}", lines[lines.len().saturating_sub(20)..].join("\n"));
+                }));
             }
         };
         tokio::select! {

@@ -202,7 +202,7 @@ fn ztunnel_denies_plaintext_where_strict_is_in_force_and_knows_no_disable() {
 
 #[test]
 fn what_a_sidecar_does_not_import_goes_out_as_it_is() {
-    let scoped = |known_only: Option<bool>, gateway: bool| {
+    let bound = |known_only: Option<bool>, gateway: bool, revision: Option<&'static str>| {
         move |world: &mut World| {
             let scope = Scope {
                 namespace: "front".into(),
@@ -211,7 +211,7 @@ fn what_a_sidecar_does_not_import_goes_out_as_it_is() {
                 selector: Default::default(),
                 imports: Some(vec![]),
                 sends_to_known_only: known_only,
-                revision: None,
+                revision: revision.map(str::to_owned),
                 listens: false,
             };
             world.snapshot.egress = crate::egress::Scopes::new(None, [scope]);
@@ -220,11 +220,17 @@ fn what_a_sidecar_does_not_import_goes_out_as_it_is() {
             }
         }
     };
+    let scoped = |known_only, gateway| bound(known_only, gateway, None);
     assert_eq!(at_each_server(scoped(None, false)), [Plaintext, Fails, Plaintext, Plaintext]);
     assert_eq!(at_each_server(scoped(Some(true), false)), [Unknown; 4]);
     // Gateways know everything.
     let [permissive, strict, ..] = at_each_server(scoped(None, true));
     assert_eq!([permissive, strict], [MutualTls; 2]);
+    // Where it may be another control plane's, what lets plaintext out counts and what lets nothing
+    // out does not.
+    let canary = Some("canary");
+    assert_eq!(at_each_server(bound(None, false, canary))[1], Fails);
+    assert_eq!(at_each_server(bound(Some(true), false, canary))[1], MutualTls);
     let mut world = World::shop();
     scoped(None, false)(&mut world);
     assert_eq!(call(&world).1, "Sidecar front/narrow");

@@ -94,10 +94,15 @@ fn a_sidecar_that_is_passed_by_protects_nobody() {
     // With listeners of its own it may end mutual TLS all the same.
     let mut listening = passed(PassedBy::Mode);
     let own = Scope { namespace: "catalog".into(), imports: None, listens: true, ..narrow(&[]) };
-    listening.snapshot.egress = Scopes::new(None, [own]);
+    listening.snapshot.egress = Scopes::new(None, [own.clone()]);
     let found = said(&listening, Code::RedirectionMissing).expect("said");
     assert_eq!(found.level, Level::Hold);
     assert!(found.message.contains("Sidecar catalog/default"), "{}", found.message);
+    // But not if only another control plane's clients read that.
+    let canary = Scope { revision: Some("canary".into()), ..own };
+    listening.snapshot.egress = Scopes::new(None, [canary]);
+    let found = said(&listening, Code::RedirectionMissing).expect("said");
+    assert_eq!(found.level, Level::Block);
 }
 
 #[test]
