@@ -55,7 +55,7 @@ bench: need-all tools ## preflight against istioctl analyze on the same files: t
 	@cargo build --locked --quiet --release -p meshrollout
 	@e2e/bench $(or $(CARGO_TARGET_DIR),target)/release/meshrollout "$$(e2e/tools/build control-plane)/istioctl"
 
-e2e-control-plane: need-all tools ## the scenarios on real control planes
+e2e-control-plane: need-all tools ## the scenarios on real control planes, and beside them the model check
 	e2e/run
 
 e2e-data-plane: need-all tools ## real sidecars, real clients, every request counted; as root

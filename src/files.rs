@@ -420,6 +420,20 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_and_a_sidecar_are_bound_to_the_revision_of_their_label() {
+        let of = |kind: &str, spec: &str| {
+            format!(
+                "---\napiVersion: networking.istio.io/v1\nkind: {kind}\n\
+                 metadata: {{name: own, namespace: shop, labels: {{istio.io/rev: canary}}}}\n\
+                 spec: {spec}\n"
+            )
+        };
+        let files = read(&[of("DestinationRule", "{host: a}"), of("Sidecar", "{}")].concat());
+        let bound = [&files.rules[0].revision, &files.egress[0].revision];
+        assert_eq!(bound.map(Option::as_deref), [Some("canary"); 2]);
+    }
+
+    #[test]
     fn a_template_is_told_from_what_is_broken() {
         let head = "apiVersion: apps/v1\nkind: Deployment\n";
         for template in [

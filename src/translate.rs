@@ -53,7 +53,7 @@ pub fn policy(object: &istio::PeerAuthentication) -> Policy {
         selector: Labels::default(),
         mode: Declared::Unset,
         ports: Default::default(),
-        revision: labels(meta).value("istio.io/rev").map(str::to_owned),
+        revision: revision(meta),
         managers: managers(meta),
         owner: owner(meta),
         ours: ours::read(meta),
@@ -74,6 +74,11 @@ pub fn policy(object: &istio::PeerAuthentication) -> Policy {
     policy
 }
 
+/// The revision that an object is bound to (`istio-semantics.md` A8).
+fn revision(meta: &ObjectMeta) -> Option<String> {
+    labels(meta).value("istio.io/rev").map(str::to_owned)
+}
+
 /// A DestinationRule as facts, its host expanded with its own namespace (`istio-semantics.md` B3).
 pub fn rule(object: &istio::DestinationRule, domain: &str) -> Rule {
     let meta = &object.metadata;
@@ -87,7 +92,7 @@ pub fn rule(object: &istio::DestinationRule, domain: &str) -> Rule {
         policy: None,
         passthrough: false,
         subsets: vec![],
-        revision: labels(meta).value("istio.io/rev").map(str::to_owned),
+        revision: revision(meta),
         malformed: None,
     };
     match object.spec.as_result() {

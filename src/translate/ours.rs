@@ -135,8 +135,9 @@ mod tests {
 
     #[test]
     fn without_a_note_that_a_rollback_needs_it_is_not_ours() {
-        let ids = [name::ROLLOUT_UID, name::NAMESPACE_UID];
-        for missing in ids.into_iter().chain([name::PREVIOUS_MODE, name::ROLLED_BACK_AT]) {
+        for missing in
+            [name::ROLLOUT_UID, name::NAMESPACE_UID, name::PREVIOUS_MODE, name::ROLLED_BACK_AT]
+        {
             let mut notes = annotations(&ours());
             notes.remove(missing);
             assert_eq!(read(&noted(notes)), None, "{missing}");

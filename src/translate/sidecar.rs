@@ -1,6 +1,6 @@
 //! Sidecars and EnvoyFilters: what clients know, and what is patched into servers.
 
-use super::{labels, labels_of, namespace};
+use super::{labels_of, namespace, revision};
 use crate::istio;
 use meshrollout_core::egress::{Import, Scope, Whose};
 use meshrollout_core::ident::{Host, Labels, Namespace, Port};
@@ -17,7 +17,7 @@ pub fn scope(object: &istio::Sidecar) -> Scope {
         selector: Labels::default(),
         imports: Some(vec![]),
         sends_to_known_only: None,
-        revision: labels(meta).value("istio.io/rev").map(str::to_owned),
+        revision: revision(meta),
         listens: false,
     };
     let Ok(spec) = object.spec.as_result() else { return scope };
