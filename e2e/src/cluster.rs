@@ -27,7 +27,7 @@ use crate::prometheus::{Prometheus, Targets};
 use crate::run_folder::RunFolder;
 use crate::servers::Servers;
 use crate::tools::Tools;
-use crate::{Doing, Error, istio_metrics, kwok, until};
+use crate::{Doing, Error, beginning, istio_metrics, kwok, until};
 
 /// What takes longer has no end: `kubectl delete` waits for finalizers by itself.
 const LONGEST_COMMAND: Duration = Duration::from_secs(120);
@@ -119,6 +119,14 @@ impl Cluster {
         let gateway = node.as_ref().map(|node| node.network().gateway());
         // Nothing of these needs the apiserver to be up.
         let pki = Pki::create(folder.join("pki"))?;
+        let (definitions, mut manifest) = tokio::task::spawn_blocking({
+            let (tools, webhooks) = (tools.clone(), istiod_ports.webhooks);
+            let real_proxies = node.is_some();
+            move || istio::manifest(&tools, webhooks, real_proxies)
+        })
+        .await
+        .doing("generating Istio's manifest")??;
+        beginning::lay(&tools, &definitions, &folder.join(control_plane::ETCD)).await?;
         let etcd = control_plane::etcd(&tools, &folder, &at).start()?;
         let apiserver = control_plane::apiserver(&tools, &folder, &pki, &at)?;
         let plugins = options.owners_are_asked.then_some(control_plane::OWNERS_ARE_ASKED);
@@ -134,11 +142,6 @@ impl Cluster {
                 sidecars: node.as_ref().map(RealNode::targets),
             },
         )?;
-        let manifest = tokio::task::spawn_blocking({
-            let (tools, webhooks) = (tools.clone(), istiod_ports.webhooks);
-            let real_proxies = node.is_some();
-            move || istio::manifest(&tools, webhooks, real_proxies)
-        });
         let server = at.server();
         let kubeconfigs = Kubeconfigs::write(&pki, &server)?;
         let config = client_config(&kubeconfigs.admin).await?;
@@ -160,7 +163,6 @@ impl Cluster {
         ]);
         create_nodes(&client).await?;
         processes.push(kwok::kwok(&tools, &folder, &kubeconfigs.kwok, kwok_port)?.start()?);
-        let mut manifest = manifest.await.doing("generating Istio's manifest")??;
         if node.is_some() {
             manifest.push(istio_metrics::filters(istio::ROOT_NAMESPACE));
         }
@@ -417,7 +419,10 @@ fn keep_audit_log(folder: &Path) -> Result<(), Error> {
     std::fs::hard_link(folder.join(AUDIT_LOG), kept).doing("keeping the audit log")
 }
 
-async fn apiserver_ready(client: &Client, processes: &mut [Process]) -> Result<(), Error> {
+pub(crate) async fn apiserver_ready(
+    client: &Client,
+    processes: &mut [Process],
+) -> Result<(), Error> {
     // Alone it takes three; a busy machine gives it what it has left.
     let ready = until("the apiserver to be ready", Duration::from_secs(180), async || {
         for process in &mut *processes {

@@ -8,6 +8,8 @@ use crate::tools::Tools;
 use crate::{Doing, Error, node};
 
 pub(crate) const AUDIT_LOG: &str = "audit.log";
+/// The folder of etcd's data, in a cluster's folder.
+pub(crate) const ETCD: &str = "etcd";
 
 /// For the apiserver.
 pub(crate) const OWNERS_ARE_ASKED: &str =
@@ -31,7 +33,7 @@ impl Addresses {
 pub(crate) fn etcd(tools: &Tools, folder: &Path, at: &Addresses) -> Program {
     let (clients, peers) = (local(at.etcd), local(at.etcd_peers));
     Program::new("etcd", tools.program("etcd"), folder).args([
-        format!("--data-dir={}", text(&folder.join("etcd"))),
+        format!("--data-dir={}", text(&folder.join(ETCD))),
         format!("--listen-client-urls={clients}"),
         format!("--advertise-client-urls={clients}"),
         format!("--listen-peer-urls={peers}"),

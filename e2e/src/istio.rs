@@ -33,13 +33,13 @@ const WITHOUT_OWN_FILTERS: [(&str, &str); 3] = [
 /// The port at which injected proxies look for istiod.
 const PROXIES_PORT: u16 = 15012;
 
-/// Istio's objects as `istioctl manifest generate` prints them; for real proxies without Istio's
+/// Istio's definitions and its other objects, as `istioctl manifest generate` prints them; for real proxies without Istio's
 /// own metrics, which upstream Envoy cannot make.
 pub(crate) fn manifest(
     tools: &Tools,
     webhook_port: u16,
     real_proxies: bool,
-) -> Result<Vec<Value>, Error> {
+) -> Result<(Vec<Value>, Vec<Value>), Error> {
     let making = "generating Istio's manifest";
     let mut args = vec![
         "manifest".to_owned(),
@@ -74,7 +74,8 @@ pub(crate) fn manifest(
         }
     };
     let own = json.replace(ANY_WEBHOOK, &format!("https://127.0.0.1:{webhook_port}/"));
-    serde_json::from_str(&own).doing(making)
+    let objects: Vec<Value> = serde_json::from_str(&own).doing(making)?;
+    Ok(objects.into_iter().partition(is_definition))
 }
 
 fn is_definition(object: &Value) -> bool {
@@ -100,7 +101,7 @@ fn cached_manifest(istioctl: &Path, args: &[String]) -> Result<PathBuf, Error> {
     Ok(cache_folder().join(format!("istio-{:016x}.json", hasher.finish())))
 }
 
-/// Applies the definitions first, then all that may need them.
+/// Creates all but the definitions, with which every cluster begins.
 pub(crate) async fn create_manifest(client: &Client, objects: &[Value]) -> Result<(), Error> {
     let mut applier = Applier::new(client.clone());
     applier
@@ -108,10 +109,7 @@ pub(crate) async fn create_manifest(client: &Client, objects: &[Value]) -> Resul
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ROOT_NAMESPACE}}),
         ])
         .await?;
-    let (definitions, rest): (Vec<Value>, Vec<Value>) =
-        objects.iter().cloned().partition(is_definition);
-    applier.create_together(&definitions).await?;
-    applier.create_together(&rest).await
+    applier.create_together(objects).await
 }
 
 /// Where istiod listens.

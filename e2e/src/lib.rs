@@ -20,6 +20,7 @@
 
 mod apply;
 mod audit;
+mod beginning;
 mod cluster;
 mod collector;
 mod control_plane;

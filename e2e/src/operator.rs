@@ -139,6 +139,13 @@ impl Cluster {
         self.command(&meshrollout().await?, args).await
     }
 
+    /// Runs the command line on files, where there is no cluster.
+    pub async fn meshrollout_on_files(args: &[&str]) -> Result<Output, Error> {
+        let program = meshrollout().await?;
+        let running = || format!("running {} {}", program.display(), args.join(" "));
+        tokio::process::Command::new(&program).args(args).output().await.doing(running())
+    }
+
     /// Runs the command line as this user, whom `admin` impersonates.
     pub async fn meshrollout_as(&self, user: &str, args: &[&str]) -> Result<Output, Error> {
         let reading = || format!("reading {}", self.kubeconfig().display());

@@ -140,7 +140,8 @@ async fn end(cluster: &Cluster, operator: Operator, rollouts: &[&str]) {
 
 /// A tenant deletes the report, and somebody clears the rollout's status.
 async fn wipe(cluster: &Cluster, name: &str) {
-    let report = ["delete", "meshreport", name, "-n", name, "--ignore-not-found"];
+    // Not until it is seen to be gone: the operator tells the next one at once.
+    let report = ["delete", "meshreport", name, "-n", name, "--ignore-not-found", "--wait=false"];
     let clear = r#"{"status":null}"#;
     let status =
         ["patch", "meshrollout", name, "--subresource=status", "--type=merge", "-p", clear];

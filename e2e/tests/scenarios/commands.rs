@@ -229,15 +229,14 @@ fn found(output: &Output) -> Vec<Value> {
 /// The README's comparison.
 #[tokio::test]
 async fn strict_and_disable_together_are_an_outage_that_istioctl_does_not_name() {
-    let cluster = Cluster::start(Options::default()).await.unwrap();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/strict-and-disable");
-    let analyze = std::process::Command::new(cluster.program("istioctl"))
+    let analyze = std::process::Command::new(Cluster::tool("istioctl").unwrap())
         .args(["analyze", "--use-kube=false", "-A", folder])
         .output()
         .unwrap();
     assert!(analyze.status.success(), "{}", said(&analyze));
     assert!(said(&analyze).contains("No validation issues found"), "{}", said(&analyze));
-    let preflight = cluster.meshrollout(&["preflight", "-f", folder]).await.unwrap();
+    let preflight = Cluster::meshrollout_on_files(&["preflight", "-f", folder]).await.unwrap();
     assert_eq!(preflight.status.code(), Some(1));
     for word in [
         "MR0401 ClientTlsDisabled [block] DestinationRule front/orders-plain:80",

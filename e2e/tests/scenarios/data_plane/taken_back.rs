@@ -143,7 +143,8 @@ impl Scene<'_> {
                 "ports": [{"name": "http", "port": PORT}]}});
         self.cluster.apply(&[all]).await.unwrap();
         let url = format!("http://all.silent:{PORT}/");
-        let client = || RealWorkload::load("web", "to-silent", &url, 10);
+        // Busy well beyond the twenty in each window that make a silence harm.
+        let client = || RealWorkload::load("web", "to-silent", &url, 30);
         let excluded = "traffic.sidecar.istio.io/excludeOutboundPorts";
         (client().annotation(excluded, &PORT.to_string()), client())
     }

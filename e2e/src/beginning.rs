@@ -1,0 +1,113 @@
+//! What every cluster begins with: an etcd that holds what an apiserver makes for itself at its first
+//! start, and Istio's definitions. To take those up one by one costs an apiserver as much as to start,
+//! and dozens are started; so it is done once, and the data are kept.
+
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::ListParams;
+use kube::{Api, Client};
+use serde_json::Value;
+
+use crate::apply::Applier;
+use crate::cluster::{apiserver_ready, client_config};
+use crate::control_plane::{self, Addresses};
+use crate::pki::Pki;
+use crate::ports::Ports;
+use crate::run_folder::RunFolder;
+use crate::tools::{Tools, cache_folder};
+use crate::{Doing, Error, until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Puts the data there for the etcd of a new cluster; the first one of all makes them.
+pub(crate) async fn lay(tools: &Tools, definitions: &[Value], data: &Path) -> Result<(), Error> {
+    let kept = place(tools, definitions)?;
+    if !kept.exists() {
+        std::fs::create_dir_all(cache_folder()).doing("making the cache")?;
+        // Who comes meanwhile waits, and finds them. The lock goes with the file, however we end.
+        let lock = File::create(kept.with_extension("lock")).doing("locking etcd's first data")?;
+        let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock));
+        let _lock = lock.await.doing("waiting")?.doing("locking etcd's first data")?;
+        if !kept.exists() {
+            make(tools, definitions, &kept).await.doing("making etcd's first data")?;
+        }
+    }
+    copy(&kept, data).doing("copying etcd's first data")
+}
+
+/// Other programs or other definitions make other data.
+fn place(tools: &Tools, definitions: &[Value]) -> Result<PathBuf, Error> {
+    let mut hasher = DefaultHasher::new();
+    for program in ["etcd", "kube-apiserver"] {
+        let found =
+            std::fs::metadata(tools.program(program)).doing(format!("looking at {program}"))?;
+        (found.len(), found.modified().ok()).hash(&mut hasher);
+    }
+    for definition in definitions {
+        definition.to_string().hash(&mut hasher);
+    }
+    Ok(cache_folder().join(format!("etcd-{:016x}", hasher.finish())))
+}
+
+async fn make(tools: &Tools, definitions: &[Value], kept: &Path) -> Result<(), Error> {
+    let mut ports = Ports::reserve()?;
+    let run = RunFolder::create(false)?;
+    let folder = run.path();
+    let at = Addresses {
+        etcd: ports.take()?,
+        etcd_peers: ports.take()?,
+        apiserver: ports.take()?,
+        controller_manager: ports.take()?,
+        scheduler: ports.take()?,
+    };
+    let pki = Pki::create(folder.join("pki"))?;
+    let etcd = control_plane::etcd(tools, folder, &at).start()?;
+    let apiserver = control_plane::apiserver(tools, folder, &pki, &at)?.start()?;
+    let admin = pki.kubeconfig(&at.server(), "admin", Some("system:masters"))?;
+    let client = Client::try_from(client_config(&admin).await?).doing("making a client")?;
+    let mut processes = vec![etcd, apiserver];
+    apiserver_ready(&client, &mut processes).await?;
+    Applier::new(client.clone()).create_together(definitions).await?;
+    let stored = Api::<CustomResourceDefinition>::all(client);
+    until("the definitions to be established", LIMIT, async || {
+        let all = stored.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        match all.items.iter().filter(|one| !is_established(one)).count() {
+            0 => Ok(()),
+            count => Err(format!("{count} of {} are not", all.items.len())),
+        }
+    })
+    .await?;
+    // The apiserver first, which would complain of an etcd that is gone; what it writes last is stored.
+    while let Some(mut process) = processes.pop() {
+        process.ask_to_end();
+        until("it to end", LIMIT, async || match process.ended() {
+            Ok(Some(_)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await?;
+    }
+    let whole = kept.with_extension(std::process::id().to_string());
+    copy(&folder.join(control_plane::ETCD), &whole).doing("keeping it")?;
+    std::fs::rename(&whole, kept).doing("keeping it")
+}
+
+fn is_established(definition: &CustomResourceDefinition) -> bool {
+    let conditions = definition.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|one| one.type_ == "Established" && one.status == "True")
+}
+
+/// Without the sixty megabytes that etcd keeps free for its log.
+fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    let copied = Command::new("cp").args(["-r", "--sparse=always", "--"]).args([from, to]).output();
+    let copied = copied.doing("running cp")?;
+    match copied.status.success() {
+        true => Ok(()),
+        false => Err(Error::new(String::from_utf8_lossy(&copied.stderr).into_owned())),
+    }
+}
