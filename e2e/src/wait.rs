@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use crate::Error;
 
 const SHORTEST: Duration = Duration::from_millis(50);
-const LONGEST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// Polls `attempt` until it yields a value; `Err` says why not yet, and is told at the limit.
 ///

@@ -2,8 +2,8 @@
 //! the faults end, each reaches the end that its scenario has, and no write was unsafe.
 //!
 //! A schedule is one rollout of three stages and the faults of its own seed on every write to its
-//! objects. Four share an operator, one of each scenario; what they share (watches, lists, the
-//! Lease, the metrics) fails by the seed of the first of the four.
+//! objects. Eight share an operator, two of each scenario; what they share (watches, lists, the
+//! Lease, the metrics) fails by the seed of the first of the eight.
 //!
 //! SCHEDULES=60    how many, from seed 0 on
 //! SEED=17         only that one and the seven that run with it

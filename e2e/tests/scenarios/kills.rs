@@ -40,6 +40,8 @@ const BAKE: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(2);
 const EVIDENCE_AGE: Duration = Duration::from_secs(3);
 const STEP: usize = 17;
+/// The sample's: four or so of a rollout's writes.
+const LONG_STEP: usize = 41;
 /// A rollout whose operator dies too often does not end within the limit.
 const KILLS_AT_MOST: usize = 10;
 
@@ -49,7 +51,7 @@ enum Plan {
     Nowhere,
     AtPolicies(Moment),
     AtNew(Moment),
-    Every { from: usize, moment: Moment },
+    Every { from: usize, step: usize, moment: Moment },
 }
 
 /// What one rollout left.
@@ -153,8 +155,8 @@ async fn killed_until_enforced(
                 Plan::AtNew(moment) => Some(proxy.hold(moment, move |one| {
                     !before.contains(&(moment as usize, which(one, &own)))
                 })),
-                Plan::Every { from, moment } => {
-                    Some(proxy.hold(moment, move |one| one.number % STEP == from))
+                Plan::Every { from, step, moment } => {
+                    Some(proxy.hold(moment, move |one| one.number % step == from))
                 }
             };
         let held = async {
@@ -325,12 +327,12 @@ async fn an_operator_killed_at_any_write_leaves_what_an_undisturbed_one_leaves()
     if whole {
         plans.extend(Moment::ALL.map(Plan::AtNew));
     }
-    for from in (0..STEP).filter(|_| !policies_only) {
-        for (index, moment) in Moment::ALL.into_iter().enumerate() {
-            // The sample has each moment once, at different beginnings.
-            if whole || from == 1 + 6 * index {
-                plans.push(Plan::Every { from, moment });
-            }
+    for (index, moment) in Moment::ALL.into_iter().enumerate().filter(|_| !policies_only) {
+        if whole {
+            plans.extend((0..STEP).map(|from| Plan::Every { from, step: STEP, moment }));
+        } else {
+            // Each moment once, at different beginnings.
+            plans.push(Plan::Every { from: 1 + 13 * index, step: LONG_STEP, moment });
         }
     }
     let turns = plans.into_iter().enumerate();

@@ -1,26 +1,15 @@
 //! What real sidecars measure reaches Prometheus under Istio's names, and a Job runs and ends.
 
-use meshrollout_e2e::scenario::Injection;
 use meshrollout_e2e::{Cluster, RealWorkload, until};
 
-use super::{LIMIT, PORT, client, enough, options};
+use super::own_source::{mixed, says_the_same};
+use super::{LIMIT, enough, options};
 
 #[tokio::test]
-async fn real_sidecars_say_who_called_whom_and_how() {
+async fn real_sidecars_say_who_called_whom_and_how_and_the_same_to_us() {
     let Some((options, _place)) = options().await else { return };
     let cluster = Cluster::start(options).await.unwrap();
-    cluster.namespace("server", Injection::Enabled, &[]).await.unwrap();
-    cluster.namespace("meshed", Injection::Enabled, &[]).await.unwrap();
-    cluster.namespace("plain", Injection::Absent, &[]).await.unwrap();
-    cluster.run(&RealWorkload::echo("server", "echo", PORT)).await.unwrap();
-    cluster.certificate("server", "tls", &["hook.server"]).await.unwrap();
-    cluster.run(&RealWorkload::tls_echo("server", "hook", 8443, "tls")).await.unwrap();
-    let by_name = "http://echo.server:8080/";
-    let loads =
-        [client(&cluster, "meshed", by_name).await, client(&cluster, "plain", by_name).await];
-    cluster.certificate("meshed", "tls", &["hook.server"]).await.unwrap();
-    let tls = RealWorkload::tls_load("meshed", "tls", "https://hook.server:8443/", 10, "tls");
-    cluster.run(&tls).await.unwrap();
+    let loads = mixed(&cluster).await;
     for load in &loads {
         enough(load, load.mark().unwrap()).await;
     }
@@ -64,6 +53,8 @@ async fn real_sidecars_say_who_called_whom_and_how() {
     // A pod without a sidecar is nobody's evidence.
     let others = r#"count({namespace="plain"})"#;
     assert_eq!(cluster.prometheus().query(others).await.unwrap(), Vec::<serde_json::Value>::new());
+    says_the_same(&cluster).await;
+    a_job_ends_with_its_work(&cluster).await;
 }
 
 /// The series of a query's metric, for a person to see which label differs.
@@ -78,12 +69,8 @@ async fn all_of(cluster: &Cluster, query: &str) -> String {
     }
 }
 
-#[tokio::test]
-async fn a_job_runs_beside_its_sidecar_and_ends_with_its_work() {
-    let Some((options, _place)) = options().await else { return };
-    let cluster = Cluster::start(options).await.unwrap();
-    cluster.namespace("server", Injection::Enabled, &[]).await.unwrap();
-    cluster.run(&RealWorkload::echo("server", "echo", PORT)).await.unwrap();
+/// Beside its sidecar, which ends with it.
+async fn a_job_ends_with_its_work(cluster: &Cluster) {
     // An answer, and soon: a port where nobody listens costs ten seconds for each request.
     let (by_name, refused) = ("http://echo.server:8080/", "http://echo.server:8080/?codes=503");
     for (name, url, phase) in [("well", by_name, "Succeeded"), ("badly", refused, "Failed")] {

@@ -17,20 +17,14 @@ use meshrollout_e2e::scenario::Injection;
 use meshrollout_e2e::{Cluster, Load, Mark, OperatorOptions, RealWorkload, Rollout, until};
 use serde_json::{Value, json};
 
-use super::{PORT, client, enough, options, served};
+use super::{PORT, client, options, served};
 
 const LIMIT: Duration = Duration::from_secs(90);
 /// Two scrapes of a second each, an evaluation every second, and five seconds.
 const IN_TIME: Duration = Duration::from_secs(2 + 1 + 5);
 
-#[tokio::test]
-async fn the_sidecars_say_the_same_to_us_as_to_prometheus() {
-    let Some((options, _place)) = options().await else { return };
-    let cluster = Cluster::start(options).await.unwrap();
-    let loads = mixed(&cluster).await;
-    for load in &loads {
-        enough(load, load.mark().unwrap()).await;
-    }
+/// The sidecars, once asked by the operator itself, once by Prometheus.
+pub(super) async fn says_the_same(cluster: &Cluster) {
     let config = Config::parse(&format!(
         "metricsSources: [{{name: main, url: '{}', scrapeInterval: 1s}}]\n{}",
         cluster.prometheus_url(),
@@ -59,7 +53,7 @@ async fn the_sidecars_say_the_same_to_us_as_to_prometheus() {
 }
 
 /// Traffic of each kind: over mutual TLS, in plaintext, over TLS of one's own, and in vain.
-async fn mixed(cluster: &Cluster) -> Vec<Load> {
+pub(super) async fn mixed(cluster: &Cluster) -> Vec<Load> {
     for (namespace, injection) in [
         ("server", Injection::Enabled),
         ("meshed", Injection::Enabled),

@@ -1,4 +1,4 @@
-//! The same seven meshes with the operator: it holds, says why, and lets nothing fail.
+//! Seven meshes: what STRICT at once breaks, the operator holds, says why, and lets nothing fail.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use super::seven::Cause::{
     self, MixedHeadless, NoSidecar, OutsideTheMesh, OwnProbes, PodAddress, RuleDisable, TlsPort,
 };
 use super::seven::{Mesh, seven};
+use super::without_us::{strict_at_once_breaks, taken_back_by_hand};
 
 const NAME: &str = "shop";
 /// So many requests without a failure are the claim.
@@ -17,11 +18,14 @@ const REQUESTS: usize = 10_000;
 const LIMIT: Duration = Duration::from_secs(90);
 
 #[tokio::test]
-async fn the_operator_holds_names_the_cause_and_lets_no_request_fail() {
+async fn what_strict_breaks_the_operator_holds_and_names_and_then_no_request_fails() {
     let Some((options, _place)) = options().await else { return };
     let cluster = Cluster::start(options).await.unwrap();
-    cluster.install().await.unwrap();
     let mut meshes = seven(&cluster).await;
+    strict_at_once_breaks(&cluster, &meshes).await;
+    taken_back_by_hand(&cluster, &meshes).await;
+
+    cluster.install().await.unwrap();
     let mut counted = Counted::from_now(&meshes);
     let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
     // The evidence is there when the rollout comes: what follows is not waiting for scrapes.

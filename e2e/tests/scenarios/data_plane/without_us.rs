@@ -9,10 +9,8 @@ use meshrollout_e2e::{Cluster, RealWorkload, until};
 use super::seven::Cause::{
     self, MixedHeadless, NoSidecar, OutsideTheMesh, OwnProbes, PodAddress, RuleDisable, TlsPort,
 };
-use super::seven::seven;
-use super::{
-    LIMIT, PORT, Traces, changed, client, enough, leftovers, nothing_left, options, options_alone,
-};
+use super::seven::Mesh;
+use super::{LIMIT, PORT, Traces, changed, client, enough, leftovers, nothing_left, options_alone};
 
 /// What a client without a sidecar sees of a server that refuses it.
 const RESET: &str = "Connection reset by peer (os error 104)";
@@ -85,30 +83,26 @@ async fn strict_refuses_a_plaintext_client_and_no_meshed_one() {
     nothing_left(&made, &folder).await;
 }
 
-/// What STRICT does where nobody looked first: each of these must fail, or the tests with the
-/// operator prove nothing.
-#[tokio::test]
-async fn strict_at_once_breaks_what_the_gates_are_for() {
-    let Some((options, _place)) = options().await else { return };
-    let cluster = Cluster::start(options).await.unwrap();
-    let meshes = seven(&cluster).await;
+/// What STRICT does where nobody looked first: each of these must fail, or what follows with the
+/// operator proves nothing.
+pub(super) async fn strict_at_once_breaks(cluster: &Cluster, meshes: &[Mesh]) {
     let mut before = vec![];
-    for mesh in &meshes {
+    for mesh in meshes {
         for load in mesh.loads() {
             let permissive = enough(load, load.mark().unwrap()).await;
             println!("PERMISSIVE, {}: {permissive}", mesh.cause.what());
             assert_eq!(permissive.failed(), 0, "{}", mesh.cause.what());
         }
-        before.push(Shown::of(&cluster, mesh.cause).await);
+        before.push(Shown::of(cluster, mesh.cause).await);
     }
 
     let begin = Instant::now();
-    for mesh in &meshes {
+    for mesh in meshes {
         let namespace = mesh.cause.namespace();
         cluster.peer_authentication(namespace, "default", "STRICT").await.unwrap();
     }
     let mut wrong = vec![];
-    for mesh in &meshes {
+    for mesh in meshes {
         let Some(load) = &mesh.misled else { continue };
         let what = mesh.cause.what();
         changed(load, &format!("{what} to fail"), |tally| tally.failed() > 0).await;
@@ -142,7 +136,7 @@ async fn strict_at_once_breaks_what_the_gates_are_for() {
     // Twice the scrape interval, and a second for the page.
     tokio::time::sleep(Duration::from_secs(3)).await;
     for (mesh, before) in meshes.iter().zip(before) {
-        let now = Shown::of(&cluster, mesh.cause).await;
+        let now = Shown::of(cluster, mesh.cause).await;
         println!("{}: {}", mesh.cause.what(), now.since(&before));
         let by_client = matches!(mesh.cause, RuleDisable | MixedHeadless | PodAddress);
         assert_eq!(by_client, now.cut_off > before.cut_off, "{}", mesh.cause.what());
@@ -153,6 +147,21 @@ async fn strict_at_once_breaks_what_the_gates_are_for() {
         assert_eq!(speaks_tls, now.handshakes > before.handshakes, "{}", mesh.cause.what());
         // What is refused is no request: the server's own metrics show nothing.
         assert_eq!(now.errors, before.errors, "{}", mesh.cause.what());
+    }
+}
+
+/// Takes the policies away again, and waits until everybody is served as before.
+pub(super) async fn taken_back_by_hand(cluster: &Cluster, meshes: &[Mesh]) {
+    for mesh in meshes {
+        cluster.delete("peerauthentication", mesh.cause.namespace(), "default").await.unwrap();
+    }
+    for load in meshes.iter().flat_map(Mesh::loads) {
+        until("all to be served again", LIMIT, async || {
+            let tally = enough(load, load.mark().unwrap()).await;
+            if tally.failed() == 0 { Ok(()) } else { Err(tally.to_string()) }
+        })
+        .await
+        .unwrap();
     }
 }
 
