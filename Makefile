@@ -25,6 +25,7 @@ test: need-all ## everything, the same that CI runs
 	@echo "2. the programs of a control plane, from source: about 11 minutes on two idle cores, once; then cached outside this folder (or TOOLS=FOLDER)"
 	@echo "3. the scenarios on real control planes, and beside them the model check: ten minutes"
 	@mkdir -p $(dir $(LOG)); : > $(LOG); status=0; \
+	cargo test --locked --no-run --workspace --tests --test scenarios --test model 2>&1 | tee -a $(LOG) || status=1; \
 	cargo test --locked --no-fail-fast --workspace 2>&1 | tee -a $(LOG) || status=1; \
 	cargo check --locked -p meshrollout-core || status=1; \
 	{ e2e/tools/build control-plane && e2e/tools/build chart && e2e/tools/build truth && e2e/tools/build traces && e2e/run; } 2>&1 | tee -a $(LOG) || status=1; \

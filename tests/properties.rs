@@ -135,7 +135,7 @@ fn in_time(what: &str, act: impl FnOnce()) {
 #[test]
 fn no_file_makes_it_panic_or_hang() {
     let seeds = seeds();
-    proptest!(ProptestConfig::with_cases(4000), |(
+    proptest!(ProptestConfig::with_cases(2000), |(
         seed in proptest::sample::select(seeds),
         edits in edits(),
     )| {

@@ -1,5 +1,5 @@
 //! What every cluster begins with: an etcd that holds what an apiserver makes for itself at its first
-//! start, and Istio's definitions. To take those up one by one costs an apiserver as much as to start,
+//! start, and definitions of kinds, Istio's and mostly ours. To take those up one by one costs an apiserver as much as to start,
 //! and dozens are started; so it is done once, and the data are kept.
 
 use std::fs::File;
@@ -72,7 +72,8 @@ async fn make(tools: &Tools, definitions: &[Value], kept: &Path) -> Result<(), E
     let client = Client::try_from(client_config(&admin).await?).doing("making a client")?;
     let mut processes = vec![etcd, apiserver];
     apiserver_ready(&client, &mut processes).await?;
-    Applier::new(client.clone()).create_together(definitions).await?;
+    // As whoever installs them later will: that changes nothing then.
+    Applier::new(client.clone()).apply(definitions).await?;
     let stored = Api::<CustomResourceDefinition>::all(client);
     until("the definitions to be established", LIMIT, async || {
         let all = stored.list(&ListParams::default()).await.map_err(|error| error.to_string())?;

@@ -27,7 +27,7 @@ use crate::prometheus::{Prometheus, Targets};
 use crate::run_folder::RunFolder;
 use crate::servers::Servers;
 use crate::tools::Tools;
-use crate::{Doing, Error, beginning, istio_metrics, kwok, until};
+use crate::{Doing, Error, beginning, install, istio_metrics, kwok, until};
 
 /// What takes longer has no end: `kubectl delete` waits for finalizers by itself.
 const LONGEST_COMMAND: Duration = Duration::from_secs(120);
@@ -43,6 +43,9 @@ pub struct Options {
     /// kinds there are before meshrollout's are installed, so that the fence is not known for half a
     /// minute (decision 9).
     pub owners_are_asked: bool,
+    /// Meshrollout's kinds are there from the beginning, as they are when [`Cluster::install`] is
+    /// done with them; else they come when somebody installs them.
+    pub kinds: bool,
     /// Further environment of istiod, such as `DEFAULT_WORKLOAD_CERT_TTL`.
     pub istiod_env: Vec<(String, String)>,
     /// One more node, which runs pods for real; without it all pods are kwok's likenesses.
@@ -56,6 +59,7 @@ impl Default for Options {
             scrape_interval: Duration::from_secs(1),
             keep,
             owners_are_asked: false,
+            kinds: true,
             istiod_env: vec![],
             data_plane: None,
         }
@@ -119,13 +123,16 @@ impl Cluster {
         let gateway = node.as_ref().map(|node| node.network().gateway());
         // Nothing of these needs the apiserver to be up.
         let pki = Pki::create(folder.join("pki"))?;
-        let (definitions, mut manifest) = tokio::task::spawn_blocking({
+        let (mut definitions, mut manifest) = tokio::task::spawn_blocking({
             let (tools, webhooks) = (tools.clone(), istiod_ports.webhooks);
             let real_proxies = node.is_some();
             move || istio::manifest(&tools, webhooks, real_proxies)
         })
         .await
         .doing("generating Istio's manifest")??;
+        if options.kinds {
+            definitions.extend(install::kinds()?);
+        }
         beginning::lay(&tools, &definitions, &folder.join(control_plane::ETCD)).await?;
         let etcd = control_plane::etcd(&tools, &folder, &at).start()?;
         let apiserver = control_plane::apiserver(&tools, &folder, &pki, &at)?;

@@ -36,7 +36,8 @@ pub async fn demo(keep: bool, scripted: bool) -> Result<(), Error> {
 
     chapter("A mesh, and a shop in it");
     note("starting etcd, kube-apiserver, controller manager, scheduler, istiod and Prometheus");
-    let cluster = Cluster::start(Options { keep: false, ..Options::default() }).await?;
+    let cluster =
+        Cluster::start(Options { keep: false, kinds: false, ..Options::default() }).await?;
     note(&format!(
         "all real, all on this machine, ready after {:.0} s",
         cluster.start_up().as_secs_f64()

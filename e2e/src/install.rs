@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use serde_json::{Value, json};
 
 use crate::apply::documents;
@@ -22,6 +24,11 @@ const CONTAINER: &str = "/spec/template/spec/containers/0";
 
 /// The guard of policies, which the chart's values can switch off.
 pub const GUARD: &str = "meshrollout-guard";
+
+/// The definitions of meshrollout's kinds.
+pub(crate) fn kinds() -> Result<Vec<Value>, Error> {
+    CRDS.iter().try_fold(vec![], |all, crd| Ok([all, documents(crd)?].concat()))
+}
 
 /// How the chart would have the operator started.
 pub(crate) struct Start {
@@ -132,17 +139,14 @@ impl Cluster {
     pub async fn install_without(&self, off: &[&str]) -> Result<(), Error> {
         // The kinds first: the apiserver looks up what kinds there are when it first meets the fence,
         // and then not for half a minute, in which no operator would go forward.
-        for crd in CRDS {
-            self.apply_yaml(crd).await.doing("installing the kinds of meshrollout")?;
-        }
-        let kinds = ["meshapprovals", "meshfences", "meshrollouts", "meshreports"];
+        self.apply(&kinds()?).await.doing("installing the kinds of meshrollout")?;
+        let served = ["MeshApproval", "MeshFence", "MeshRollout", "MeshReport"].map(|kind| {
+            let kind = GroupVersionKind::gvk("meshrollout.dev", "v1alpha1", kind);
+            Api::<DynamicObject>::all_with(self.client(), &ApiResource::from_gvk(&kind))
+        });
         until("the CRDs to be served", Duration::from_secs(30), async || {
-            for kind in kinds {
-                let output =
-                    self.kubectl(&["get", kind, "-A"]).await.map_err(|error| error.to_string())?;
-                if !output.status.success() {
-                    return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-                }
+            for kind in &served {
+                kind.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
             }
             Ok(())
         })

@@ -68,7 +68,8 @@ async fn up(files: &[PathBuf], shop: bool, data_plane: bool) -> Result<(), Error
     eprintln!("starting a control plane; the first time, its programs are built");
     let load = std::env::current_exe().doing("finding this program")?;
     let data_plane = data_plane.then(|| DataPlane::with_load(load));
-    let cluster = Cluster::start(Options { data_plane, ..Options::default() }).await?;
+    let cluster =
+        Cluster::start(Options { data_plane, kinds: false, ..Options::default() }).await?;
     if shop {
         Shop::open(&cluster).await?;
     }

@@ -21,7 +21,8 @@ pub(super) async fn tell_it(keep: bool) -> Result<(), Error> {
     note("own, with Istio's injected sidecars: pilot-agent and Envoy");
     let load = std::env::current_exe().doing("finding this program")?;
     let data_plane = Some(DataPlane::with_load(load));
-    let cluster = Cluster::start(Options { data_plane, ..Options::default() }).await?;
+    let cluster =
+        Cluster::start(Options { data_plane, kinds: false, ..Options::default() }).await?;
     let shop = Shop::open(&cluster).await?;
     note(&format!("all real, all on this machine, after {:.0} s", begin.elapsed().as_secs_f64()));
     say("web calls catalog and orders. Two things are wrong:");

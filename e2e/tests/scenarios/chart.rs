@@ -34,10 +34,15 @@ fn the_charts_readme_is_made_of_its_values() {
     assert!(!written.contains("|  |"), "each value says what it is for");
 }
 
+/// Helm brings the kinds.
+fn bare() -> Options {
+    Options { kinds: false, ..Options::default() }
+}
+
 /// What a typing error in the values is answered with.
 #[tokio::test]
 async fn the_schema_refuses_what_the_chart_does_not_know() {
-    let cluster = Cluster::start(Options::default()).await.unwrap();
+    let cluster = Cluster::start(bare()).await.unwrap();
     let refused = [
         ("replica=3", "additional properties 'replica' not allowed"),
         ("replicas=-1", "/replicas"),
@@ -136,7 +141,7 @@ async fn the_readme_works_as_written() {
     let rollout = blocks.iter().find(|block| block.contains("kind: MeshRollout")).unwrap();
     let values = blocks.iter().find(|block| block.contains("metricsSources:")).unwrap();
 
-    let cluster = Cluster::start(Options::default()).await.unwrap();
+    let cluster = Cluster::start(bare()).await.unwrap();
     let _shop = Shop::open(&cluster).await.unwrap();
     let file = |name: &str, text: &str| {
         let path = cluster.folder().join(name);
@@ -194,8 +199,7 @@ async fn policies(cluster: &Cluster) -> Vec<String> {
 
 #[tokio::test]
 async fn an_upgrade_in_mid_stage_goes_on_and_an_uninstall_changes_no_policy() {
-    let cluster =
-        Cluster::start(Options { owners_are_asked: true, ..Options::default() }).await.unwrap();
+    let cluster = Cluster::start(Options { owners_are_asked: true, ..bare() }).await.unwrap();
     // As strict as namespaces get.
     let system = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM,
         "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});

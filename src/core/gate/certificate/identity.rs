@@ -49,24 +49,26 @@ fn foreign(context: Context<'_>) -> impl Iterator<Item = Finding> {
     })
 }
 
-/// Proxies here trust no root that the control plane's own namespace trusts. Only an administrator
-/// writes there, so that nobody can stop another's namespace.
+/// Proxies here trust no root that a control plane's own namespace trusts, whichever of them is
+/// theirs. Only an administrator writes there, so that nobody can stop another's namespace.
 fn roots(context: Context<'_>) -> Option<Finding> {
     let Context { snapshot, facts, .. } = context;
-    let home = snapshot.policies.root();
-    let theirs = snapshot.namespace(home)?.roots.as_ref()?;
     let own = facts.roots.as_ref()?;
-    own.is_disjoint(theirs).then(|| {
+    let trusting = |home| Some((home, snapshot.namespace(home)?.roots.as_ref()?));
+    let homes: Vec<_> = snapshot.policies.roots().filter_map(trusting).collect();
+    let strange = !homes.is_empty() && homes.iter().all(|(_, theirs)| own.is_disjoint(theirs));
+    let homes = list(homes.iter().map(|(home, _)| home.to_string()));
+    strange.then(|| {
         Finding::new(
             Code::RootMismatch,
             Subject::new("ConfigMap", &facts.name, "istio-ca-root-cert"),
             format!(
-                "proxies in {} trust no root certificate that {home} trusts: under mutual TLS they and the rest of the mesh cannot call each other",
+                "proxies in {} trust none of the root certificates of {homes}: under mutual TLS they and the rest of the mesh cannot call each other",
                 facts.name
             ),
         )
         .remedy(format!(
-            "compare, there and in {home}: kubectl get configmap istio-ca-root-cert -n {} -o jsonpath='{{.data.root-cert\\.pem}}' | openssl x509 -noout -subject -fingerprint",
+            "compare, there and in {homes}: kubectl get configmap istio-ca-root-cert -n {} -o jsonpath='{{.data.root-cert\\.pem}}' | openssl x509 -noout -subject -fingerprint",
             facts.name
         ))
     })

@@ -128,6 +128,23 @@ fn whoever_trusts_no_root_of_the_control_planes_cannot_be_called() {
     ] {
         assert!(said(&roots(home, own), Code::RootMismatch).is_none(), "{home:?} {own:?}");
     }
+    // Of two control planes with CAs of their own it is enough to be the second one's.
+    let two = |second: Option<&str>| {
+        let mut world = roots(Some(&["old"]), Some(&["new"]));
+        let policies = world.snapshot.policies.clone();
+        world.snapshot.policies = policies.with_further_roots(["istio-canary".into()]);
+        let mut istiods =
+            world.snapshot.namespaces[&Namespace::from("istio-system")].as_ref().clone();
+        istiods.name = "istio-canary".into();
+        istiods.roots = second.map(|root| [root.to_owned()].into());
+        world.snapshot.namespaces.insert("istio-canary".into(), Arc::new(istiods));
+        world
+    };
+    assert!(said(&two(Some("new")), Code::RootMismatch).is_none());
+    for neither in [Some("other"), None] {
+        let found = said(&two(neither), Code::RootMismatch).expect("said");
+        assert_eq!(found.message.contains("istio-canary"), neither.is_some(), "{found:?}");
+    }
     // Nobody stops another's namespace by what he writes into his own.
     let mut tenant = roots(Some(&["old"]), Some(&["old"]));
     tenant.edit("front", |facts| facts.roots = Some(["mine".to_owned()].into()));
