@@ -1,11 +1,13 @@
-//! What every cluster begins with: an etcd that holds what an apiserver makes for itself at its first
-//! start, and definitions of kinds, Istio's and mostly ours. To take those up one by one costs an apiserver as much as to start,
-//! and dozens are started; so it is done once, and the data are kept.
+//! What every cluster begins with: an etcd that holds what an apiserver makes for itself at its
+//! first start, and the definitions of Istio's kinds, and mostly of ours. To take those up one by
+//! one costs an apiserver as much as to start, and dozens are started; so it is done once, and the
+//! data are kept.
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -24,28 +26,33 @@ use crate::{Doing, Error, until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// How the data are made, down to the programs' options.
+const RECIPE: [&str; 2] = [include_str!("beginning.rs"), include_str!("control_plane.rs")];
+
 /// Puts the data there for the etcd of a new cluster; the first one of all makes them.
 pub(crate) async fn lay(tools: &Tools, definitions: &[Value], data: &Path) -> Result<(), Error> {
     let kept = place(tools, definitions)?;
     if !kept.exists() {
+        let locking = || format!("locking {}", kept.display());
         std::fs::create_dir_all(cache_folder()).doing("making the cache")?;
         // Who comes meanwhile waits, and finds them. The lock goes with the file, however we end.
-        let lock = File::create(kept.with_extension("lock")).doing("locking etcd's first data")?;
+        let lock = File::create(kept.with_extension("lock")).doing(locking())?;
         let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock));
-        let _lock = lock.await.doing("waiting")?.doing("locking etcd's first data")?;
+        let _lock = lock.await.doing(locking())?.doing(locking())?;
         if !kept.exists() {
-            make(tools, definitions, &kept).await.doing("making etcd's first data")?;
+            make(tools, definitions, &kept).await.doing(format!("making {}", kept.display()))?;
         }
     }
-    copy(&kept, data).doing("copying etcd's first data")
+    copy(&kept, data).await
 }
 
-/// Other programs or other definitions make other data.
+/// Other programs, other definitions and another way to bring them together make other data.
 fn place(tools: &Tools, definitions: &[Value]) -> Result<PathBuf, Error> {
     let mut hasher = DefaultHasher::new();
+    RECIPE.hash(&mut hasher);
     for program in ["etcd", "kube-apiserver"] {
-        let found =
-            std::fs::metadata(tools.program(program)).doing(format!("looking at {program}"))?;
+        let found = std::fs::metadata(tools.program(program));
+        let found = found.doing(format!("looking at {program}"))?;
         (found.len(), found.modified().ok()).hash(&mut hasher);
     }
     for definition in definitions {
@@ -83,18 +90,32 @@ async fn make(tools: &Tools, definitions: &[Value], kept: &Path) -> Result<(), E
         }
     })
     .await?;
-    // The apiserver first, which would complain of an etcd that is gone; what it writes last is stored.
+    // The apiserver first, which would complain of an etcd that is gone, and writes until it ends.
     while let Some(mut process) = processes.pop() {
         process.ask_to_end();
-        until("it to end", LIMIT, async || match process.ended() {
-            Ok(Some(_)) => Ok(()),
+        let ended = until("it to end", LIMIT, async || match process.ended() {
+            Ok(Some(status)) => Ok(status),
             other => Err(format!("{other:?}")),
-        })
-        .await?;
+        });
+        match ended.await {
+            Ok(status) if as_asked(status) => {}
+            Ok(status) => return Err(process.blame(&format!("ended with {status}"))),
+            Err(error) => return Err(process.blame(&error.to_string())),
+        }
     }
-    let whole = kept.with_extension(std::process::id().to_string());
-    copy(&folder.join(control_plane::ETCD), &whole).doing("keeping it")?;
-    std::fs::rename(&whole, kept).doing("keeping it")
+    // There is one that makes them, so that what lies here is of one that did not end well.
+    let new = kept.with_extension("new");
+    if new.exists() {
+        std::fs::remove_dir_all(&new).doing(format!("clearing {}", new.display()))?;
+    }
+    copy(&folder.join(control_plane::ETCD), &new).await?;
+    std::fs::rename(&new, kept).doing("giving it its name")
+}
+
+/// etcd hands the signal on to itself when it is done.
+fn as_asked(status: ExitStatus) -> bool {
+    const TERM: i32 = 15;
+    status.success() || status.signal() == Some(TERM)
 }
 
 fn is_established(definition: &CustomResourceDefinition) -> bool {
@@ -103,10 +124,14 @@ fn is_established(definition: &CustomResourceDefinition) -> bool {
     conditions.any(|one| one.type_ == "Established" && one.status == "True")
 }
 
-/// Without the sixty megabytes that etcd keeps free for its log.
-fn copy(from: &Path, to: &Path) -> Result<(), Error> {
-    let copied = Command::new("cp").args(["-r", "--sparse=always", "--"]).args([from, to]).output();
-    let copied = copied.doing("running cp")?;
+/// Without the sixty megabytes that etcd keeps free for its log; whoever may read the cache may
+/// read the data.
+async fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    let copying = || format!("copying {} to {}", from.display(), to.display());
+    let mut cp = Command::new("cp");
+    cp.args(["-r", "--sparse=always", "--no-preserve=mode", "--"]).args([from, to]);
+    let copied = tokio::task::spawn_blocking(move || cp.output());
+    let copied = copied.await.doing(copying())?.doing(copying())?;
     match copied.status.success() {
         true => Ok(()),
         false => Err(Error::new(String::from_utf8_lossy(&copied.stderr).into_owned())),

@@ -40,8 +40,8 @@ pub struct Options {
     /// Leave the run folder when the cluster goes; `KEEP=1` does the same.
     pub keep: bool,
     /// Who makes an owner wait must be allowed to, as OpenShift has it. This plugin looks up what
-    /// kinds there are before meshrollout's are installed, so that the fence is not known for half a
-    /// minute (decision 9).
+    /// kinds there are as soon as the apiserver starts: where meshrollout's come later, the fence is
+    /// not known for half a minute (decision 9).
     pub owners_are_asked: bool,
     /// Meshrollout's kinds are there from the beginning, as they are when [`Cluster::install`] is
     /// done with them; else they come when somebody installs them.
@@ -95,7 +95,6 @@ impl Cluster {
     /// Fails with the last log lines of the program that is to blame.
     pub async fn start(options: Options) -> Result<Self, Error> {
         let tools = tokio::task::spawn_blocking(Tools::find).await.doing("finding the tools")??;
-        let begin = Instant::now();
         let mut ports = Ports::reserve()?;
         let run = RunFolder::create(options.keep)?;
         let folder = run.path().to_owned();
@@ -116,16 +115,9 @@ impl Cluster {
         let (kwok_port, prometheus_port) = (ports.take()?, ports.take()?);
         let (exporter_port, proxy_port) = (ports.take()?, ports.take()?);
 
-        let mut node = match &options.data_plane {
-            Some(wanted) => Some(RealNode::prepare(&folder, ports.number(), wanted).await?),
-            None => None,
-        };
-        let gateway = node.as_ref().map(|node| node.network().gateway());
-        // Nothing of these needs the apiserver to be up.
-        let pki = Pki::create(folder.join("pki"))?;
         let (mut definitions, mut manifest) = tokio::task::spawn_blocking({
             let (tools, webhooks) = (tools.clone(), istiod_ports.webhooks);
-            let real_proxies = node.is_some();
+            let real_proxies = options.data_plane.is_some();
             move || istio::manifest(&tools, webhooks, real_proxies)
         })
         .await
@@ -134,6 +126,14 @@ impl Cluster {
             definitions.extend(install::kinds()?);
         }
         beginning::lay(&tools, &definitions, &folder.join(control_plane::ETCD)).await?;
+        let begin = Instant::now();
+        let mut node = match &options.data_plane {
+            Some(wanted) => Some(RealNode::prepare(&folder, ports.number(), wanted).await?),
+            None => None,
+        };
+        let gateway = node.as_ref().map(|node| node.network().gateway());
+        // Nothing of these needs the apiserver to be up.
+        let pki = Pki::create(folder.join("pki"))?;
         let etcd = control_plane::etcd(&tools, &folder, &at).start()?;
         let apiserver = control_plane::apiserver(&tools, &folder, &pki, &at)?;
         let plugins = options.owners_are_asked.then_some(control_plane::OWNERS_ARE_ASKED);

@@ -15,8 +15,8 @@ pub(crate) const ETCD: &str = "etcd";
 pub(crate) const OWNERS_ARE_ASKED: &str =
     "--enable-admission-plugins=OwnerReferencesPermissionEnforcement";
 
-/// What a test of ours can feel the want of: each of the others would watch kinds of its own, as a user
-/// of its own.
+/// What a test of ours can feel the want of: each of the others would watch kinds of its own, as a
+/// user of its own.
 const CONTROLLERS: [&str; 15] = [
     "clusterrole-aggregation-controller",
     "cronjob-controller",

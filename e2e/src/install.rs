@@ -3,8 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kube::Api;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use serde_json::{Value, json};
 
 use crate::apply::documents;
@@ -140,17 +138,10 @@ impl Cluster {
         // The kinds first: the apiserver looks up what kinds there are when it first meets the fence,
         // and then not for half a minute, in which no operator would go forward.
         self.apply(&kinds()?).await.doing("installing the kinds of meshrollout")?;
-        let served = ["MeshApproval", "MeshFence", "MeshRollout", "MeshReport"].map(|kind| {
-            let kind = GroupVersionKind::gvk("meshrollout.dev", "v1alpha1", kind);
-            Api::<DynamicObject>::all_with(self.client(), &ApiResource::from_gvk(&kind))
-        });
-        until("the CRDs to be served", Duration::from_secs(30), async || {
-            for kind in &served {
-                kind.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
-            }
-            Ok(())
-        })
-        .await?;
+        // In the list of what is served, which is where the apiserver looks, too.
+        let get = ["get", "meshapprovals,meshfences,meshrollouts,meshreports", "-A"];
+        let get = async || self.kubectl_text(&get).await.map(drop);
+        until("the CRDs to be served", Duration::from_secs(30), get).await?;
         let mut objects = documents(INSTALL)?;
         objects.retain(|object| {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();

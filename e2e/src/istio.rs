@@ -33,8 +33,8 @@ const WITHOUT_OWN_FILTERS: [(&str, &str); 3] = [
 /// The port at which injected proxies look for istiod.
 const PROXIES_PORT: u16 = 15012;
 
-/// Istio's definitions and its other objects, as `istioctl manifest generate` prints them; for real proxies without Istio's
-/// own metrics, which upstream Envoy cannot make.
+/// Istio's definitions and its other objects, as `istioctl manifest generate` prints them; for real
+/// proxies without Istio's own metrics, which upstream Envoy cannot make.
 pub(crate) fn manifest(
     tools: &Tools,
     webhook_port: u16,

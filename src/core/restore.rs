@@ -11,6 +11,7 @@ use crate::ident::Namespace;
 use crate::mode::Mode;
 use crate::plan::Plan;
 use crate::policy::{OUR_NAME, Ours, Policy};
+use crate::reading::Reading;
 use crate::snapshot::Snapshot;
 use crate::workload::NamespaceFacts;
 
@@ -114,8 +115,13 @@ fn without(snapshot: &Snapshot, facts: &NamespaceFacts, policy: &Policy, ours: &
     let rest = |policies: &Policies| policies.service_guess(name, None).map(|guess| guess.mode);
     modes.push((format!("namespace {name}"), rest(&before), rest(&after)));
     for (what, before, after) in modes {
-        let (Some(before), Some(after)) = (before.known(), after.known()) else {
-            return After::Unknown(format!("what {what} would be without our policy is not known"));
+        let (before, after) = match (&before, &after) {
+            (Reading::Known(before), Reading::Known(after)) => (before, after),
+            (_, Reading::Unknown(cause)) | (Reading::Unknown(cause), _) => {
+                return After::Unknown(format!(
+                    "what {what} would be without our policy is not known: {cause}"
+                ));
+            }
         };
         if after != before {
             let how =

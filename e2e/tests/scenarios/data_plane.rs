@@ -46,7 +46,7 @@ fn allowed() -> Option<Options> {
 
 /// A client in a namespace, from the moment on at which it is served.
 async fn client(cluster: &Cluster, namespace: &str, url: &str) -> Load {
-    served(cluster, &RealWorkload::load(namespace, "client", url, 20)).await
+    served(cluster, &RealWorkload::load(namespace, "client", url, 10)).await
 }
 
 async fn served(cluster: &Cluster, client: &RealWorkload) -> Load {

@@ -6,7 +6,7 @@
 //! the dead one's Lease. Some are killed at every write of a policy (dry runs included), each once;
 //! some at every kind of write, Lease, status, reports and events included, that none was killed at
 //! before; the others at every seventeenth of all their writes, beginning with a different one each
-//! time.
+//! time. The sample has no kinds, and of the others one for each moment, at every forty-first write.
 //!
 //! WHOLE=1         every kind of write, every beginning and every moment; else a sample
 //! ONLY=policies   only the former kind
@@ -40,7 +40,7 @@ const BAKE: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(2);
 const EVIDENCE_AGE: Duration = Duration::from_secs(3);
 const STEP: usize = 17;
-/// The sample's: four or so of a rollout's writes.
+/// The sample's: three or so of a rollout's writes.
 const LONG_STEP: usize = 41;
 /// A rollout whose operator dies too often does not end within the limit.
 const KILLS_AT_MOST: usize = 10;

@@ -30,6 +30,10 @@ async fn real_sidecars_say_who_called_whom_and_how_and_the_same_to_us() {
             r#"reporter="destination",connection_security_policy="none",{nobody},{to},{answered}"#
         )),
         requests(&format!(r#"reporter="source",{from},{service},{answered}"#)),
+        // Of a proxy that was told nothing about its statistics.
+        requests(&format!(
+            r#"reporter="destination",destination_workload="echo",destination_workload_namespace="strict",{answered}"#
+        )),
         format!(
             r#"istio_tcp_connections_opened_total{{reporter="destination",connection_security_policy="mutual_tls",request_protocol="tcp",source_workload="tls",{hook}}}"#
         ),

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{PORT, served};
 
 const TLS_PORT: u16 = 8443;
-const PER_SECOND: u32 = 15;
+const PER_SECOND: u32 = 8;
 
 /// One of the seven.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -18,8 +18,8 @@ const IN_TIME: Duration = Duration::from_secs(2 + 1 + 5);
 /// Silence is soft harm: two whole windows of two seconds, and a second evaluation that agrees.
 const SILENCE: Duration = Duration::from_secs(2 * 2 + 2 + 2 + 5);
 
-/// Beyond doubt more than the twenty in each window of two seconds that make a silence harm, also where
-/// a scrape is late; and for twenty seconds, more than the seven windows that are asked for.
+/// Beyond doubt more than the twenty in each window of two seconds that make a silence harm, also
+/// where a scrape is late; and for twenty seconds, more than the seven windows that are asked for.
 const OFTEN: u32 = 40;
 const BUSY: usize = OFTEN as usize * 20;
 

@@ -1,7 +1,7 @@
 //! Would client and server believe each other? As whom they speak, and whom they trust.
 
 use super::{Context, list};
-use crate::finding::{Code, Finding, Subject};
+use crate::finding::{Code, Finding, Level, Subject};
 use crate::gate::restart;
 use crate::workload::{Pod, Workload};
 
@@ -50,28 +50,37 @@ fn foreign(context: Context<'_>) -> impl Iterator<Item = Finding> {
 }
 
 /// Proxies here trust no root that a control plane's own namespace trusts, whichever of them is
-/// theirs. Only an administrator writes there, so that nobody can stop another's namespace.
+/// theirs: then nobody can call them. Where they trust one's and not another's, the two cannot call
+/// each other, before STRICT as after it. Only an administrator writes there, so that nobody can stop
+/// another's namespace.
 fn roots(context: Context<'_>) -> Option<Finding> {
     let Context { snapshot, facts, .. } = context;
     let own = facts.roots.as_ref()?;
     let trusting = |home| Some((home, snapshot.namespace(home)?.roots.as_ref()?));
     let homes: Vec<_> = snapshot.policies.roots().filter_map(trusting).collect();
-    let strange = !homes.is_empty() && homes.iter().all(|(_, theirs)| own.is_disjoint(theirs));
-    let homes = list(homes.iter().map(|(home, _)| home.to_string()));
-    strange.then(|| {
+    let strange = homes.iter().filter(|(_, theirs)| own.is_disjoint(theirs));
+    let strange: Vec<_> = strange.map(|(home, _)| home.to_string()).collect();
+    let level = match strange.len() {
+        0 => return None,
+        all if all == homes.len() => Level::Block,
+        _ => Level::Warn,
+    };
+    let strange = list(strange);
+    Some(
         Finding::new(
             Code::RootMismatch,
             Subject::new("ConfigMap", &facts.name, "istio-ca-root-cert"),
             format!(
-                "proxies in {} trust none of the root certificates of {homes}: under mutual TLS they and the rest of the mesh cannot call each other",
+                "proxies in {} trust none of the root certificates of {strange}: under mutual TLS they and those who do cannot call each other",
                 facts.name
             ),
         )
+        .at(level)
         .remedy(format!(
-            "compare, there and in {homes}: kubectl get configmap istio-ca-root-cert -n {} -o jsonpath='{{.data.root-cert\\.pem}}' | openssl x509 -noout -subject -fingerprint",
+            "compare, there and in {strange}: kubectl get configmap istio-ca-root-cert -n {} -o jsonpath='{{.data.root-cert\\.pem}}' | openssl x509 -noout -subject -fingerprint",
             facts.name
-        ))
-    })
+        )),
+    )
 }
 
 /// Workloads that no policy can tell apart.

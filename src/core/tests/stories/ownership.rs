@@ -163,6 +163,17 @@ fn restoring_waits_for_what_is_not_known_and_leaves_what_another_hand_changed() 
     assert!(matches!(restored(&mut unknown), Restoration::Wait(_)));
     assert_eq!(unknown.mode("catalog"), Some(Mode::Permissive), "STRICT does not wait (S4)");
 
+    // Two meshes, of which each would give back something else: both are named.
+    let mut differ = World::shop();
+    differ.visits(4);
+    differ.set_policy("usergroup-2", "default", Mode::Strict, None);
+    let policies = differ.snapshot.policies.clone();
+    differ.snapshot.policies = policies.with_further_roots(["usergroup-2".into()]);
+    let Restoration::Wait(found) = restored(&mut differ) else { panic!("it is not known") };
+    for root in ["istio-system", "usergroup-2"] {
+        assert!(found.message.contains(root), "{found:?}");
+    }
+
     let mut drifted = World::shop();
     drifted.visits(4);
     change(&mut drifted, |policy| policy.mode = Declared::Mode(Mode::Permissive));
