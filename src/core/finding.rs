@@ -175,7 +175,7 @@ codes! {
     CertificateExpiring = "MR0601", Block;
     /// The root certificate ends soon.
     RootExpiring = "MR0602", Block;
-    /// Proxies of a namespace trust no root that the control plane's namespace trusts: under mutual TLS they and the others cannot call each other.
+    /// Proxies of a namespace trust no root that the control plane's namespace trusts: under mutual TLS they and the others cannot call each other. Of several control planes it is enough to share a root with one; where there is none in common with another, that is a warning.
     RootMismatch = "MR0603", Block;
     /// A pod was made for a trust domain that the mesh's configuration knows no more: until its certificate is renewed servers may refuse it.
     TrustDomainMismatch = "MR0604", Warn;
