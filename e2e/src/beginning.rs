@@ -7,13 +7,14 @@ use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use serde_json::Value;
+use tokio::process::Command;
 
 use crate::apply::Applier;
 use crate::cluster::{apiserver_ready, client_config};
@@ -65,13 +66,7 @@ async fn make(tools: &Tools, definitions: &[Value], kept: &Path) -> Result<(), E
     let mut ports = Ports::reserve()?;
     let run = RunFolder::create(false)?;
     let folder = run.path();
-    let at = Addresses {
-        etcd: ports.take()?,
-        etcd_peers: ports.take()?,
-        apiserver: ports.take()?,
-        controller_manager: ports.take()?,
-        scheduler: ports.take()?,
-    };
+    let at = Addresses::take(&mut ports)?;
     let pki = Pki::create(folder.join("pki"))?;
     let etcd = control_plane::etcd(tools, folder, &at).start()?;
     let apiserver = control_plane::apiserver(tools, folder, &pki, &at)?.start()?;
@@ -130,8 +125,7 @@ async fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     let copying = || format!("copying {} to {}", from.display(), to.display());
     let mut cp = Command::new("cp");
     cp.args(["-r", "--sparse=always", "--no-preserve=mode", "--"]).args([from, to]);
-    let copied = tokio::task::spawn_blocking(move || cp.output());
-    let copied = copied.await.doing(copying())?.doing(copying())?;
+    let copied = cp.output().await.doing(copying())?;
     match copied.status.success() {
         true => Ok(()),
         false => Err(Error::new(String::from_utf8_lossy(&copied.stderr).into_owned())),

@@ -98,13 +98,7 @@ impl Cluster {
         let mut ports = Ports::reserve()?;
         let run = RunFolder::create(options.keep)?;
         let folder = run.path().to_owned();
-        let at = Addresses {
-            etcd: ports.take()?,
-            etcd_peers: ports.take()?,
-            apiserver: ports.take()?,
-            controller_manager: ports.take()?,
-            scheduler: ports.take()?,
-        };
+        let at = Addresses::take(&mut ports)?;
         let istiod_ports = IstiodPorts {
             http: ports.take()?,
             monitoring: ports.take()?,

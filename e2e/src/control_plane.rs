@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::pki::{Pki, text};
+use crate::ports::Ports;
 use crate::process::Program;
 use crate::tools::Tools;
 use crate::{Doing, Error, node};
@@ -45,6 +46,16 @@ pub(crate) struct Addresses {
 }
 
 impl Addresses {
+    pub(crate) fn take(ports: &mut Ports) -> Result<Self, Error> {
+        Ok(Self {
+            etcd: ports.take()?,
+            etcd_peers: ports.take()?,
+            apiserver: ports.take()?,
+            controller_manager: ports.take()?,
+            scheduler: ports.take()?,
+        })
+    }
+
     pub(crate) fn server(&self) -> String {
         format!("https://127.0.0.1:{}", self.apiserver)
     }
