@@ -137,11 +137,19 @@ impl Cluster {
     pub async fn install_without(&self, off: &[&str]) -> Result<(), Error> {
         // The kinds first: the apiserver looks up what kinds there are when it first meets the fence,
         // and then not for half a minute, in which no operator would go forward.
-        self.apply(&kinds()?).await.doing("installing the kinds of meshrollout")?;
+        let kinds = kinds()?;
+        self.apply(&kinds).await.doing("installing the kinds of meshrollout")?;
         // In the list of what is served, which is where the apiserver looks, too.
-        let get = ["get", "meshapprovals,meshfences,meshrollouts,meshreports", "-A"];
-        let get = async || self.kubectl_text(&get).await.map(drop);
-        until("the CRDs to be served", Duration::from_secs(30), get).await?;
+        let served = async || {
+            let all = self.client().list_api_group_resources("meshrollout.dev/v1alpha1").await;
+            let all = all.map_err(|error| error.to_string())?.resources;
+            let is_served = |kind: &&Value| all.iter().any(|it| *kind == it.kind.as_str());
+            match kinds.iter().map(|crd| &crd["spec"]["names"]["kind"]).find(|it| !is_served(it)) {
+                Some(missing) => Err(format!("{missing} is not")),
+                None => Ok(()),
+            }
+        };
+        until("the CRDs to be served", Duration::from_secs(30), served).await?;
         let mut objects = documents(INSTALL)?;
         objects.retain(|object| {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();

@@ -1,5 +1,7 @@
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use crate::{Doing, Error};
 
@@ -16,8 +18,21 @@ impl Tools {
         Self::of("control-plane")
     }
 
-    /// The programs of one tier of the builder.
-    pub(crate) fn of(tier: &str) -> Result<Self, Error> {
+    /// The programs of one tier of the builder, which is asked once.
+    pub(crate) fn of(tier: &'static str) -> Result<Self, Error> {
+        static FOUND: Mutex<BTreeMap<&str, Tools>> = Mutex::new(BTreeMap::new());
+        // Held while it builds: another thread that wants the same waits for it. A panic leaves what
+        // was found before.
+        let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = found.get(tier) {
+            return Ok(known.clone());
+        }
+        let tools = Self::built(tier)?;
+        found.insert(tier, tools.clone());
+        Ok(tools)
+    }
+
+    fn built(tier: &str) -> Result<Self, Error> {
         let builder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/build");
         let output = Command::new(&builder)
             .arg(tier)

@@ -25,6 +25,9 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 use std::collections::BTreeSet;
 use theme::Theme;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const FUEL: u8 = 2;
 /// Visits while things happen, and visits after which the goal must be reached.
 const VISITS: u8 = 10;
