@@ -1,9 +1,10 @@
 //! The one writer of policies: it performs what was decided, once, within its deadline, and says
 //! how that ended.
 //!
-//! Every write is a server-side apply of our own fields by our own manager, never forced, that
-//! meets exactly the object and version it was decided on (or nothing, for a pin). The client has
-//! no retries: a write that was held up is not sent again when nobody asks for it any more.
+//! Every write is a server-side apply of our own fields by our own manager that meets exactly the
+//! object and version it was decided on (or nothing, for a pin). Two are forced: STRICT on a policy
+//! that was adopted, and a person's own step back. The client has no retries: a write that was held
+//! up is not sent again when nobody asks for it any more.
 
 use crate::api::names::{FIELD_MANAGER, POLICY_NAME};
 use crate::fence::{FENCE_POLICY, Stamp};
@@ -24,6 +25,7 @@ pub struct Writer {
     client: Client,
     deadline: SignedDuration,
     tries_fence: bool,
+    is_a_persons: bool,
 }
 
 /// How a write ended.
@@ -92,7 +94,12 @@ impl Writer {
 
     /// A writer on this client, which must send each request once.
     pub fn on(client: Client, deadline: SignedDuration) -> Self {
-        Self { client, deadline, tries_fence: true }
+        Self { client, deadline, tries_fence: true, is_a_persons: false }
+    }
+
+    /// For a person who steps back: who says the same STRICT beside us by now does not keep it.
+    pub fn of_a_person(self) -> Self {
+        Self { is_a_persons: true, ..self }
     }
 
     /// For a cluster whose administrator has left the fence out.
@@ -141,7 +148,9 @@ impl Writer {
             return self.delete(restore).await;
         }
         let object = manifest::policy(action, stamp.as_ref(), now);
-        let how = if action.takes_over() { Try::Forced } else { Try::Plain };
+        let steps_back = matches!(action, Action::RollBack(_));
+        let forces = action.takes_over() || (self.is_a_persons && steps_back);
+        let how = if forces { Try::Forced } else { Try::Plain };
         self.apply(action.namespace(), &object, how).await
     }
 
@@ -215,7 +224,8 @@ enum Try {
     Dry,
     /// Another manager's field is a refusal.
     Plain,
-    /// Takes `spec.mtls` over: STRICT on a policy that was adopted, and nothing else.
+    /// Takes `spec.mtls` over: STRICT on a policy that was adopted, PERMISSIVE that a person asks
+    /// for, and nothing else.
     Forced,
 }
 

@@ -4,7 +4,9 @@ mod restore;
 mod visit;
 
 use crate::api::parse::{self, Refusal};
-use crate::api::{DeletionPolicy, MeshApproval, MeshReport, MeshRollout, MeshRolloutStatus};
+use crate::api::{
+    DeletionPolicy, MeshApproval, MeshReport, MeshRollout, MeshRolloutStatus, StoredRollout,
+};
 use crate::apply::Writer;
 use crate::config::Config;
 use crate::lease::Leadership;
@@ -50,7 +52,7 @@ pub struct Operator {
     /// Set when a rollout first asks for it.
     sidecars: OnceLock<Sidecars>,
     /// Set when [`Operator::run`] begins.
-    rollouts: OnceLock<Store<MeshRollout>>,
+    rollouts: OnceLock<Store<StoredRollout>>,
     reports: Store<MeshReport>,
     approvals: Store<MeshApproval>,
     /// Its connections wait as long as a watch may be silent.
@@ -66,8 +68,8 @@ pub struct Operator {
 #[derive(Clone, Debug)]
 struct Remembered {
     uid: Uid,
-    /// The last one that could be read.
-    plan: Plan,
+    /// The metrics source that was asked last.
+    source: Option<String>,
     progress: Progress,
     states: BTreeMap<Namespace, State>,
     status: Option<MeshRolloutStatus>,
@@ -135,7 +137,7 @@ impl Operator {
 
     /// Evaluates every rollout, again and again, until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let rollouts = Api::<MeshRollout>::all(self.listening.clone());
+        let rollouts = Api::<StoredRollout>::all(self.listening.clone());
         let (reader, writer) = reflector::store();
         let reader = self.rollouts.get_or_init(|| reader).clone();
         // Status is ours; only what a person changes asks for a look before its time.
@@ -159,36 +161,50 @@ impl Operator {
             controller::Config::default(),
         )
         .for_each(async |ended| {
-            // One that is gone leaves nothing behind but what it wrote, S7.
-            if let Err(controller::Error::ObjectNotFound(gone)) = ended {
-                self.memory().remove(&gone.name);
-                self.metrics.forget(&gone.name);
+            match ended {
+                // One that is gone leaves nothing behind but what it wrote, S7.
+                Err(controller::Error::ObjectNotFound(gone)) => {
+                    self.memory().remove(&gone.name);
+                    self.metrics.forget(&gone.name);
+                }
+                Err(controller::Error::QueueError(error)) => {
+                    tracing::warn!(%error, kind = "MeshRollout", "watching");
+                }
+                // Told by its own policy.
+                Ok(_) | Err(_) => {}
             }
         })
         .await;
     }
 
     #[tracing::instrument(target = SPANS, name = "evaluation", skip_all, err, fields(
-        rollout = rollout.name_any(), generation = rollout.metadata.generation,
+        rollout = stored.name_any(), generation = stored.rollout.metadata.generation,
     ))]
-    async fn visit(&self, rollout: &MeshRollout) -> Result<controller::Action, Error> {
+    async fn visit(&self, stored: &StoredRollout) -> Result<controller::Action, Error> {
+        let StoredRollout { rollout, unreadable } = stored;
         let begin = Instant::now();
         let name = rollout.name_any();
         if rollout.metadata.deletion_timestamp.is_some() {
             self.metrics.forget(&name);
             return self.restore(rollout).await;
         }
-        let restores = rollout.spec.deletion_policy == DeletionPolicy::Restore;
-        let put = self.reporter.finalizer(rollout, restores).await;
+        let put = match unreadable {
+            // Whether it is to be restored may be what cannot be read.
+            Some(_) => Ok(()),
+            None => {
+                let restores = rollout.spec.deletion_policy == DeletionPolicy::Restore;
+                self.reporter.finalizer(rollout, restores).await
+            }
+        };
         if let Err(error) = &put {
             tracing::warn!(%error, rollout = name, "no step before the finalizer is as asked");
         }
         // What is wrong with a spec may be what the apiserver has dropped of it.
         let foreign = self.objects.foreign_definitions();
-        let differs = !foreign.is_empty();
-        let plan = match differs {
-            true => Err(Refusal::Definitions(foreign)),
-            false => parse::plan(rollout, &self.config),
+        let plan = match (foreign.is_empty(), unreadable) {
+            (false, _) => Err(Refusal::Definitions(foreign)),
+            (true, Some(refusal)) => Err(refusal.clone()),
+            (true, None) => parse::plan(rollout, &self.config),
         };
         let (plan, refusal) = match plan {
             Ok(plan) => {
@@ -197,20 +213,7 @@ impl Operator {
                 (Plan { claimed, approvals, paused, ..plan }, None)
             }
             // What was reached before is still watched, and taken back on harm or on request.
-            Err(refusal) => match self.as_far_as_it_goes(rollout) {
-                Some(plan) => (Plan { paused: true, ..plan }, Some(refusal)),
-                None => {
-                    let (said, reported) = self.reporter.refused(rollout, &refusal).await;
-                    self.metrics.says(&name, &said.conditions);
-                    reported.map_err(failed("reporting the refusal", rollout))?;
-                    let interval = self.config.evaluation_interval.unsigned_abs();
-                    return Ok(match differs {
-                        // No change of the rollout tells that they are alike again.
-                        true => controller::Action::requeue(interval),
-                        false => controller::Action::await_change(),
-                    });
-                }
-            },
+            Err(refusal) => (self.as_far_as_it_goes(rollout), Some(refusal)),
         };
         let before = self.remembered(&plan, rollout);
         let visit = self.evaluate(rollout, &plan, &before.progress).await;
@@ -235,8 +238,8 @@ impl Operator {
         };
         let states = visit.decision.namespaces.iter();
         let after = Remembered {
-            uid: plan.uid.clone(),
-            plan,
+            uid: plan.uid,
+            source: plan.source,
             progress: visit.decision.progress.clone(),
             states: states.map(|(name, standing)| (name.clone(), standing.state)).collect(),
             status,
@@ -311,14 +314,14 @@ impl Operator {
         self.reports.get(&reflector::ObjectRef::new(rollout).within(namespace.as_str()))
     }
 
-    /// The plan of a spec that is refused, as far as it can be read, or as it was last read.
-    fn as_far_as_it_goes(&self, rollout: &MeshRollout) -> Option<Plan> {
-        parse::as_far_as_it_goes(rollout, &self.config).or_else(|| {
-            let uid = rollout.uid()?;
-            let memory = self.memory();
-            let known = memory.get(&rollout.name_any())?;
-            (known.uid.as_str() == uid).then(|| known.plan.clone())
-        })
+    /// The plan of a spec that is refused. What measured it so far goes on measuring it.
+    fn as_far_as_it_goes(&self, rollout: &MeshRollout) -> Plan {
+        let claimed = self.claimed(rollout);
+        let plan = Plan { claimed, ..parse::as_far_as_it_goes(rollout, &self.config) };
+        match self.memory().get(&plan.name).filter(|known| known.uid == plan.uid) {
+            Some(known) => Plan { source: known.source.clone(), ..plan },
+            None => plan,
+        }
     }
 
     fn remembered(&self, plan: &Plan, rollout: &MeshRollout) -> Remembered {
@@ -335,7 +338,7 @@ impl Operator {
         let reports = stored.iter().map(|(name, status)| (name.clone(), status));
         Remembered {
             uid: plan.uid.clone(),
-            plan: plan.clone(),
+            source: plan.source.clone(),
             progress: status::progress(plan, &old, reports),
             states: BTreeMap::new(),
             status: None,

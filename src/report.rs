@@ -2,10 +2,9 @@
 //! applied with force; nothing here touches a policy.
 
 use crate::api::names::{FIELD_MANAGER, FINALIZER, ROLLOUT_LABEL};
-use crate::api::{MeshReport, MeshReportStatus, MeshRollout, MeshRolloutStatus, parse};
+use crate::api::{MeshReport, MeshReportStatus, MeshRollout, MeshRolloutStatus, StoredRollout};
 use crate::status;
 use futures::{StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -46,22 +45,6 @@ impl Reporter {
         Self { events: Recorder::new(client.clone(), reporter), client }
     }
 
-    /// The spec cannot be used, and why. Yields the status, and whether it could be told.
-    pub async fn refused(
-        &self,
-        rollout: &MeshRollout,
-        refusal: &parse::Refusal,
-    ) -> (MeshRolloutStatus, Result<(), kube::Error>) {
-        let old = rollout.status.clone().unwrap_or_default();
-        let message = refusal.to_string();
-        let generation = rollout.metadata.generation;
-        let now = Timestamp::now();
-        let new = status::refused(refusal.reason(), &message, generation, &old, now);
-        self.ready_changed(rollout, &old, &new).await;
-        let told = self.status(rollout, &old, new.clone()).await;
-        (new, told)
-    }
-
     /// Puts our finalizer on the rollout, or takes it off. The version that was seen must still
     /// stand: the list of finalizers is written whole.
     pub async fn finalizer(&self, rollout: &MeshRollout, wanted: bool) -> Result<(), kube::Error> {
@@ -73,7 +56,7 @@ impl Reporter {
         finalizers.extend(wanted.then(|| FINALIZER.to_owned()));
         let version = rollout.resource_version();
         let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": version}});
-        let rollouts = Api::<MeshRollout>::all(self.client.clone());
+        let rollouts = Api::<StoredRollout>::all(self.client.clone());
         let params =
             PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..Default::default() };
         let patched = rollouts.patch(&rollout.name_any(), &params, &Patch::Merge(patch)).await;
@@ -112,7 +95,7 @@ impl Reporter {
             "metadata": {"name": rollout.name_any(), "uid": rollout.uid()},
             "status": new,
         });
-        let rollouts = Api::<MeshRollout>::all(self.client.clone());
+        let rollouts = Api::<StoredRollout>::all(self.client.clone());
         let applied =
             rollouts.patch_status(&rollout.name_any(), &ours(), &Patch::Apply(&object)).await;
         gone_is_fine(applied)

@@ -9,6 +9,7 @@ use super::{
     LabelOperator, MeshApproval, MeshRollout, MeshRolloutSpec, NamespaceSelector, OnIdle,
     RollbackTrigger, Stage,
 };
+use crate::api;
 use crate::config::Config;
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -65,30 +66,52 @@ impl Refusal {
 /// The plan of a rollout, under this configuration. What other rollouts claim is not in it yet.
 pub fn plan(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
     metrics_source(rollout, config)?;
-    of_spec(rollout, config)
-}
-
-/// The plan of a rollout that [`plan`] refuses for what the configuration says, not for what it is:
-/// good for watching what it reached before, not for a step.
-pub fn as_far_as_it_goes(rollout: &MeshRollout, config: &Config) -> Option<Plan> {
-    let lenient = Config { allow_short_times: true, ..config.clone() };
-    of_spec(rollout, &lenient).ok()
-}
-
-fn of_spec(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
     let spec = &rollout.spec;
-    let stages: Vec<_> = spec
-        .stages
-        .iter()
-        .enumerate()
-        .map(|(index, given)| stage(&format!("spec.stages[{index}]"), given, config))
-        .collect::<Result<_, _>>()?;
+    let stages = spec.stages.iter().enumerate();
+    let stages =
+        stages.map(|(index, given)| stage(&format!("spec.stages[{index}]"), given, config));
+    let parts = Parts {
+        stages: stages.collect::<Result<_, _>>()?,
+        gates: settings(&spec.gates)?,
+        waivers: waivers(spec)?,
+    };
+    Ok(of_parts(rollout, config, parts))
+}
+
+/// The plan of a rollout that is refused, without what is wrong with it: good for watching what it
+/// has reached and taking it back, not for a step. A namespace of a stage that cannot be read is
+/// watched as one that has left the plan.
+pub fn as_far_as_it_goes(rollout: &MeshRollout, config: &Config) -> Plan {
+    let lenient = Config { allow_short_times: true, ..config.clone() };
+    let spec = &rollout.spec;
+    let acknowledgements = spec.acknowledgements.iter().map(|one| acknowledgement("", one));
+    let exceptions = spec.exceptions.iter().map(|one| exception("", one));
+    let parts = Parts {
+        stages: spec.stages.iter().filter_map(|given| stage("", given, &lenient).ok()).collect(),
+        gates: settings(&spec.gates).unwrap_or_else(|_| default_settings()),
+        waivers: Waivers {
+            acknowledgements: acknowledgements.filter_map(Result::ok).collect(),
+            exceptions: exceptions.filter_map(Result::ok).collect(),
+        },
+    };
+    Plan { paused: true, ..of_parts(rollout, config, parts) }
+}
+
+/// What a spec can be wrong about.
+struct Parts {
+    stages: Vec<plan::Stage>,
+    gates: Settings,
+    waivers: Waivers,
+}
+
+fn of_parts(rollout: &MeshRollout, config: &Config, parts: Parts) -> Plan {
+    let spec = &rollout.spec;
     // As much as status remembers of it: the rest must not make it another request.
     let asked = |name: &str| {
         let value = rollout.annotations().get(name)?;
         Some(value.chars().take(MAX_REQUEST).collect())
     };
-    Ok(Plan {
+    Plan {
         name: rollout.name_any(),
         uid: Uid::new(rollout.uid().unwrap_or_default()),
         action: match spec.action {
@@ -96,9 +119,9 @@ fn of_spec(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
             Action::Enforce => Mission::Enforce,
         },
         paused: spec.paused,
-        stages,
-        gates: settings(&spec.gates)?,
-        waivers: waivers(spec)?,
+        stages: parts.stages,
+        gates: parts.gates,
+        waivers: parts.waivers,
         rollback: match spec.rollback.trigger {
             RollbackTrigger::Automatic => Trigger::Automatic,
             RollbackTrigger::Manual => Trigger::Manual,
@@ -117,7 +140,7 @@ fn of_spec(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
         source: spec.metrics_source.as_ref().map(|source| source.name.clone()),
         operator_namespace: Namespace::new(&config.operator_namespace),
         timing: timing(config),
-    })
+    }
 }
 
 /// The operator's times, as the core wants them.
@@ -254,43 +277,54 @@ fn requirement(given: &LabelExpression) -> Requirement {
 /// What the rollout's author answers for. Each is refused with its field where it says nothing that
 /// can be held against a finding.
 pub fn waivers(spec: &MeshRolloutSpec) -> Result<Waivers, Refusal> {
-    let known = |code: &str| Code::ALL.iter().any(|one| one.id() == code);
-    let acknowledgements = spec.acknowledgements.iter().enumerate().map(|(index, given)| {
-        if !known(&given.code) {
-            let field = format!("spec.acknowledgements[{index}].code");
-            return Err(refuse(&field, format!("no finding has the code {}", given.code)));
-        }
-        let port = |port: i32| u16::try_from(port).map(Port);
-        Ok(Acknowledgement {
-            code: given.code.clone(),
-            subject: Subject {
-                kind: given.subject.kind.clone(),
-                namespace: given.subject.namespace.as_ref().map(Namespace::new),
-                name: given.subject.name.clone(),
-                port: given.subject.port.map(port).transpose().map_err(|_| {
-                    refuse(&format!("spec.acknowledgements[{index}].subject.port"), "is no port")
-                })?,
-            },
-            answer: answer(&given.owner, &given.reason, &given.expires),
-        })
-    });
-    let exceptions = spec.exceptions.iter().enumerate().map(|(index, given)| {
-        let ports = given.ports.iter().map(|port| u16::try_from(*port).map(Port));
-        Ok(Exception {
-            workload: WorkloadRef::new(
-                given.namespace.as_str(),
-                &given.workload.kind,
-                &given.workload.name,
-            ),
-            ports: ports
-                .collect::<Result<_, _>>()
-                .map_err(|_| refuse(&format!("spec.exceptions[{index}].ports"), "has no port"))?,
-            answer: answer(&given.owner, &given.reason, &given.expires),
-        })
-    });
+    let acknowledgements =
+        spec.acknowledgements.iter().enumerate().map(|(index, given)| {
+            acknowledgement(&format!("spec.acknowledgements[{index}]"), given)
+        });
+    let exceptions = spec.exceptions.iter().enumerate();
+    let exceptions =
+        exceptions.map(|(index, given)| exception(&format!("spec.exceptions[{index}]"), given));
     Ok(Waivers {
         acknowledgements: acknowledgements.collect::<Result<_, _>>()?,
         exceptions: exceptions.collect::<Result<_, _>>()?,
+    })
+}
+
+fn acknowledgement(path: &str, given: &api::Acknowledgement) -> Result<Acknowledgement, Refusal> {
+    if Code::ALL.iter().all(|one| one.id() != given.code) {
+        let problem = format!("no finding has the code {}", given.code);
+        return Err(refuse(&format!("{path}.code"), problem));
+    }
+    let port = |port: i32| u16::try_from(port).map(Port);
+    Ok(Acknowledgement {
+        code: given.code.clone(),
+        subject: Subject {
+            kind: given.subject.kind.clone(),
+            namespace: given.subject.namespace.as_ref().map(Namespace::new),
+            name: given.subject.name.clone(),
+            port: given
+                .subject
+                .port
+                .map(port)
+                .transpose()
+                .map_err(|_| refuse(&format!("{path}.subject.port"), "is no port"))?,
+        },
+        answer: answer(&given.owner, &given.reason, &given.expires),
+    })
+}
+
+fn exception(path: &str, given: &api::Exception) -> Result<Exception, Refusal> {
+    let ports = given.ports.iter().map(|port| u16::try_from(*port).map(Port));
+    Ok(Exception {
+        workload: WorkloadRef::new(
+            given.namespace.as_str(),
+            &given.workload.kind,
+            &given.workload.name,
+        ),
+        ports: ports
+            .collect::<Result<_, _>>()
+            .map_err(|_| refuse(&format!("{path}.ports"), "has no port"))?,
+        answer: answer(&given.owner, &given.reason, &given.expires),
     })
 }
 
@@ -372,6 +406,33 @@ mod tests {
             let refused = plan(&wrong, &config()).unwrap_err().to_string();
             assert!(refused.starts_with(begins), "{refused}");
         }
+    }
+
+    #[test]
+    fn what_is_refused_goes_as_far_as_it_can_be_used() {
+        let wrong = rollout(|object| {
+            let spec = &mut object["spec"];
+            spec["stages"] = json!([
+                {"name": "short", "namespaces": ["catalog"], "bake": "1s"},
+                {"name": "none"},
+            ]);
+            spec["gates"] = json!({"plaintext": {"lookback": "soon"}});
+            let subject = json!({"kind": "Namespace", "name": "catalog"});
+            let answer = |code: &str| {
+                json!({"code": code, "subject": subject, "reason": "known", "owner": "me",
+                    "expires": "2030-01-01T00:00:00Z"})
+            };
+            spec["acknowledgements"] = json!([answer("MR0999"), answer("MR0310")]);
+        });
+        assert!(plan(&wrong, &config()).is_err());
+        let plan = as_far_as_it_goes(&wrong, &config());
+        let names: Vec<_> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
+        assert_eq!(names, ["short"]);
+        assert_eq!(plan.gates, default_settings());
+        let codes = plan.waivers.acknowledgements.iter().map(|one| one.code.as_str());
+        assert_eq!(codes.collect::<Vec<_>>(), ["MR0310"]);
+        assert_eq!(plan.asked.retry.as_deref(), Some("2026-01-01T00:00:00Z"));
+        assert!(plan.paused);
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(super) async fn run(args: Args) -> ExitCode {
 /// How many could not be rolled back.
 async fn roll_back(args: &Args) -> Result<usize, Error> {
     let config = args.cluster.config().await?;
-    let writer = Writer::new(&config, DEADLINE).map_err(Error::Client)?;
+    let writer = Writer::new(&config, DEADLINE).map_err(Error::Client)?.of_a_person();
     let client = Client::try_from(config).map_err(Error::Client)?;
     if args.namespace.is_empty() {
         // So that the operator does not go on with what is not STRICT yet. The policies matter more.

@@ -1,13 +1,16 @@
 //! A rollout that is being deleted: puts back what stood before it, if it was asked to.
 
-use super::visit::refused_by_ourselves;
+use super::visit::{READ_LIMIT, refused_by_ourselves};
 use super::{Error, Operator, failed};
 use crate::api::names::FINALIZER;
 use crate::api::{MeshRollout, parse};
 use crate::apply::Outcome;
+use crate::istio::PeerAuthentication;
+use crate::translate;
 use jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt;
+use kube::api::ListParams;
 use kube::runtime::controller;
+use kube::{Api, ResourceExt};
 use meshrollout_core::action::Action;
 use meshrollout_core::finding::{Code, Finding, Subject};
 use meshrollout_core::ident::Namespace;
@@ -34,15 +37,19 @@ impl Operator {
             return Ok(controller::Action::await_change());
         }
         let later = controller::Action::requeue(self.config.evaluation_interval.unsigned_abs());
-        let Some(plan) = parse::as_far_as_it_goes(rollout, &self.config) else {
-            tracing::error!(
-                rollout = rollout.name_any(),
-                "its spec cannot be read, so nothing is restored; take the finalizer off to let it go"
-            );
-            return Ok(later);
+        let plan = parse::as_far_as_it_goes(rollout, &self.config);
+        let written = match self.written_by(&plan).await {
+            Ok(written) => written,
+            Err(error) => {
+                tracing::warn!(
+                    %error, rollout = plan.name,
+                    "nothing is restored before it is known where it wrote"
+                );
+                return Ok(later);
+            }
         };
         let mut unfinished = false;
-        for namespace in self.written_by(&plan) {
+        for namespace in written {
             let end = self.restore_one(&plan, &namespace).await;
             unfinished |= matches!(end, End::Later(_));
             let left = match &end {
@@ -59,13 +66,17 @@ impl Operator {
         Ok(controller::Action::await_change())
     }
 
-    fn written_by(&self, plan: &Plan) -> BTreeSet<Namespace> {
-        let nothing = Arc::new(self.nothing_measured(SignedDuration::ZERO));
-        let snapshot = self.objects.snapshot(Timestamp::now(), nothing);
-        let policies = snapshot.policies.all();
+    /// Where a policy of ours stands now; the watch may not have told of all of them.
+    async fn written_by(&self, plan: &Plan) -> Result<BTreeSet<Namespace>, String> {
+        let policies = Api::<PeerAuthentication>::all(self.client.clone());
+        let all = ListParams::default();
+        let read = tokio::time::timeout(READ_LIMIT, policies.list(&all)).await;
+        let read = read.map_err(|_| "the apiserver does not answer".to_owned())?;
+        let policies = read.map_err(|error| error.to_string())?.items;
+        let policies = policies.iter().map(translate::policy);
         let ours = policies
             .filter(|policy| policy.ours.as_ref().is_some_and(|ours| ours.rollout_uid == plan.uid));
-        ours.map(|policy| policy.namespace.clone()).collect()
+        Ok(ours.map(|policy| policy.namespace).collect())
     }
 
     async fn restore_one(&self, plan: &Plan, namespace: &Namespace) -> End {

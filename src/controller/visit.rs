@@ -34,7 +34,7 @@ const AFTER_A_WRITE: Duration = Duration::from_secs(1);
 /// A rollback without an answer is looked after this soon.
 pub(super) const AFTER_NO_ANSWER: Duration = Duration::from_secs(3);
 /// A connection that hangs must not keep harm from being seen.
-const READ_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// One evaluation, carried out.
 pub(super) struct Visit {
@@ -118,7 +118,7 @@ impl Operator {
         // One that is refused must not keep the harm of the others from being seen; nor must
         // looking for that long keep one without an answer from being tried again.
         let limit = if asked.no_answer { AFTER_NO_ANSWER } else { Duration::MAX };
-        let evidence = tokio::time::timeout(limit, self.evidence(rollout, plan, &asked)).await;
+        let evidence = tokio::time::timeout(limit, self.evidence(plan, &asked)).await;
         let Ok(telemetry) = evidence.map(Arc::new) else { return asked.ended() };
         let Visit { found, again, no_answer, .. } = asked;
         let mut visit = Visit { found, again, no_answer, ..self.look(plan, progress, &telemetry) };
@@ -365,14 +365,14 @@ impl Operator {
     }
 
     #[tracing::instrument(target = SPANS, skip_all)]
-    async fn evidence(&self, rollout: &MeshRollout, plan: &Plan, seen: &Visit) -> Telemetry {
+    async fn evidence(&self, plan: &Plan, seen: &Visit) -> Telemetry {
         let watched = seen.decision.watching();
         let since = watched.filter_map(|name| strict_since(plan, &seen.snapshot, name)).min();
         let question =
             Question { lookback: plan.gates.lookback, harm_window: plan.timing.harm_window, since };
         let telemetry = async {
-            match &rollout.spec.metrics_source {
-                Some(source) => match self.sources.get(&source.name) {
+            match &plan.source {
+                Some(name) => match self.sources.get(name) {
                     Some(source) => evidence::gather(source, &question, Timestamp::now()).await,
                     // Said already: such a rollout is not accepted.
                     None => self.nothing_measured(plan.gates.lookback),
@@ -428,7 +428,7 @@ impl Operator {
         let all = self.rollouts.get().map(Store::state).unwrap_or_default();
         let mut others: Vec<_> =
             all.into_iter().filter(|other| other.uid() != rollout.uid()).collect();
-        others.sort_by_key(|other| age(other));
+        others.sort_by_key(|other| age(&other.rollout));
         if others.is_empty() {
             return BTreeMap::new();
         }
@@ -447,7 +447,9 @@ impl Operator {
                 claimed.insert(facts.name.clone(), writer.name_any());
             }
         }
-        for other in others.iter().filter(|other| age(other) < age(rollout)) {
+        let readable = others.iter().filter(|other| other.unreadable.is_none());
+        for other in readable.map(|other| &other.rollout).filter(|other| age(other) < age(rollout))
+        {
             let Ok(plan) = parse::plan(other, &self.config) else { continue };
             for facts in snapshot.namespaces.values() {
                 if plan.covers(&facts.name, &facts.labels) {

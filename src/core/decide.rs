@@ -134,7 +134,7 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
 /// A retry that is heard now forgives the bakes whose STRICT is gone now, and none that goes later.
 fn forgive(plan: &Plan, snapshot: &Snapshot, progress: &mut Progress) {
     let Progress { namespaces, requests, .. } = progress;
-    let retried = requests.retry.as_ref().map(|it| it.forgives_until(plan.timing.max_skew));
+    let retried = requests.retry.as_ref().and_then(|it| it.forgives_until(plan.timing.max_skew));
     for (name, memory) in namespaces {
         let gone = strict_since(plan, snapshot, name).is_none();
         memory.bake = memory.bake.filter(|bake| !gone || retried.is_none_or(|it| it <= bake.last));

@@ -121,6 +121,9 @@ impl Bake {
     }
 }
 
+/// By so much the clock of whoever asks may be ahead.
+const FAST: SignedDuration = SignedDuration::from_hours(1);
+
 impl Heard {
     /// The time a person gave to it, if it is one.
     pub fn asked_at(&self) -> Option<Timestamp> {
@@ -128,10 +131,13 @@ impl Heard {
     }
 
     /// Until when a retry forgives: what happened before it was asked, and before it was heard. The
-    /// clock of whoever asked may be behind ours by `skew`.
-    pub fn forgives_until(&self, skew: SignedDuration) -> Timestamp {
-        self.asked_at()
-            .map_or(self.at, |asked| self.at.min(asked.saturating_add(skew).unwrap_or(asked)))
+    /// clock of whoever asked may be behind ours by `skew`. `None` for one that says no time, or
+    /// one yet to come: where status is lost it is heard once more, and would forgive what came
+    /// after it.
+    pub fn forgives_until(&self, skew: SignedDuration) -> Option<Timestamp> {
+        let asked = self.asked_at()?;
+        let is_past = asked.duration_since(self.at) <= FAST;
+        is_past.then(|| self.at.min(asked.saturating_add(skew).unwrap_or(asked)))
     }
 }
 

@@ -40,11 +40,13 @@ pub enum Ran {
 
 impl Scheduled {
     /// What its pods send was sent within the look-back that ends `now`. A run may begin a little
-    /// late, and ends after what it sent.
+    /// late, and ends after what it sent. One that has yet to begin was seen by nobody, and says
+    /// that some clock is wrong.
     pub fn was_there(&self, now: Timestamp, lookback: SignedDuration) -> bool {
-        let reach = lookback - lookback / 24;
+        let late = lookback / 24;
+        let reach = lookback - late;
         match self.ran {
-            Ran::At(at) => now.duration_since(at) <= reach,
+            Ran::At(at) => (-late..=reach).contains(&now.duration_since(at)),
             Ran::Never => false,
             Ran::Unsaid => self.rests.is_some_and(|rests| rests <= reach),
         }
@@ -134,6 +136,8 @@ mod tests {
         };
         assert!(was_there(Ran::At(at(77)), Some(700)));
         assert!(!was_there(Ran::At(at(76)), Some(1)));
+        assert!(was_there(Ran::At(at(101)), Some(1)));
+        assert!(!was_there(Ran::At(at(102)), Some(1)));
         assert!(!was_there(Ran::Never, Some(1)));
         assert!(was_there(Ran::Unsaid, Some(23)));
         assert!(!was_there(Ran::Unsaid, Some(24)));

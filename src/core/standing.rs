@@ -8,11 +8,12 @@ use crate::gate::policy::{is_strict, ours, targets};
 use crate::mode::Mode;
 use crate::plan::Plan;
 use crate::policy::{Ours, Policy, RolledBack};
-use crate::progress::{Memory, Requests};
+use crate::progress::{Heard, Memory, Requests};
 use crate::proxies::{self, late};
 use crate::snapshot::Snapshot;
 use crate::workload::NamespaceFacts;
 use jiff::{SignedDuration, Timestamp};
+use std::fmt::Write;
 
 /// Where one namespace stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,10 +115,11 @@ pub(crate) fn stand(
         }
         Some(Policy { ours: Some(ours), .. }) => {
             let retry = requests.retry.as_ref();
-            let retried = retry.map(|retry| retry.forgives_until(plan.timing.max_skew));
+            let retried = retry.and_then(|retry| retry.forgives_until(plan.timing.max_skew));
             let state = written(ours, memory, retried);
             if let (State::RolledBack, Some(back)) = (state, &ours.rolled_back) {
-                findings.extend(taken_back(plan, snapshot, facts, back));
+                let in_vain = retry.filter(|_| retried.is_none());
+                findings.extend(taken_back(plan, snapshot, facts, back, in_vain));
             }
             state
         }
@@ -179,13 +181,15 @@ fn taken_back(
     snapshot: &Snapshot,
     facts: &NamespaceFacts,
     back: &RolledBack,
+    in_vain: Option<&Heard>,
 ) -> Vec<Finding> {
-    let why = Finding::new(
-        Code::HarmAfterStrict,
-        Subject::namespace(&facts.name),
-        format!("rolled back at {:.0}: {}", back.at, back.because),
-    )
-    .remedy(format!("mend it, then: kubectl meshrollout retry {}", plan.name));
+    let mut said = format!("rolled back at {:.0}: {}", back.at, back.because);
+    if let Some(Heard { value, .. }) = in_vain {
+        let _ =
+            write!(said, "; the retry {value:?} is no time that has come, and forgives nothing");
+    }
+    let why = Finding::new(Code::HarmAfterStrict, Subject::namespace(&facts.name), said)
+        .remedy(format!("mend it, then: kubectl meshrollout retry {}", plan.name));
     let still = targets(facts).into_iter().find_map(|target| {
         let effective = target.mode(&snapshot.policies);
         let effective = effective.known().filter(|it| it.mode == Mode::Strict)?;

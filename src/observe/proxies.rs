@@ -153,13 +153,17 @@ impl Proxies {
         let date = date.and_then(|date| {
             jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date.as_bytes()).ok()
         });
+        let mut all = status::listeners(&text.to_bytes())?;
         // The times it tells are by its own clock.
-        if let Some(skew) = date.map(|date| date.duration_since(Timestamp::now()))
-            && skew.abs() > self.max_skew
-        {
-            return Err(Error::Skewed(skew));
+        if let Some(skew) = date.map(|date| date.duration_since(Timestamp::now())) {
+            if skew.abs() > self.max_skew {
+                return Err(Error::Skewed(skew));
+            }
+            for listeners in all.values_mut() {
+                listeners.sent = listeners.sent.saturating_sub(skew).unwrap_or(listeners.sent);
+            }
         }
-        Ok(status::listeners(&text.to_bytes())?)
+        Ok(all)
     }
 }
 

@@ -390,3 +390,50 @@ async fn a_rollback_that_istiod_does_not_hear_or_admit_is_said_and_comes_true_wi
     assert_eq!(mode(cluster, "unheard").await, "PERMISSIVE");
     end(cluster, operator, &["unheard", "unadmitted"]).await;
 }
+
+/// As an older operator finds it, or one for whom the year 10000 is too far.
+#[tokio::test]
+async fn what_cannot_be_read_any_more_is_watched_and_taken_back_and_the_others_go_on() {
+    let (_turn, cluster, operator) = turn().await;
+    baking(cluster, &operator, "unread").await;
+    // Nobody remembers what it was.
+    operator.stop().await.unwrap();
+    let never = json!({"code": "MR0310", "subject": {"kind": "Namespace", "name": "unread"},
+        "reason": "known", "owner": "platform", "expires": "9999-12-31T23:59:59Z"});
+    let mut unheard_of = never.clone();
+    unheard_of["code"] = json!("MR0999");
+    unheard_of["expires"] = json!("2040-01-01T00:00:00Z");
+    let unread = rollout("unread").with("/acknowledgements", json!([unheard_of, never]));
+    cluster.apply_rollout(&unread).await.unwrap();
+
+    let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
+    let ready = cluster.until_ready_is("unread", "InvalidSpec", LIMIT).await;
+    let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", operator.log()));
+    assert!(ready.message.starts_with("spec.acknowledgements[1]: "), "{ready:?}");
+    baking(cluster, &operator, "beside").await;
+    let mark = cluster.audit_mark().unwrap();
+    let since = harm(cluster, "unread");
+    undone(cluster, &operator, "unread", since).await;
+    assert_eq!(written(cluster, mark, "unread"), ["unread/default PERMISSIVE"]);
+    assert_eq!(mode(cluster, "beside").await, "STRICT");
+    end(cluster, operator, &["unread", "beside"]).await;
+}
+
+/// Whoever applies the same STRICT by server-side apply owns the field beside us.
+#[tokio::test]
+async fn a_person_steps_back_although_another_manager_says_the_same_strict() {
+    let (_turn, cluster, operator) = turn().await;
+    baking(cluster, &operator, "codified").await;
+    let policy = json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+        "metadata": {"name": "default", "namespace": "codified"},
+        "spec": {"mtls": {"mode": "STRICT"}}});
+    let file = cluster.folder().join("codified.json");
+    std::fs::write(&file, policy.to_string()).unwrap();
+    let file = file.display().to_string();
+    let apply = ["apply", "--server-side", "--field-manager=gitops", "-f", &file];
+    cluster.kubectl_text(&apply).await.unwrap();
+    let back = cluster.meshrollout(&["rollback", "codified"]).await.unwrap();
+    assert!(back.status.success(), "{}", String::from_utf8_lossy(&back.stderr));
+    assert_eq!(mode(cluster, "codified").await, "PERMISSIVE");
+    end(cluster, operator, &["codified"]).await;
+}

@@ -54,14 +54,17 @@ fn excepted(context: Context<'_>) -> Vec<&Exception> {
         return holding;
     }
     let after = snapshot.policies.with(policy::ours(snapshot, facts, Mode::Strict));
-    let targets = policy::targets(facts);
     let passes = |one: &&Exception| {
+        // Every port that it names, whether a Service leads there or not: each is let in.
+        let ports = BTreeMap::from([(&one.workload, one.ports.iter().copied().collect())]);
+        let targets = match one.ports.is_empty() {
+            true => policy::targets(facts),
+            false => policy::with_ports(facts, &ports),
+        };
         let mut of_it = targets
             .iter()
             .filter(|target| *target.workload == one.workload)
-            .filter(|target| {
-                one.ports.is_empty() || target.port.is_some_and(|port| one.ports.contains(&port))
-            })
+            .filter(|target| one.ports.is_empty() || target.port.is_some())
             .map(|target| target.mode(&after).known().is_some_and(|mode| mode.mode != Mode::Strict))
             .peekable();
         of_it.peek().is_some() && of_it.all(|passes| passes)

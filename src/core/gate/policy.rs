@@ -57,7 +57,7 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
 }
 
 /// Container ports that Services lead to, by whose they are.
-type Ports<'a> = BTreeMap<&'a WorkloadRef, BTreeSet<Port>>;
+pub(super) type Ports<'a> = BTreeMap<&'a WorkloadRef, BTreeSet<Port>>;
 
 /// What a policy says of single ports ztunnel reads otherwise (`istio-semantics.md` A9).
 fn of_ambient(context: Context<'_>, policy: &Policy) -> Option<Finding> {
@@ -165,7 +165,8 @@ pub fn targets(facts: &NamespaceFacts) -> Vec<Target<'_>> {
     with_ports(facts, &facts.ports())
 }
 
-fn with_ports<'a>(facts: &'a NamespaceFacts, ports: &Ports<'_>) -> Vec<Target<'a>> {
+/// The same for these ports, whether a Service leads there or not.
+pub(super) fn with_ports<'a>(facts: &'a NamespaceFacts, ports: &Ports<'_>) -> Vec<Target<'a>> {
     let mut targets = vec![];
     for workload in facts.servers() {
         let ports = ports.get(&workload.id);

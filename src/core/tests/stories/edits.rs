@@ -241,7 +241,7 @@ fn after_a_rollback_of_everything_no_stage_counts_as_finished() {
     world.plan.asked.rollback = Some("1".into());
     world.visits(2);
     assert_eq!(world.progress.finished.len(), 0);
-    world.plan.asked.retry = Some("2".into());
+    world.plan.asked.retry = Some(at(world.now).to_string());
     world.visits(3);
     assert_eq!(ready(&world).1, "Soaking");
 }

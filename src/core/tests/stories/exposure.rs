@@ -200,6 +200,10 @@ fn an_exception_without_its_policy_hides_no_plaintext() {
         }
         // Where the series say to which port it came, that port alone is let in.
         held_by(to(9090), Code::PlaintextSeen);
+        // A declaration without a policy lets nobody in, to a port of no Service neither.
+        let mut both = to(9090);
+        both.plan.waivers.exceptions[0].ports.insert(Port(9090));
+        held_by(both.clone(), Code::PlaintextSeen);
         let found = judged(&to(9090)).obstacles().first().copied().cloned().expect("said");
         assert_eq!(found.subject.port, Some(Port(9090)));
         let mut let_in = to(8080);

@@ -232,7 +232,7 @@ fn a_retry_soaks_again_from_zero() {
     world.plan.asked.abort = Some("1".into());
     world.visits(1);
     assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
-    world.plan.asked.retry = Some("2".into());
+    world.plan.asked.retry = Some(at(world.now).to_string());
     world.visits(3);
     assert_eq!(world.mode("catalog"), Some(Mode::Permissive), "the old soak does not count");
     world.visits(5);
@@ -332,10 +332,31 @@ fn deleting_the_policy_is_no_retry_although_memory_was_lost_before() {
     world.delete_policy("catalog");
     world.visits(8);
     assert_eq!(world.mode("catalog"), None, "its mark was seen");
-    world.plan.asked.retry = Some("now".into());
+    world.plan.asked.retry = Some(at(world.now).to_string());
     world.telemetry = World::shop().telemetry;
     world.visits(6);
     assert_eq!(world.mode("catalog"), Some(Mode::Strict));
+}
+
+/// When all memory is lost, what was asked long ago is heard once more.
+#[test]
+fn a_retry_that_is_no_past_time_forgives_nothing_and_says_so() {
+    for asked in ["now".to_owned(), at(1_000_000_000).to_string()] {
+        let mut world = World::shop();
+        world.plan.asked.retry = Some(asked.clone());
+        world.visits(4);
+        world.failures("catalog", 2.0);
+        world.visits(2);
+        world.progress = Progress::default();
+        world.telemetry = World::shop().telemetry;
+        world.visits(8);
+        assert_eq!(world.mode("catalog"), Some(Mode::Permissive), "{asked}");
+        let said = world.look().1.namespaces[&"catalog".into()].findings[0].message.clone();
+        assert!(said.contains(&format!("the retry {asked:?} is no time")), "{said}");
+        world.plan.asked.retry = Some(at(world.now).to_string());
+        world.visits(8);
+        assert_eq!(world.mode("catalog"), Some(Mode::Strict), "{asked}");
+    }
 }
 
 #[test]
