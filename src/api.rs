@@ -9,5 +9,5 @@ mod stored;
 pub mod v1alpha1;
 
 pub use definitions::{crds, fingerprints};
-pub use stored::StoredRollout;
+pub use stored::{StoredRollout, Unreadable};
 pub use v1alpha1::*;

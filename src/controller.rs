@@ -68,8 +68,8 @@ pub struct Operator {
 #[derive(Clone, Debug)]
 struct Remembered {
     uid: Uid,
-    /// The metrics source that was asked last.
-    source: Option<String>,
+    /// The last one whose stages could be read.
+    plan: Plan,
     progress: Progress,
     states: BTreeMap<Namespace, State>,
     status: Option<MeshRolloutStatus>,
@@ -188,13 +188,12 @@ impl Operator {
             self.metrics.forget(&name);
             return self.restore(rollout).await;
         }
-        let put = match unreadable {
-            // Whether it is to be restored may be what cannot be read.
-            Some(_) => Ok(()),
-            None => {
+        let put = match stored.has_whole("deletionPolicy") {
+            true => {
                 let restores = rollout.spec.deletion_policy == DeletionPolicy::Restore;
                 self.reporter.finalizer(rollout, restores).await
             }
+            false => Ok(()),
         };
         if let Err(error) = &put {
             tracing::warn!(%error, rollout = name, "no step before the finalizer is as asked");
@@ -203,7 +202,7 @@ impl Operator {
         let foreign = self.objects.foreign_definitions();
         let plan = match (foreign.is_empty(), unreadable) {
             (false, _) => Err(Refusal::Definitions(foreign)),
-            (true, Some(refusal)) => Err(refusal.clone()),
+            (true, Some(what)) => Err(what.refusal.clone()),
             (true, None) => parse::plan(rollout, &self.config),
         };
         let (plan, refusal) = match plan {
@@ -213,7 +212,16 @@ impl Operator {
                 (Plan { claimed, approvals, paused, ..plan }, None)
             }
             // What was reached before is still watched, and taken back on harm or on request.
-            Err(refusal) => (self.as_far_as_it_goes(rollout), Some(refusal)),
+            Err(refusal) => match self.as_far_as_it_goes(stored) {
+                Some(plan) => (plan, Some(refusal)),
+                None => {
+                    let (said, reported) = self.reporter.refused(rollout, &refusal).await;
+                    self.metrics.says(&name, &said.conditions);
+                    reported.map_err(failed("reporting the refusal", rollout))?;
+                    let interval = self.config.evaluation_interval.unsigned_abs();
+                    return Ok(controller::Action::requeue(interval));
+                }
+            },
         };
         let before = self.remembered(&plan, rollout);
         let visit = self.evaluate(rollout, &plan, &before.progress).await;
@@ -238,8 +246,8 @@ impl Operator {
         };
         let states = visit.decision.namespaces.iter();
         let after = Remembered {
-            uid: plan.uid,
-            source: plan.source,
+            uid: plan.uid.clone(),
+            plan,
             progress: visit.decision.progress.clone(),
             states: states.map(|(name, standing)| (name.clone(), standing.state)).collect(),
             status,
@@ -314,14 +322,21 @@ impl Operator {
         self.reports.get(&reflector::ObjectRef::new(rollout).within(namespace.as_str()))
     }
 
-    /// The plan of a spec that is refused. What measured it so far goes on measuring it.
-    fn as_far_as_it_goes(&self, rollout: &MeshRollout) -> Plan {
-        let claimed = self.claimed(rollout);
-        let plan = Plan { claimed, ..parse::as_far_as_it_goes(rollout, &self.config) };
-        match self.memory().get(&plan.name).filter(|known| known.uid == plan.uid) {
-            Some(known) => Plan { source: known.source.clone(), ..plan },
-            None => plan,
-        }
+    /// The plan of a spec that is refused. What measured it so far goes on measuring it. Where a
+    /// stage cannot be read it is the last plan that could be: what such a stage has reached would
+    /// be forgotten with it, and proven anew without a retry once it can be read again.
+    fn as_far_as_it_goes(&self, stored: &StoredRollout) -> Option<Plan> {
+        let rollout = &stored.rollout;
+        let plan = parse::as_far_as_it_goes(rollout, &self.config);
+        let is_whole = stored.has_whole("stages") && plan.stages.len() == rollout.spec.stages.len();
+        let known = self.memory().get(&plan.name).map(|known| known.plan.clone());
+        let plan = match known.filter(|known| known.uid == plan.uid) {
+            Some(known) if is_whole => Plan { source: known.source, ..plan },
+            Some(known) => Plan { asked: parse::asked(rollout), ..known },
+            None if is_whole => plan,
+            None => return None,
+        };
+        Some(Plan { paused: true, claimed: self.claimed(rollout), ..plan })
     }
 
     fn remembered(&self, plan: &Plan, rollout: &MeshRollout) -> Remembered {
@@ -338,7 +353,7 @@ impl Operator {
         let reports = stored.iter().map(|(name, status)| (name.clone(), status));
         Remembered {
             uid: plan.uid.clone(),
-            source: plan.source.clone(),
+            plan: plan.clone(),
             progress: status::progress(plan, &old, reports),
             states: BTreeMap::new(),
             status: None,

@@ -2,9 +2,12 @@
 //! applied with force; nothing here touches a policy.
 
 use crate::api::names::{FIELD_MANAGER, FINALIZER, ROLLOUT_LABEL};
-use crate::api::{MeshReport, MeshReportStatus, MeshRollout, MeshRolloutStatus, StoredRollout};
+use crate::api::{
+    MeshReport, MeshReportStatus, MeshRollout, MeshRolloutStatus, StoredRollout, parse,
+};
 use crate::status;
 use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -43,6 +46,22 @@ impl Reporter {
         let reporter =
             EventReporter { controller: FIELD_MANAGER.into(), instance: Some(identity.to_owned()) };
         Self { events: Recorder::new(client.clone(), reporter), client }
+    }
+
+    /// The spec cannot be used, and why. Yields the status, and whether it could be told.
+    pub async fn refused(
+        &self,
+        rollout: &MeshRollout,
+        refusal: &parse::Refusal,
+    ) -> (MeshRolloutStatus, Result<(), kube::Error>) {
+        let old = rollout.status.clone().unwrap_or_default();
+        let message = refusal.to_string();
+        let generation = rollout.metadata.generation;
+        let now = Timestamp::now();
+        let new = status::refused(refusal.reason(), &message, generation, &old, now);
+        self.ready_changed(rollout, &old, &new).await;
+        let told = self.status(rollout, &old, new.clone()).await;
+        (new, told)
     }
 
     /// Puts our finalizer on the rollout, or takes it off. The version that was seen must still

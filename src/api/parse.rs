@@ -79,8 +79,8 @@ pub fn plan(rollout: &MeshRollout, config: &Config) -> Result<Plan, Refusal> {
 }
 
 /// The plan of a rollout that is refused, without what is wrong with it: good for watching what it
-/// has reached and taking it back, not for a step. A namespace of a stage that cannot be read is
-/// watched as one that has left the plan.
+/// has reached and taking it back, not for a step. Of what was reached in a stage that cannot be
+/// read, it knows nothing.
 pub fn as_far_as_it_goes(rollout: &MeshRollout, config: &Config) -> Plan {
     let lenient = Config { allow_short_times: true, ..config.clone() };
     let spec = &rollout.spec;
@@ -106,11 +106,6 @@ struct Parts {
 
 fn of_parts(rollout: &MeshRollout, config: &Config, parts: Parts) -> Plan {
     let spec = &rollout.spec;
-    // As much as status remembers of it: the rest must not make it another request.
-    let asked = |name: &str| {
-        let value = rollout.annotations().get(name)?;
-        Some(value.chars().take(MAX_REQUEST).collect())
-    };
     Plan {
         name: rollout.name_any(),
         uid: Uid::new(rollout.uid().unwrap_or_default()),
@@ -130,16 +125,26 @@ fn of_parts(rollout: &MeshRollout, config: &Config, parts: Parts) -> Plan {
             ExistingPolicies::Refuse => Existing::Refuse,
             ExistingPolicies::Adopt => Existing::Adopt,
         },
-        asked: Asked {
-            abort: asked(request::ABORT),
-            retry: asked(request::RETRY),
-            rollback: asked(request::ROLLBACK),
-        },
+        asked: asked(rollout),
         claimed: BTreeMap::new(),
         approvals: vec![],
         source: spec.metrics_source.as_ref().map(|source| source.name.clone()),
         operator_namespace: Namespace::new(&config.operator_namespace),
         timing: timing(config),
+    }
+}
+
+/// What people ask for beside the spec.
+pub fn asked(rollout: &MeshRollout) -> Asked {
+    // As much as status remembers of it: the rest must not make it another request.
+    let asked = |name: &str| {
+        let value = rollout.annotations().get(name)?;
+        Some(value.chars().take(MAX_REQUEST).collect())
+    };
+    Asked {
+        abort: asked(request::ABORT),
+        retry: asked(request::RETRY),
+        rollback: asked(request::ROLLBACK),
     }
 }
 

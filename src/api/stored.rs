@@ -12,6 +12,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 /// What was read of it.
 #[derive(Clone, Debug)]
@@ -19,8 +20,24 @@ pub struct StoredRollout {
     /// What could be read, the rest as if it were not there. What it does is Enforce where that
     /// cannot be read: Observe would take back nothing.
     pub rollout: MeshRollout,
-    /// The first field that could not, and why.
-    pub unreadable: Option<Refusal>,
+    /// What could not.
+    pub unreadable: Option<Unreadable>,
+}
+
+/// What of a spec could not be read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Unreadable {
+    /// The first of it, and why.
+    pub refusal: Refusal,
+    /// The fields of which something is missing.
+    pub fields: BTreeSet<String>,
+}
+
+impl StoredRollout {
+    /// All of this field of the spec was read.
+    pub fn has_whole(&self, field: &str) -> bool {
+        self.unreadable.as_ref().is_none_or(|what| !what.fields.contains(field))
+    }
 }
 
 impl<'de> Deserialize<'de> for StoredRollout {
@@ -41,7 +58,7 @@ impl<'de> Deserialize<'de> for StoredRollout {
 /// A spec by its fields, each of which was read by itself, and of a list each item.
 struct Pieces {
     kept: Map<String, Value>,
-    unreadable: Option<Refusal>,
+    unreadable: Option<Unreadable>,
 }
 
 impl Pieces {
@@ -49,7 +66,9 @@ impl Pieces {
         let kept = Map::from_iter([("stages".to_owned(), json!([]))]);
         let mut pieces = Self { kept, unreadable: None };
         let Value::Object(fields) = spec else {
-            pieces.note("spec", "it is no object");
+            for field in ["stages", "deletionPolicy"] {
+                pieces.note(field, "spec", "it is no object");
+            }
             return pieces;
         };
         for (field, value) in fields {
@@ -60,7 +79,7 @@ impl Pieces {
                     pieces.items(&field, items)
                 }
                 (Err(why), _) => {
-                    pieces.note(&format!("spec.{field}"), &why);
+                    pieces.note(&field, &format!("spec.{field}"), &why);
                     match field.as_str() {
                         "action" => json!(Action::Enforce),
                         _ => continue,
@@ -77,15 +96,17 @@ impl Pieces {
         for (index, item) in items.into_iter().enumerate() {
             match read(field, &json!([item])) {
                 Ok(()) => kept.push(item),
-                Err(why) => self.note(&format!("spec.{field}[{index}]"), &why),
+                Err(why) => self.note(field, &format!("spec.{field}[{index}]"), &why),
             }
         }
         Value::Array(kept)
     }
 
-    fn note(&mut self, field: &str, why: &str) {
+    fn note(&mut self, field: &str, path: &str, why: &str) {
         let problem = format!("this operator cannot read it, and takes no step: {why}");
-        self.unreadable.get_or_insert(Refusal::Field { field: field.to_owned(), problem });
+        let refusal = Refusal::Field { field: path.to_owned(), problem };
+        let first = || Unreadable { refusal, fields: BTreeSet::new() };
+        self.unreadable.get_or_insert_with(first).fields.insert(field.to_owned());
     }
 }
 
@@ -160,7 +181,9 @@ mod tests {
             let mut spec = json!({"action": "Enforce", "stages": [stage]});
             spec[field] = value;
             let StoredRollout { rollout, unreadable } = stored(spec);
-            let why = unreadable.expect("it is told").to_string();
+            let Unreadable { refusal, fields } = unreadable.expect("it is told");
+            assert!(fields.into_iter().eq([field]));
+            let why = refusal.to_string();
             assert!(why.starts_with(&format!("{named}: this operator cannot read it")), "{why}");
             assert_eq!(rollout.spec.action, Action::Enforce);
             assert_eq!(rollout.spec.stages.len(), 1);
@@ -184,6 +207,7 @@ mod tests {
         assert_eq!(read.unreadable, None);
         assert_eq!(read.rollout.spec.acknowledgements.len(), 1);
         let none = stored(json!(null));
-        assert!(none.unreadable.is_some_and(|why| why.to_string().starts_with("spec: ")));
+        assert!(!none.has_whole("stages") && none.has_whole("paused"));
+        assert!(none.unreadable.is_some_and(|it| it.refusal.to_string().starts_with("spec: ")));
     }
 }

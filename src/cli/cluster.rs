@@ -1,6 +1,6 @@
 //! The cluster that a command talks to, as kubectl would choose it.
 
-use crate::api::{MeshReport, MeshRollout};
+use crate::api::{MeshReport, MeshRollout, StoredRollout};
 use kube::api::ListParams;
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -63,12 +63,26 @@ impl Cluster {
     }
 }
 
-/// The rollout of this name.
+/// The rollout of this name; what of it cannot be read is said.
 pub(super) async fn rollout(client: &Client, name: &str) -> Result<MeshRollout, Error> {
-    let found = Api::<MeshRollout>::all(client.clone()).get_opt(name).await;
-    found
-        .map_err(doing(format!("reading MeshRollout {name}")))?
-        .ok_or_else(|| Error::NoRollout(name.to_owned()))
+    let found = Api::<StoredRollout>::all(client.clone()).get_opt(name).await;
+    let found = found.map_err(doing(format!("reading MeshRollout {name}")))?;
+    found.map(whole).ok_or_else(|| Error::NoRollout(name.to_owned()))
+}
+
+/// The same of all.
+pub(super) async fn rollouts(client: &Client) -> Result<Vec<MeshRollout>, Error> {
+    let all = Api::<StoredRollout>::all(client.clone()).list(&ListParams::default()).await;
+    let all = all.map_err(doing("listing MeshRollouts"))?.items;
+    Ok(all.into_iter().map(whole).collect())
+}
+
+fn whole(stored: StoredRollout) -> MeshRollout {
+    let StoredRollout { rollout, unreadable } = stored;
+    if let Some(what) = unreadable {
+        eprintln!("warning: MeshRollout {}: {}", rollout.name_any(), what.refusal);
+    }
+    rollout
 }
 
 /// The reports of this rollout, by namespace.

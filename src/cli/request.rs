@@ -1,7 +1,7 @@
 //! `pause`, `resume`, `abort`, `retry`: what a person asks of a rollout.
 
 use super::cluster::{Cluster, Error, doing, rollout};
-use crate::api::MeshRollout;
+use crate::api::StoredRollout;
 use crate::api::names::request;
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
@@ -68,7 +68,7 @@ pub(super) async fn ask(client: &Client, name: &str, annotation: &str) -> Result
 
 async fn patch(client: &Client, name: &str, patch: &Value) -> Result<(), Error> {
     let params = PatchParams { field_manager: Some(CLI_MANAGER.into()), ..PatchParams::default() };
-    let rollouts = Api::<MeshRollout>::all(client.clone());
+    let rollouts = Api::<StoredRollout>::all(client.clone());
     let patched = rollouts.patch(name, &params, &Patch::Merge(patch)).await;
     patched.map(drop).map_err(doing(format!("changing MeshRollout {name}")))
 }

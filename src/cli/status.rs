@@ -1,10 +1,9 @@
 //! `meshrollout status`: where rollouts and their namespaces stand.
 
-use super::cluster::{Cluster, Error, doing, reports, rollout};
+use super::cluster::{Cluster, Error, reports, rollout, rollouts};
 use super::table;
-use crate::api::{MeshReport, MeshRollout};
+use crate::api::{MeshReport, MeshRollout, StoredRollout};
 use futures::StreamExt;
-use kube::api::ListParams;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
@@ -41,7 +40,7 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
     }
     let config = watcher::Config::default();
     let rollouts =
-        watcher(Api::<MeshRollout>::all(client.clone()), config.clone()).default_backoff();
+        watcher(Api::<StoredRollout>::all(client.clone()), config.clone()).default_backoff();
     let reports = watcher(Api::<MeshReport>::all(client.clone()), config).default_backoff();
     let changes = futures::stream::select(
         rollouts.touched_objects().map(|object| object.map(drop)),
@@ -66,10 +65,7 @@ pub(super) async fn run(args: Args) -> Result<(), Error> {
 async fn print(client: &Client, args: &Args) -> Result<(), Error> {
     let found = match &args.name {
         Some(name) => vec![rollout(client, name).await?],
-        None => {
-            let all = Api::<MeshRollout>::all(client.clone()).list(&ListParams::default()).await;
-            all.map_err(doing("listing MeshRollouts"))?.items
-        }
+        None => rollouts(client).await?,
     };
     if found.is_empty() {
         eprintln!("no MeshRollout in this cluster");

@@ -160,7 +160,15 @@ impl Requests {
         .into_iter()
         .filter_map(|(value, kind)| Some((value?, kind)))
         .collect();
-        new.sort_by_key(|(value, kind)| (value.parse().unwrap_or(now), *kind));
+        new.sort_by_key(|(value, kind)| {
+            let at = value.parse::<Timestamp>().ok();
+            let at = match kind {
+                // One that is no past time overrules no stop that is found with it.
+                0 => at.filter(|at| at.duration_since(now) <= FAST).unwrap_or(Timestamp::MIN),
+                _ => at.unwrap_or(now),
+            };
+            (at, *kind)
+        });
         let second = SignedDuration::from_secs(1);
         // The next whole second: after everything that has happened until now.
         let mut at = Timestamp::from_second(now.as_second() + 1).unwrap_or(now);

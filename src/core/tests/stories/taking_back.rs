@@ -360,6 +360,19 @@ fn a_retry_that_is_no_past_time_forgives_nothing_and_says_so() {
 }
 
 #[test]
+fn a_retry_that_is_no_past_time_overrules_no_stop_that_is_found_with_it() {
+    for asked in ["now".to_owned(), at(1_000_000_000).to_string()] {
+        let mut world = World::shop();
+        world.plan.asked.retry = Some(asked);
+        world.visits(1);
+        world.plan.asked.abort = Some(at(world.now - 5).to_string());
+        world.progress = Progress::default();
+        world.visits(8);
+        assert_ne!(world.mode("catalog"), Some(Mode::Strict));
+    }
+}
+
+#[test]
 fn a_retry_forgives_no_deletion_that_comes_after_it() {
     let mut world = World::shop();
     while world.mode("orders").is_none() {
