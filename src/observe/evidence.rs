@@ -9,6 +9,7 @@
 pub(super) mod counted;
 mod promql;
 
+use super::clock::Clock;
 use super::prometheus::{Answer, Error, Prometheus, Sample, Series};
 use crate::translate::entrance::asked_at;
 use crate::translate::evidence::{self, PodLabels, Row};
@@ -242,15 +243,6 @@ struct Asking<'a> {
     gave_up: OnceLock<Cause>,
 }
 
-/// What the answers say about the source's clock minus ours.
-#[derive(Debug, Default)]
-struct Clock {
-    /// It is at least and at most this, by every answer together.
-    bounds: Option<(SignedDuration, SignedDuration)>,
-    /// Why an answer said nothing.
-    silence: Option<Cause>,
-}
-
 impl<'a> Asking<'a> {
     fn new(source: &'a Prometheus, now: Timestamp) -> Self {
         let places = Semaphore::new(AT_ONCE);
@@ -313,7 +305,7 @@ impl<'a> Asking<'a> {
                     // Which of several it was makes no difference.
                     let _ = self.gave_up.set(cause.clone());
                 }
-                clock.silence.get_or_insert_with(|| cause.clone());
+                clock.hear_nothing(&cause);
                 Err(cause)
             }
         }
@@ -326,32 +318,6 @@ impl<'a> Asking<'a> {
     /// Our clock, carried on from `now` without a leap.
     fn time(&self) -> Timestamp {
         self.now + self.begun.elapsed()
-    }
-}
-
-impl Clock {
-    /// `Date` is cut to the second: the server's time lay within the second that it begins,
-    /// somewhere between our sending and our receiving.
-    fn hear(&mut self, sent: Timestamp, received: Timestamp, date: Option<Timestamp>) {
-        let Some(date) = date else {
-            let silence = || Cause::NotRead("the metrics source's clock (no Date header)".into());
-            self.silence.get_or_insert_with(silence);
-            return;
-        };
-        let least = date.duration_since(received);
-        let most = date.duration_since(sent) + SignedDuration::from_secs(1);
-        let (low, high) = self.bounds.unwrap_or((least, most));
-        self.bounds = Some((low.max(least), high.min(most)));
-    }
-
-    /// Zero where the answers allow it, else the least that they allow.
-    fn skew(&self) -> Result<SignedDuration, Cause> {
-        match (self.bounds, &self.silence) {
-            (Some((low, _)), _) if low > SignedDuration::ZERO => Ok(low),
-            (Some((_, high)), _) => Ok(high.min(SignedDuration::ZERO)),
-            (None, Some(cause)) => Err(cause.clone()),
-            (None, None) => Err(Cause::NotRead("the metrics source's clock".into())),
-        }
     }
 }
 
@@ -380,28 +346,5 @@ mod tests {
     fn a_bake_of_any_length_stays_within_what_the_api_answers() {
         let ends = window_ends(second(1_000_000_000), WIDTH, Some(second(0)));
         assert_eq!(ends.len(), 10_000);
-    }
-
-    #[test]
-    fn a_clock_is_off_only_where_no_answer_allows_it_to_agree() {
-        let at = |milliseconds| Timestamp::from_millisecond(milliseconds).unwrap();
-        let mut clock = Clock::default();
-        assert!(clock.skew().is_err());
-        // `Date` says 1 s until 2 s have begun.
-        clock.hear(at(1_990), at(2_010), Some(second(1)));
-        assert_eq!(clock.skew(), Ok(SignedDuration::ZERO));
-
-        for (date, skew) in [(61, 58_990), (0, -990)] {
-            let mut clock = Clock::default();
-            clock.hear(at(1_990), at(2_010), Some(second(date)));
-            assert_eq!(clock.skew(), Ok(SignedDuration::from_millis(skew)), "{date}");
-        }
-    }
-
-    #[test]
-    fn a_source_without_a_date_has_no_known_clock() {
-        let mut clock = Clock::default();
-        clock.hear(second(1), second(2), None);
-        assert!(matches!(clock.skew(), Err(Cause::NotRead(_))));
     }
 }

@@ -7,6 +7,7 @@
 
 mod status;
 
+use super::clock::Clock;
 use super::objects::{Objects, Target};
 use super::sidecars::Whose;
 use crate::config::Config;
@@ -157,7 +158,9 @@ impl Proxies {
         });
         let mut all = status::listeners(&text.to_bytes())?;
         // The times it tells are by its own clock.
-        if let Some(skew) = date.map(|date| skew(date, asked, received)) {
+        let mut clock = Clock::default();
+        clock.hear(asked, received, date);
+        if let Ok(skew) = clock.skew() {
             if skew.abs() > self.max_skew {
                 return Err(Error::Skewed(skew));
             }
@@ -167,14 +170,6 @@ impl Proxies {
         }
         Ok(all)
     }
-}
-
-/// By how much the clock that said `date`, cut to the second, is ahead of ours: nothing where it
-/// may agree, else the least that is possible.
-fn skew(date: Timestamp, asked: Timestamp, received: Timestamp) -> SignedDuration {
-    let least = date.duration_since(received);
-    let most = date.duration_since(asked) + SignedDuration::from_secs(1);
-    SignedDuration::ZERO.clamp(least, most.max(least))
 }
 
 /// Read again each time: the kubelet renews it.
@@ -237,15 +232,6 @@ mod tests {
         assert_eq!(seconds(&all.unwrap()), [("a", 2), ("b", 1)], "the later connection counts");
         let failed = merged(vec![Ok(told("a", 2)), Err(("istiod-1", Error::TimedOut))]);
         assert_eq!(failed.unwrap_err().0, "istiod-1");
-    }
-
-    #[test]
-    fn a_clock_is_off_only_by_what_no_rounding_explains() {
-        let at = |milliseconds| Timestamp::from_millisecond(milliseconds).unwrap();
-        for (date, expected) in [(10, 0), (9, 0), (8, -900), (7, -1_900), (11, 800), (13, 2_800)] {
-            let skew = skew(at(date * 1000), at(9_900), at(10_200));
-            assert_eq!(skew.as_millis(), expected, "{date}");
-        }
     }
 
     #[test]

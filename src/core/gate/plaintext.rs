@@ -54,13 +54,12 @@ fn excepted(context: Context<'_>) -> Vec<&Exception> {
         return holding;
     }
     let after = snapshot.policies.with(policy::ours(snapshot, facts, Mode::Strict));
+    let everywhere = policy::targets(facts);
     let passes = |one: &&Exception| {
         // Every port that it names, whether a Service leads there or not: each is let in.
         let ports = BTreeMap::from([(&one.workload, one.ports.iter().copied().collect())]);
-        let targets = match one.ports.is_empty() {
-            true => policy::targets(facts),
-            false => policy::with_ports(facts, &ports),
-        };
+        let named = policy::with_ports(facts, &ports);
+        let targets = if one.ports.is_empty() { &everywhere } else { &named };
         let mut of_it = targets
             .iter()
             .filter(|target| *target.workload == one.workload)
