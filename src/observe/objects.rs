@@ -4,6 +4,7 @@ mod kind;
 mod pulse;
 mod read;
 mod store;
+mod table;
 mod watch;
 
 pub use read::ReadError;

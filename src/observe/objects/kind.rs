@@ -1,6 +1,7 @@
 //! The kinds that are watched: what is read of each object and where it is filed.
 
-use super::store::{Place, Store, Table, Webhooks};
+use super::store::{Store, Webhooks};
+use super::table::{Place, Table};
 use crate::translate::entrance::{self, Class, Defined, Routed};
 use crate::translate::facts::{Header, NamedService, header, named_service};
 use crate::translate::gateway::{self, GatewayName, Route};

@@ -1,7 +1,8 @@
 //! Quorum reads: what a write of STRICT stands on is read again, from the newest state.
 
 use super::kind::{self, Kind, place};
-use super::store::{Place, Served, Store};
+use super::store::{Served, Store};
+use super::table::Place;
 use kube::api::ListParams;
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};

@@ -150,7 +150,7 @@ where
         self.shared.changed.send_modify(|count| *count += 1);
     }
 
-    fn set(&self, place: super::store::Place, fact: Option<T>) -> bool {
+    fn set(&self, place: super::table::Place, fact: Option<T>) -> bool {
         let mut store = self.shared.store();
         let namespace = place.0.clone();
         let has_changed = (self.kind.table)(&mut store).set(place, fact, self.kind.share);
