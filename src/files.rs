@@ -4,13 +4,14 @@ mod object;
 mod pieces;
 
 use crate::observe::evidence::not_asked;
-use crate::translate::DOMAIN;
+use crate::translate::WrittenRule;
+use crate::translate::domain::{self, domain};
 use crate::translate::entrance::{self, Class, Routed};
 use crate::translate::facts::{Header, NamedService, Parts};
 use crate::translate::gateway::{self, GatewayName, Route};
 use crate::translate::mesh::{MeshConfig, believed, mesh};
 use crate::translate::pod::{OwnedPod, Owner};
-use meshrollout_core::client_tls::{Rule, Rules};
+use meshrollout_core::client_tls::Rules;
 use meshrollout_core::effective::Policies;
 use meshrollout_core::egress::{Scope, Scopes};
 use meshrollout_core::exposure::Entrance;
@@ -44,7 +45,7 @@ pub struct Input {
     machines: Vec<(Namespace, Machine)>,
     roots: Vec<(Namespace, BTreeSet<String>)>,
     policies: Vec<Policy>,
-    rules: Vec<Rule>,
+    rules: Vec<WrittenRule>,
     egress: Vec<Scope>,
     inbound_filters: Vec<InboundFilter>,
     overrides: Vec<TelemetryOverride>,
@@ -61,6 +62,7 @@ pub struct Input {
     mesh: Vec<MeshConfig>,
     /// Given besides the files, in place of what they hold.
     given_mesh: Option<MeshConfig>,
+    given_domain: Option<String>,
     served: Vec<Injector>,
     /// What the authors of rollouts answer for.
     pub waivers: Waivers,
@@ -111,6 +113,11 @@ impl Input {
         let config = MeshConfig::written(&Namespace::new(ROOT), &text).map_err(refused)?;
         self.given_mesh = Some(config);
         Ok(())
+    }
+
+    /// The cluster's Services are in this domain, whatever the files hold.
+    pub fn take_domain(&mut self, domain: &str) {
+        self.given_domain = Some(domain.to_owned());
     }
 
     /// An injector serves this revision, under this tag; a revision is its own tag.
@@ -249,13 +256,18 @@ impl Input {
         for (namespace, roots) in &self.roots {
             parts.entry(namespace.clone()).or_default().roots = Some(roots);
         }
+        let said = self.domain();
+        let domain = said.known().map_or(domain::DEFAULT, |domain| domain);
         let facts = |(name, parts): (Namespace, Parts<'_>)| {
-            let mut facts = parts.facts(&name);
+            let mut facts = parts.facts(&name, domain);
             facts.expect_pods(&injectors);
             (name, Arc::new(facts))
         };
         let namespaces = parts.into_iter().map(facts).collect();
-        let mesh = self.mesh();
+        let mesh = match said.cause() {
+            Some(why) => Reading::Unknown(why.clone()),
+            None => self.mesh(),
+        };
         let mut further =
             mesh.known().map(|mesh| mesh.roots.clone()).unwrap_or_default().into_iter();
         let root = further.next().unwrap_or_else(|| Namespace::new(ROOT));
@@ -271,7 +283,7 @@ impl Input {
             namespaces,
             policies: Policies::new(root, self.policies.iter().cloned())
                 .with_further_roots(further),
-            rules: Rules::new(roots.clone(), self.rules.iter().cloned()),
+            rules: Rules::new(roots.clone(), self.rules.iter().map(|rule| rule.within(domain))),
             egress: Scopes::new(roots, self.egress.iter().cloned()),
             inbound_filters: self.inbound_filters.clone(),
             injectors: Reading::Known(injectors),
@@ -288,6 +300,14 @@ impl Input {
         let read = believed(&self.mesh, &self.control_planes);
         let read = read.filter(|_| self.given_mesh.is_none());
         self.given_mesh.iter().chain(read)
+    }
+
+    /// What is in files is believed wherever it stands.
+    fn domain(&self) -> Reading<Arc<str>> {
+        match &self.given_domain {
+            Some(given) => Reading::Known(given.as_str().into()),
+            None => domain(self.pods.iter().map(|pod| (&pod.owner.namespace, pod)), |_| true),
+        }
     }
 
     /// Files need not show the mesh configuration; then it is Istio's default.
@@ -308,7 +328,7 @@ impl Input {
         Reading::Known(Mesh {
             roots: vec![Namespace::new(ROOT)],
             auto_mtls: true,
-            trust_domain: DOMAIN.into(),
+            trust_domain: domain::DEFAULT.into(),
             trust_domains: None,
             sends_to_known_only: false,
             networks: vec![],
@@ -429,7 +449,7 @@ mod tests {
             )
         };
         let files = read(&[of("DestinationRule", "{host: a}"), of("Sidecar", "{}")].concat());
-        let bound = [&files.rules[0].revision, &files.egress[0].revision];
+        let bound = [&files.rules[0].within("x").revision, &files.egress[0].revision];
         assert_eq!(bound.map(Option::as_deref), [Some("canary"); 2]);
     }
 

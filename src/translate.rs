@@ -1,5 +1,6 @@
 //! Kubernetes and Istio objects into the core's words. Nothing is decided here.
 
+pub mod domain;
 pub mod entrance;
 pub mod evidence;
 pub mod facts;
@@ -32,10 +33,6 @@ use meshrollout_core::mode::Declared;
 use meshrollout_core::policy::Policy;
 use meshrollout_core::workload::{Service, ServicePort};
 use std::collections::BTreeSet;
-
-/// The domain of a cluster's Services, and the trust domain of a mesh, where nobody names another:
-/// Istio's default of both.
-pub const DOMAIN: &str = "cluster.local";
 
 /// A PeerAuthentication as facts. One that cannot be read decides an unknown mode.
 pub fn policy(object: &istio::PeerAuthentication) -> Policy {
@@ -79,8 +76,25 @@ fn revision(meta: &ObjectMeta) -> Option<String> {
     labels(meta).value("istio.io/rev").map(str::to_owned)
 }
 
-/// A DestinationRule as facts, its host expanded with its own namespace (`istio-semantics.md` B3).
-pub fn rule(object: &istio::DestinationRule, domain: &str) -> Rule {
+/// A DestinationRule whose host is as its author wrote it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WrittenRule(Rule);
+
+impl WrittenRule {
+    /// Its short host expanded with its own namespace (`istio-semantics.md` B3) and the domain of
+    /// the cluster's Services. Dotted names and wildcards are whole.
+    pub fn within(&self, domain: &str) -> Rule {
+        let mut rule = self.0.clone();
+        let host = rule.host.as_str();
+        if !host.contains('.') && !host.starts_with('*') {
+            rule.host = Host::new(format!("{host}.{}.svc.{domain}", rule.namespace));
+        }
+        rule
+    }
+}
+
+/// A DestinationRule as facts.
+pub fn rule(object: &istio::DestinationRule) -> WrittenRule {
     let meta = &object.metadata;
     let mut rule = Rule {
         namespace: namespace(meta),
@@ -97,7 +111,7 @@ pub fn rule(object: &istio::DestinationRule, domain: &str) -> Rule {
     };
     match object.spec.as_result() {
         Ok(spec) => {
-            rule.host = host(&spec.host, &rule.namespace, domain);
+            rule.host = Host::new(&spec.host);
             rule.export_to = spec.export_to.iter().cloned().collect();
             rule.selector = spec.workload_selector.as_ref().map(|one| selector(Some(one)));
             rule.passthrough = spec
@@ -118,7 +132,7 @@ pub fn rule(object: &istio::DestinationRule, domain: &str) -> Rule {
         // Its host is not known either, so it may be in force for any.
         Err(why) => rule.malformed = Some(why.to_owned()),
     }
-    rule
+    WrittenRule(rule)
 }
 
 fn traffic_policy(policy: &istio::TrafficPolicy) -> TrafficPolicy {
@@ -146,17 +160,9 @@ fn tls(tls: &istio::ClientTls) -> TlsMode {
     }
 }
 
-/// Short names belong to the rule's own namespace; dotted names and wildcards are whole.
-fn host(host: &str, namespace: &Namespace, domain: &str) -> Host {
-    if host.contains('.') || host.starts_with('*') {
-        Host::new(host)
-    } else {
-        Host::new(format!("{host}.{namespace}.svc.{domain}"))
-    }
-}
-
-/// A Service as facts, as far as it is TCP. A port whose target is a name has none here.
-pub fn service(object: &kubernetes::Service, domain: &str) -> Service {
+/// A Service as facts, as far as it is TCP; its host ends before the domain, and a port whose target
+/// is a name has none here.
+fn service(object: &kubernetes::Service) -> Service {
     let (meta, spec) = (&object.metadata, &object.spec);
     let name = meta.name.clone().unwrap_or_default();
     let port = |port: &kubernetes::ServicePort| ServicePort {
@@ -183,7 +189,7 @@ pub fn service(object: &kubernetes::Service, domain: &str) -> Service {
         .filter(|to| !to.iter().any(|one| one == "*"));
     Service {
         export_to,
-        host: Host::new(format!("{name}.{}.svc.{domain}", namespace(meta))),
+        host: Host::new(format!("{name}.{}.svc", namespace(meta))),
         name,
         labels: labels(meta),
         ports: spec.tcp_ports().map(port).collect(),

@@ -123,6 +123,32 @@ fn a_mesh_configuration_that_is_given_counts_whatever_the_files_hold() {
     assert_eq!(found, set(["MR0208", "MR0410"]));
 }
 
+/// A rule by a full name is for a Service of that name alone, and that ends with the domain.
+#[test]
+fn the_domain_is_as_the_proxies_say_or_as_it_is_given() {
+    let off = |domain: &str| {
+        format!(
+            "{SHOP}---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: off, namespace: shop}}\nspec:\n  host: web.shop.svc.{domain}\n  trafficPolicy: {{tls: {{mode: DISABLE}}}}\n"
+        )
+    };
+    let given = [STABLE, "--cluster-domain=corp.example"];
+    let (by_default, elsewhere) = (off("cluster.local"), off("corp.example"));
+    assert_eq!(codes(&[STABLE], &by_default), set(["MR0401"]));
+    assert_eq!(codes(&[STABLE], &elsewhere), set([]));
+    assert_eq!(codes(&given, &elsewhere), set(["MR0401"]));
+    assert_eq!(codes(&given, &by_default), set([]));
+    let told = |domain: &str, manifests: &str| {
+        let args =
+            format!("restartPolicy: Always, args: [--domain, $(POD_NAMESPACE).svc.{domain}]");
+        manifests.replace("restartPolicy: Always", &args)
+    };
+    assert_eq!(codes(&[STABLE], &told("corp.example", &elsewhere)), set(["MR0401"]));
+    assert_eq!(codes(&[STABLE], &told("corp.example", &by_default)), set([]));
+    // A short name is in any.
+    let short = by_default.replace("host: web.shop.svc.cluster.local", "host: web");
+    assert_eq!(codes(&[STABLE], &told("corp.example", &short)), set(["MR0401"]));
+}
+
 /// Anybody may write a ConfigMap called so into a namespace of his own.
 #[test]
 fn a_config_map_where_no_injector_leads_says_nothing() {
@@ -172,6 +198,8 @@ fn without_files_and_without_sense_it_is_a_wrong_command_line() {
     for arguments in [
         &["--revision-tags=stable=1-26-0"][..],
         &["--mesh-config=mesh.yaml"],
+        &["--cluster-domain=corp.example"],
+        &["-f", "-", "--cluster-domain=.corp.example"],
         &["-f", "-", "--revision-tags=Stable"],
         &["-f", "-", "--revision-tags=stable="],
         &["-f", "-", "--revision-tags=a=b=c"],

@@ -28,6 +28,10 @@ pub(super) struct From {
     /// of what the files hold.
     #[arg(long, value_name = "FILE", requires = "filename")]
     mesh_config: Option<PathBuf>,
+    /// The domain of the cluster's Services; takes the place of the one that pods in the files were
+    /// started with, and of cluster.local where none says any.
+    #[arg(long, value_name = "DOMAIN", requires = "filename", value_parser = domain)]
+    cluster_domain: Option<String>,
     /// Revisions that are served, and tags that stand for one, besides those that the files hold.
     #[arg(long, value_name = "TAG=REVISION", requires = "filename", value_delimiter = ',')]
     revision_tags: Vec<Served>,
@@ -47,18 +51,24 @@ impl FromStr for Served {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (tag, revision) = text.split_once('=').unwrap_or((text, text));
-        let is_name = |name: &str| {
-            let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-            !name.is_empty()
-                && name.len() <= 63
-                && name.bytes().all(|byte| is_plain(byte) || byte == b'-')
-        };
         match is_name(tag) && is_name(revision) {
             true => Ok(Self { tag: tag.to_owned(), revision: revision.to_owned() }),
             false => {
                 Err("a tag and its revision look like stable=1-26-0, a revision like 1-26-0".into())
             }
         }
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    !name.is_empty() && name.len() <= 63 && name.bytes().all(|byte| is_plain(byte) || byte == b'-')
+}
+
+fn domain(text: &str) -> Result<String, String> {
+    match text.split('.').all(is_name) {
+        true => Ok(text.to_owned()),
+        false => Err("a domain looks like cluster.local".into()),
     }
 }
 
@@ -71,6 +81,9 @@ impl From {
         let input = Input::read(&self.filename).and_then(|mut input| {
             for Served { tag, revision } in &self.revision_tags {
                 input.serve(tag, revision);
+            }
+            if let Some(domain) = &self.cluster_domain {
+                input.take_domain(domain);
             }
             if let Some(path) = &self.mesh_config {
                 input.take_mesh_config(path)?;

@@ -13,13 +13,12 @@ use crate::translate::monitor;
 use crate::translate::pod::{
     OwnedPod, Owner, daemon_set, deployment, job, owned_pod, stateful_set,
 };
-use crate::translate::{self, DOMAIN, namespace, schedule};
+use crate::translate::{self, WrittenRule, namespace, schedule};
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use kube::core::{ClusterResourceScope, NamespaceResourceScope};
 use kube::{Resource, ResourceExt};
-use meshrollout_core::client_tls::Rule;
 use meshrollout_core::egress::Scope;
 use meshrollout_core::exposure::Entrance;
 use meshrollout_core::ident::Namespace;
@@ -67,7 +66,7 @@ pub(super) enum Fact {
     Scope(Box<Scope>),
     InboundFilter(InboundFilter),
     Policy(Box<Policy>),
-    Rule(Box<Rule>),
+    Rule(Box<WrittenRule>),
     Override(TelemetryOverride),
     Webhooks {
         injectors: Vec<Injector>,
@@ -238,9 +237,9 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
             of(source, "DaemonSet", |object| Some(Fact::Owner(Box::new(daemon_set(object)))))
         }
         ("batch", "Job") => of(source, "Job", |object| Some(Fact::Owner(Box::new(job(object)?)))),
-        ("", "Service") => of(source, "Service", |object| {
-            Some(Fact::Service(Box::new(named_service(object, DOMAIN))))
-        }),
+        ("", "Service") => {
+            of(source, "Service", |object| Some(Fact::Service(Box::new(named_service(object)))))
+        }
         ("networking.istio.io", "WorkloadEntry") => {
             of(source, "WorkloadEntry", |object| Some(Fact::Machine(translate::machine(object))))
         }
@@ -248,7 +247,7 @@ fn read_kind(group: &str, kind: &str, source: &impl Source) -> Result<Option<Obj
             Some(Fact::Policy(Box::new(translate::policy(object))))
         }),
         ("networking.istio.io", "DestinationRule") => of(source, "DestinationRule", |object| {
-            Some(Fact::Rule(Box::new(translate::rule(object, DOMAIN))))
+            Some(Fact::Rule(Box::new(translate::rule(object))))
         }),
         ("telemetry.istio.io", "Telemetry") => {
             of(source, "Telemetry", |object| translate::telemetry(object).map(Fact::Override))

@@ -158,6 +158,7 @@ impl Objects {
             return Err(ReadError::Foreign(foreign.join(", ")));
         }
         let watched = self.snapshot(now, telemetry);
+        fresh.is_told_domain(self.shared.store().domain());
         let mut snapshot = fresh.mesh_wide(Snapshot { source: Source::Quorum, ..watched });
         match fresh.namespace(namespace) {
             Some(facts) => drop(snapshot.namespaces.insert(namespace.clone(), facts)),

@@ -3,7 +3,7 @@
 use super::pod::{OwnedPod, Owner};
 use super::{labels, service};
 use crate::kubernetes;
-use meshrollout_core::ident::{Labels, Namespace, Port, Uid, WorkloadRef};
+use meshrollout_core::ident::{Host, Labels, Namespace, Port, Uid, WorkloadRef};
 use meshrollout_core::workload::{Machine, NamespaceFacts, Service, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,8 @@ pub struct Header {
 /// A Service, and the ports of its pods that it knows by name only.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedService {
-    /// The Service; the target of a port known by name is absent.
+    /// The Service; its host ends before the domain, and the target of a port known by name is
+    /// absent.
     pub service: Service,
     /// The names of such targets, by the port's place.
     pub targets: BTreeMap<usize, String>,
@@ -54,20 +55,20 @@ pub fn header(object: &kubernetes::Namespace) -> Header {
     }
 }
 
-/// A Service in the cluster's domain.
-pub fn named_service(object: &kubernetes::Service, domain: &str) -> NamedService {
+/// A Service and what of it is still to be found out.
+pub fn named_service(object: &kubernetes::Service) -> NamedService {
     use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String as Name;
     let ports = object.spec.tcp_ports();
     let targets = ports.enumerate().filter_map(|(place, port)| match &port.target_port {
         Some(Name(name)) if name.parse::<u16>().is_err() => Some((place, name.clone())),
         _ => None,
     });
-    NamedService { targets: targets.collect(), service: service(object, domain) }
+    NamedService { targets: targets.collect(), service: service(object) }
 }
 
 impl Parts<'_> {
-    /// The namespace they make.
-    pub fn facts(&self, name: &Namespace) -> NamespaceFacts {
+    /// The namespace they make in a cluster whose Services are in this domain.
+    pub fn facts(&self, name: &Namespace, domain: &str) -> NamespaceFacts {
         let mut workloads = BTreeMap::new();
         for owner in &self.owners {
             let workload = workload(&mut workloads, &owner.id);
@@ -83,16 +84,17 @@ impl Parts<'_> {
             labels: self.header.map(|header| header.labels.clone()).unwrap_or_default(),
             terminating: self.header.is_some_and(|header| header.terminating),
             workloads,
-            services: self.services.iter().map(|service| self.resolve(service)).collect(),
+            services: self.services.iter().map(|service| self.resolve(service, domain)).collect(),
             machines: self.machines.iter().copied().cloned().collect(),
             roots: self.roots.cloned(),
         }
     }
 
-    /// The Service with those named targets that all its pods agree on, and those that would be made
-    /// where none is up yet.
-    fn resolve(&self, NamedService { service, targets }: &NamedService) -> Service {
+    /// The Service by its full name, with those named targets that all its pods agree on, and those
+    /// that would be made where none is up yet.
+    fn resolve(&self, NamedService { service, targets }: &NamedService, domain: &str) -> Service {
         let mut service = service.clone();
+        service.host = Host::new(format!("{}.{domain}", service.host));
         if service.selector.is_empty() {
             return service;
         }
@@ -133,6 +135,7 @@ fn workload<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::translate::domain::DEFAULT;
     use crate::translate::pod::{deployment, owned_pod};
     use serde_json::{Value, json};
 
@@ -154,7 +157,7 @@ mod tests {
             "metadata": {"namespace": "shop", "name": "web"},
             "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": target}]},
         });
-        named_service(&serde_json::from_value(service).unwrap(), "cluster.local")
+        named_service(&serde_json::from_value(service).unwrap())
     }
 
     #[test]
@@ -164,7 +167,7 @@ mod tests {
         let owner = deployment(&serde_json::from_value(owner).unwrap());
         let pods = [pod("web-1-a", 80), pod("web-1-b", 80)];
         let parts = Parts { owners: vec![&owner], pods: pods.iter().collect(), ..Parts::default() };
-        let facts = parts.facts(&"shop".into());
+        let facts = parts.facts(&"shop".into(), DEFAULT);
         let id = WorkloadRef::new("shop", "Deployment", "web");
         assert_eq!(facts.workloads.keys().collect::<Vec<_>>(), [&id]);
         assert_eq!(facts.workloads[&id].desired, Some(3));
@@ -177,7 +180,7 @@ mod tests {
         let target = |service: &NamedService, pods: &[OwnedPod]| {
             let parts =
                 Parts { services: vec![service], pods: pods.iter().collect(), ..Parts::default() };
-            parts.facts(&"shop".into()).services[0].ports[0].target
+            parts.facts(&"shop".into(), DEFAULT).services[0].ports[0].target
         };
         let named = web(json!("http"));
         assert_eq!(target(&named, &[pod("a", 8080), pod("b", 8080)]), Some(Port(8080)));
@@ -206,7 +209,7 @@ mod tests {
                 pods: pods.iter().collect(),
                 ..Parts::default()
             };
-            assert_eq!(parts.facts(&"shop".into()).services[0].ports[0].target, expected);
+            assert_eq!(parts.facts(&"shop".into(), DEFAULT).services[0].ports[0].target, expected);
         }
     }
 
@@ -221,11 +224,11 @@ mod tests {
                 {"name": "web", "port": 80, "protocol": "TCP", "targetPort": "http"},
             ]},
         });
-        let named = named_service(&serde_json::from_value(service).unwrap(), "cluster.local");
+        let named = named_service(&serde_json::from_value(service).unwrap());
         let pods = [pod("a", 8080)];
         let parts =
             Parts { services: vec![&named], pods: pods.iter().collect(), ..Parts::default() };
-        let facts = parts.facts(&"shop".into());
+        let facts = parts.facts(&"shop".into(), DEFAULT);
         let [only] = facts.services[0].ports.as_slice() else { panic!("{:?}", facts.services) };
         assert_eq!((only.port, only.target), (Port(80), Some(Port(8080))));
     }

@@ -199,7 +199,8 @@ pub fn config(object: &ConfigMap) -> Option<MeshConfig> {
 fn read(written: Written, networks: Option<&str>, namespace: &Namespace) -> Result<Says, String> {
     let networks: Networks = or_default(networks.unwrap_or_default())?;
     let set = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let trust_domain = set(written.trust_domain).unwrap_or_else(|| super::DOMAIN.to_owned());
+    let trust_domain =
+        set(written.trust_domain).unwrap_or_else(|| super::domain::DEFAULT.to_owned());
     let authorities = written.ca_certificates.into_iter().flatten();
     let aliases = authorities.flat_map(|one| one.trust_domains.unwrap_or_default());
     let aliases = aliases.chain(written.trust_domain_aliases.into_iter().flatten());

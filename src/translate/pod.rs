@@ -1,5 +1,6 @@
 //! Pods: how each takes part in the mesh, how it is doing, and who owns it.
 
+use super::domain::{self, Said};
 use super::inbound::{self, inbound};
 use super::ours::is_plausible;
 use super::process::{Process, process};
@@ -27,6 +28,8 @@ pub struct OwnedPod {
     pub ports: Arc<BTreeMap<String, Port>>,
     /// What tells of itself in it.
     pub process: Option<Process>,
+    /// Which domain it was started with.
+    pub domain: Option<Said>,
 }
 
 impl OwnedPod {
@@ -44,6 +47,9 @@ impl OwnedPod {
         share(&mut self.pod.inbound, &other.pod.inbound);
         share(&mut self.pod.start, &other.pod.start);
         share(&mut self.pod.identity, &other.pod.identity);
+        if self.domain == other.domain {
+            self.domain.clone_from(&other.domain);
+        }
     }
 }
 
@@ -54,6 +60,7 @@ pub fn owned_pod(object: &kubernetes::Pod) -> OwnedPod {
         pod: pod(object),
         ports: Arc::new(named_ports(object.spec.standing_containers())),
         process: process(object),
+        domain: domain::said(&object.spec),
     }
 }
 

@@ -8,14 +8,13 @@ use crate::translate::gateway::{self, GatewayName, Route};
 use crate::translate::mesh::{MeshConfig, config};
 use crate::translate::monitor;
 use crate::translate::pod::{OwnedPod, Owner, daemon_set, deployment, owned_pod, stateful_set};
-use crate::translate::{self, DOMAIN, schedule};
+use crate::translate::{self, WrittenRule, schedule};
 use crate::{istio, kubernetes};
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use meshrollout_core::client_tls::Rule;
 use meshrollout_core::egress::Scope;
 use meshrollout_core::exposure::Entrance;
 use meshrollout_core::ident::Namespace;
@@ -170,7 +169,7 @@ pub(super) const DAEMON_SETS: Kind<kubernetes::DaemonSet, Owner> =
         .of_namespace();
 
 pub(super) const SERVICES: Kind<kubernetes::Service, NamedService> =
-    Kind::new("Service", |object| Some(named_service(object, DOMAIN)), |store| &mut store.services)
+    Kind::new("Service", |object| Some(named_service(object)), |store| &mut store.services)
         .of_namespace();
 
 pub(super) const WORKLOAD_ENTRIES: Kind<istio::WorkloadEntry, Machine> = Kind::new(
@@ -192,11 +191,8 @@ pub(super) const POLICIES: Kind<istio::PeerAuthentication, Policy> = Kind::new(
     |store| &mut store.policies,
 );
 
-pub(super) const RULES: Kind<istio::DestinationRule, Rule> = Kind::new(
-    "DestinationRule",
-    |object| Some(translate::rule(object, DOMAIN)),
-    |store| &mut store.rules,
-);
+pub(super) const RULES: Kind<istio::DestinationRule, WrittenRule> =
+    Kind::new("DestinationRule", |object| Some(translate::rule(object)), |store| &mut store.rules);
 
 pub(super) const OVERRIDES: Kind<istio::Telemetry, TelemetryOverride> =
     Kind::new("Telemetry", translate::telemetry, |store| &mut store.overrides);

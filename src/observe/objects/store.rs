@@ -4,6 +4,8 @@ use super::Target;
 use super::table::Table;
 use crate::kubernetes;
 use crate::observe::sidecars::Whose;
+use crate::translate::WrittenRule;
+use crate::translate::domain::{self, domain};
 use crate::translate::entrance::{self, Class, Defined, Routed};
 use crate::translate::facts::{Header, NamedService, Parts};
 use crate::translate::gateway::{self, GatewayName, Route};
@@ -12,7 +14,7 @@ use crate::translate::pod::{OwnedPod, Owner};
 use crate::translate::process::Process;
 use jiff::Timestamp;
 use kube::Resource;
-use meshrollout_core::client_tls::{Rule, Rules};
+use meshrollout_core::client_tls::Rules;
 use meshrollout_core::effective::Policies;
 use meshrollout_core::egress::{Scope, Scopes};
 use meshrollout_core::exposure::Entrance;
@@ -51,7 +53,7 @@ pub(super) struct Store {
     pub(super) machines: Table<Machine>,
     pub(super) roots: Table<BTreeSet<String>>,
     pub(super) policies: Table<Policy>,
-    pub(super) rules: Table<Rule>,
+    pub(super) rules: Table<WrittenRule>,
     pub(super) egress: Table<Scope>,
     pub(super) inbound_filters: Table<InboundFilter>,
     pub(super) wasm_plugins: Table<Entrance>,
@@ -73,6 +75,10 @@ pub(super) struct Store {
     pub(super) labelled_mesh: Table<MeshConfig>,
     /// By namespace: what was read by itself after a write, and the watch may not have told yet.
     policies_read: BTreeMap<Namespace, Policy>,
+    /// The domain of the cluster's Services, with which the next two were made.
+    domain: Option<Reading<Arc<str>>>,
+    /// The same, by whoever sees more pods than are here.
+    told_domain: Option<Reading<Arc<str>>>,
     facts: BTreeMap<Namespace, Arc<NamespaceFacts>>,
     outdated: BTreeSet<Namespace>,
     wide: Option<MeshWide>,
@@ -129,13 +135,7 @@ impl Store {
     }
 
     pub(super) fn targets(&self) -> Vec<Target> {
-        let mut homes = self.control_planes();
-        if homes.is_empty() {
-            // Webhooks by address lead to no namespace: as for the mesh configuration, where it
-            // stands is believed.
-            let configs = self.named_mesh.places().chain(self.labelled_mesh.places());
-            homes.extend(configs.map(|((namespace, _), _)| namespace.clone()));
-        }
+        let homes = self.homes();
         let whose = |namespace: &Namespace, pod: &Pod| match pod.proxy {
             Proxy::Sidecar { .. } | Proxy::Gateway => Some(Whose::Proxy),
             // Elsewhere anybody may give a pod this label.
@@ -163,6 +163,7 @@ impl Store {
         telemetry: Arc<Telemetry>,
         stale: Vec<Cause>,
     ) -> Snapshot {
+        self.find_domain();
         for name in std::mem::take(&mut self.outdated) {
             match self.namespace(&name) {
                 Some(facts) => drop(self.facts.insert(name, facts)),
@@ -197,6 +198,38 @@ impl Store {
         Snapshot { source, namespaces, egress, inbound_filters, ..own }
     }
 
+    /// The domain of the cluster's Services, as of the last snapshot.
+    pub(super) fn domain(&self) -> Option<Reading<Arc<str>>> {
+        self.domain.clone()
+    }
+
+    /// It is this, whatever the pods that are here say.
+    pub(super) fn is_told_domain(&mut self, domain: Option<Reading<Arc<str>>>) {
+        self.told_domain = domain;
+    }
+
+    /// In another domain everything has another name.
+    fn find_domain(&mut self) {
+        if self.outdated.is_empty() && self.wide.is_some() {
+            return;
+        }
+        let found = self.told_domain.clone().unwrap_or_else(|| {
+            let homes = self.homes();
+            let pods = self.pods.places().map(|((namespace, _), pod)| (namespace, pod));
+            domain(pods, |namespace| homes.contains(namespace))
+        });
+        if self.domain.as_ref() != Some(&found) {
+            self.domain = Some(found);
+            self.outdated.extend(self.facts.keys().cloned());
+            self.wide = None;
+        }
+    }
+
+    fn domain_or_default(&self) -> &str {
+        let known = self.domain.as_ref().and_then(Reading::known);
+        known.map_or(domain::DEFAULT, |domain| domain)
+    }
+
     fn wide(&mut self) -> MeshWide {
         if let Some(wide) = &self.wide {
             return wide.clone();
@@ -211,7 +244,10 @@ impl Store {
                 self.policies.all().map(|policy| self.newest(policy)),
             )
             .with_further_roots(roots.iter().skip(1).cloned()),
-            rules: Rules::new(roots.clone(), self.rules.all().cloned()),
+            rules: Rules::new(
+                roots.clone(),
+                self.rules.all().map(|rule| rule.within(self.domain_or_default())),
+            ),
             egress: Scopes::new(roots, self.egress.all().cloned()),
             inbound_filters: self.inbound_filters.all().cloned().collect(),
             injectors: match self.injectors.listed {
@@ -340,10 +376,13 @@ impl Store {
             || !parts.pods.is_empty()
             || !parts.services.is_empty()
             || !parts.machines.is_empty();
-        is_there.then(|| Arc::new(parts.facts(name)))
+        is_there.then(|| Arc::new(parts.facts(name, self.domain_or_default())))
     }
 
     fn mesh(&self) -> Reading<Mesh> {
+        if let Some(Reading::Unknown(why)) = &self.domain {
+            return Reading::Unknown(why.clone());
+        }
         if !(self.named_mesh.listed && self.labelled_mesh.listed && self.injectors.listed) {
             return Reading::Unknown(Cause::NotRead("the mesh configuration".into()));
         }
@@ -357,6 +396,17 @@ impl Store {
         self.pods.get(&pod.namespace, &pod.name)?.process.as_ref()
     }
 
+    /// Where control planes run. Webhooks by address lead to no namespace: as for the mesh
+    /// configuration, where it stands is believed then.
+    fn homes(&self) -> BTreeSet<Namespace> {
+        let mut homes = self.control_planes();
+        if homes.is_empty() {
+            let configs = self.named_mesh.places().chain(self.labelled_mesh.places());
+            homes.extend(configs.map(|((namespace, _), _)| namespace.clone()));
+        }
+        homes
+    }
+
     /// The namespaces that the injectors' webhooks lead to.
     fn control_planes(&self) -> BTreeSet<Namespace> {
         self.injectors.all().flat_map(|one| one.control_planes.iter().cloned()).collect()
@@ -368,7 +418,9 @@ mod tests {
     use super::*;
     use crate::observe::objects::table::Place;
     use crate::translate;
-    use meshrollout_core::ident::Labels;
+    use crate::translate::facts::named_service;
+    use crate::translate::pod::owned_pod;
+    use meshrollout_core::ident::{Labels, Port};
     use serde_json::json;
 
     fn place(namespace: &str, name: &str) -> Place {
@@ -418,6 +470,57 @@ mod tests {
         let snapshot = snapshot(&mut Store::default());
         assert!(matches!(snapshot.mesh, Reading::Unknown(_)));
         assert!(matches!(snapshot.injectors, Reading::Unknown(_)));
+    }
+
+    /// Their names were made before it was told which domain they are in.
+    #[test]
+    fn in_another_domain_everything_has_another_name() {
+        let read = |domains: &[&str], told: Option<&str>| {
+            let mut store = Store::default();
+            let service = json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": {}});
+            let service = named_service(&serde_json::from_value(service).unwrap());
+            store.services.set(place("shop", "web"), Some(service), |_, _| {});
+            let rule = json!({"metadata": {"namespace": "shop", "name": "web"},
+                "spec": {"host": "web", "trafficPolicy": {"tls": {"mode": "DISABLE"}}}});
+            let rule = translate::rule(&serde_json::from_value(rule).unwrap());
+            store.rules.set(place("shop", "web"), Some(rule), |_, _| {});
+            for listed in [
+                &mut store.named_mesh.listed,
+                &mut store.labelled_mesh.listed,
+                &mut store.injectors.listed,
+            ] {
+                *listed = true;
+            }
+            store.named_mesh.set(
+                place("istio-system", "istio"),
+                Some(MeshConfig::written(&"istio-system".into(), "").unwrap()),
+                |_, _| {},
+            );
+            store.outdate(["shop".into()]);
+            snapshot(&mut store);
+            for (index, domain) in domains.iter().enumerate() {
+                let pod = json!({"metadata": {"namespace": "other", "name": "a"},
+                    "spec": {"containers": [{"name": "istio-proxy",
+                        "args": ["--domain", format!("$(POD_NAMESPACE).svc.{domain}")]}]}});
+                let pod = owned_pod(&serde_json::from_value(pod).unwrap());
+                store.pods.set(place("other", &index.to_string()), Some(pod), |_, _| {});
+            }
+            store.outdate(["other".into()]);
+            store.is_told_domain(told.map(|domain| Reading::Known(domain.into())));
+            let snapshot = snapshot(&mut store);
+            let facts = &snapshot.namespaces[&Namespace::from("shop")];
+            let host = facts.services[0].host.clone();
+            let (shop, labels) = (Namespace::from("shop"), Labels::default());
+            let tls = snapshot.rules.client_tls(&shop, &labels, &shop, &host, Port(80));
+            let is_for_it = tls.iter().all(|one| one.decided_by.is_some());
+            (host.to_string(), is_for_it, snapshot.mesh.cause().map(ToString::to_string))
+        };
+        let by = |domain: &str| (format!("web.shop.svc.{domain}"), true, None);
+        assert_eq!(read(&[], None), by("cluster.local"));
+        assert_eq!(read(&["corp.example"], None), by("corp.example"));
+        assert_eq!(read(&["corp.example"], Some("told.example")), by("told.example"));
+        let (.., why) = read(&["corp.example", "old.example"], None);
+        assert!(why.is_some_and(|why| why.contains("corp.example and old.example")));
     }
 
     #[test]
