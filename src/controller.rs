@@ -70,6 +70,8 @@ struct Remembered {
     uid: Uid,
     /// The last one whose stages could be read.
     plan: Plan,
+    /// Whether there was such a one since we began.
+    is_whole: bool,
     progress: Progress,
     states: BTreeMap<Namespace, State>,
     status: Option<MeshRolloutStatus>,
@@ -205,29 +207,30 @@ impl Operator {
             (true, Some(what)) => Err(what.refusal.clone()),
             (true, None) => parse::plan(rollout, &self.config),
         };
-        let (plan, refusal) = match plan {
+        let (plan, refusal, is_whole) = match plan {
             Ok(plan) => {
                 let paused = plan.paused || put.is_err();
                 let (claimed, approvals) = (self.claimed(rollout), self.approvals(rollout));
-                (Plan { claimed, approvals, paused, ..plan }, None)
+                (Plan { claimed, approvals, paused, ..plan }, None, true)
             }
             // What was reached before is still watched, and taken back on harm or on request.
-            Err(refusal) => match self.as_far_as_it_goes(stored) {
-                Some(plan) => (plan, Some(refusal)),
-                None => {
-                    let (said, reported) = self.reporter.refused(rollout, &refusal).await;
-                    self.metrics.says(&name, &said.conditions);
-                    reported.map_err(failed("reporting the refusal", rollout))?;
-                    let interval = self.config.evaluation_interval.unsigned_abs();
-                    return Ok(controller::Action::requeue(interval));
-                }
-            },
+            Err(refusal) => {
+                let (plan, is_whole) = self.as_far_as_it_goes(stored);
+                (plan, Some(refusal), is_whole)
+            }
         };
-        let before = self.remembered(&plan, rollout);
+        let before = self.remembered(&plan, is_whole, rollout);
         let visit = self.evaluate(rollout, &plan, &before.progress).await;
         let measured = visit.snapshot.telemetry.at;
         self.metrics.evaluated(&name, &visit.decision, measured, begin.elapsed());
-        let report = self.report(rollout, &plan, &before, &visit, refusal.as_ref());
+        let report = async {
+            match &refusal {
+                Some(refusal) if !is_whole => {
+                    self.report_in_part(rollout, &plan, &before, &visit, refusal).await
+                }
+                refusal => self.report(rollout, &plan, &before, &visit, refusal.as_ref()).await,
+            }
+        };
         // A rollback without an answer is tried again before much is told.
         let limit = if visit.no_answer { AFTER_NO_ANSWER } else { REPORT_LIMIT };
         let reported = tokio::time::timeout(limit, report).await;
@@ -248,6 +251,7 @@ impl Operator {
         let after = Remembered {
             uid: plan.uid.clone(),
             plan,
+            is_whole,
             progress: visit.decision.progress.clone(),
             states: states.map(|(name, standing)| (name.clone(), standing.state)).collect(),
             status,
@@ -314,6 +318,20 @@ impl Operator {
         (new, told.and(reports))
     }
 
+    /// Tells what is wrong and what was taken back. Not all stages are known, and where one stands
+    /// that is not, a report says more than we know.
+    async fn report_in_part(
+        &self,
+        rollout: &MeshRollout,
+        plan: &Plan,
+        before: &Remembered,
+        visit: &Visit,
+        refusal: &Refusal,
+    ) -> (MeshRolloutStatus, Result<(), kube::Error>) {
+        self.reporter.transitions(rollout, plan, &before.states, &visit.decision).await;
+        self.reporter.refused(rollout, refusal).await
+    }
+
     fn stored_reports(&self, rollout: &str) -> impl Iterator<Item = Arc<MeshReport>> {
         self.reports.state().into_iter().filter(move |report| report.name_any() == rollout)
     }
@@ -322,26 +340,30 @@ impl Operator {
         self.reports.get(&reflector::ObjectRef::new(rollout).within(namespace.as_str()))
     }
 
-    /// The plan of a spec that is refused. What measured it so far goes on measuring it. Where a
-    /// stage cannot be read it is the last plan that could be: what such a stage has reached would
-    /// be forgotten with it, and proven anew without a retry once it can be read again.
-    fn as_far_as_it_goes(&self, stored: &StoredRollout) -> Option<Plan> {
+    /// The plan of a spec that is refused, and whether all its stages are in it. What measured it so
+    /// far goes on measuring it. Where a stage cannot be read the last ones that could be stand in:
+    /// what it has reached would be forgotten with it, and proven anew without a retry once it can
+    /// be read again. Whoever does not know them remembers nothing of it beyond its own time.
+    fn as_far_as_it_goes(&self, stored: &StoredRollout) -> (Plan, bool) {
         let rollout = &stored.rollout;
         let plan = parse::as_far_as_it_goes(rollout, &self.config);
         let is_whole = stored.has_whole("stages") && plan.stages.len() == rollout.spec.stages.len();
-        let known = self.memory().get(&plan.name).map(|known| known.plan.clone());
-        let plan = match known.filter(|known| known.uid == plan.uid) {
-            Some(known) if is_whole => Plan { source: known.source, ..plan },
-            Some(known) => Plan { asked: parse::asked(rollout), ..known },
-            None if is_whole => plan,
-            None => return None,
+        let known = self.known(&plan).filter(|known| known.is_whole).map(|known| known.plan);
+        let (plan, is_whole) = match known {
+            Some(known) if is_whole => (Plan { source: known.source, ..plan }, true),
+            Some(known) => (Plan { stages: known.stages, source: known.source, ..plan }, true),
+            None => (plan, is_whole),
         };
-        Some(Plan { paused: true, claimed: self.claimed(rollout), ..plan })
+        (Plan { paused: true, claimed: self.claimed(rollout), ..plan }, is_whole)
     }
 
-    fn remembered(&self, plan: &Plan, rollout: &MeshRollout) -> Remembered {
-        if let Some(known) = self.memory().get(&plan.name).filter(|known| known.uid == plan.uid) {
-            return known.clone();
+    fn known(&self, plan: &Plan) -> Option<Remembered> {
+        self.memory().get(&plan.name).filter(|known| known.uid == plan.uid).cloned()
+    }
+
+    fn remembered(&self, plan: &Plan, is_whole: bool, rollout: &MeshRollout) -> Remembered {
+        if let Some(known) = self.known(plan).filter(|known| known.is_whole || !is_whole) {
+            return known;
         }
         let stored: Vec<_> = self
             .stored_reports(&plan.name)
@@ -354,6 +376,7 @@ impl Operator {
         Remembered {
             uid: plan.uid.clone(),
             plan: plan.clone(),
+            is_whole,
             progress: status::progress(plan, &old, reports),
             states: BTreeMap::new(),
             status: None,

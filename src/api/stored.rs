@@ -71,6 +71,9 @@ impl Pieces {
             }
             return pieces;
         };
+        if !fields.contains_key("stages") {
+            pieces.note("stages", "spec.stages", "it is missing");
+        }
         for (field, value) in fields {
             let whole = read(&field, &value);
             let value = match (whole, value) {
@@ -189,6 +192,21 @@ mod tests {
             assert_eq!(rollout.spec.stages.len(), 1);
             assert_eq!(rollout.meta().uid.as_deref(), Some("1"));
         }
+    }
+
+    /// Of a field that is not there it is not known what it said.
+    #[test]
+    fn each_field_of_which_something_is_missing_is_kept_in_mind() {
+        let fields = |spec: Value| {
+            let read = stored(spec);
+            assert_eq!(read.rollout.spec.stages, []);
+            ["stages", "deletionPolicy", "action"].map(|field| read.has_whole(field))
+        };
+        assert_eq!(fields(json!({})), [false, true, true]);
+        assert_eq!(fields(json!(7)), [false, false, true]);
+        let two = json!({"stages": [7], "deletionPolicy": "Shrug", "action": "Observe"});
+        assert_eq!(fields(two), [false, false, true]);
+        assert_eq!(fields(json!({"stages": [], "deletionPolicy": "Keep"})), [true, true, true]);
     }
 
     #[test]

@@ -62,6 +62,11 @@ fn approval(
 ) -> Result<MeshApprovalSpec, String> {
     let name = rollout.metadata.name.clone().unwrap_or_default();
     let status = rollout.status.clone().unwrap_or_default();
+    // The plan of a refused spec is an earlier one, or only a part of what is written.
+    let accepted = status.conditions.iter().find(|one| one.type_ == "Accepted");
+    if let Some(refused) = accepted.filter(|one| one.status == "False") {
+        return Err(format!("{name} is not accepted: {}", refused.message));
+    }
     let (Some(plan_hash), true) =
         (status.plan_hash, status.observed_generation == rollout.metadata.generation)
     else {
@@ -86,4 +91,40 @@ fn approval(
     }
     let rollout_uid = rollout.metadata.uid.clone().unwrap_or_default();
     Ok(MeshApprovalSpec { rollout: name, rollout_uid, stage, plan_hash })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn asked(change: impl FnOnce(&mut Value)) -> Result<MeshApprovalSpec, String> {
+        let mut object = json!({
+            "apiVersion": "meshrollout.dev/v1alpha1", "kind": "MeshRollout",
+            "metadata": {"name": "shop", "uid": "1", "generation": 6},
+            "spec": {"stages": [
+                {"name": "core", "namespaces": ["pay"], "approval": "Required"},
+            ]},
+            "status": {"observedGeneration": 6, "planHash": "abc", "currentStage": "core",
+                "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted",
+                    "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
+        });
+        change(&mut object);
+        approval(&serde_json::from_value(object).unwrap(), None, None)
+    }
+
+    #[test]
+    fn a_plan_is_approved_that_the_operator_has_read_and_accepted_as_it_is_written() {
+        let approved = asked(|_| ()).unwrap();
+        assert_eq!((&*approved.stage, &*approved.plan_hash), ("core", "abc"));
+        let behind = asked(|it| it["metadata"]["generation"] = json!(7)).unwrap_err();
+        assert!(behind.contains("has not read shop as it is written now"), "{behind}");
+        let refused = asked(|it| {
+            let accepted = &mut it["status"]["conditions"][0];
+            accepted["status"] = json!("False");
+            accepted["message"] = json!("spec.stages[1]: this operator cannot read it");
+        });
+        let refused = refused.unwrap_err();
+        assert_eq!(refused, "shop is not accepted: spec.stages[1]: this operator cannot read it");
+    }
 }

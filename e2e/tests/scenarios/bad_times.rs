@@ -419,6 +419,60 @@ async fn what_cannot_be_read_any_more_is_watched_and_taken_back_and_the_others_g
     end(cluster, operator, &["unread", "beside"]).await;
 }
 
+/// A word that a newer version knows, in a stage: the plan that was read last stands in for it, and
+/// after a start what the policies say.
+#[tokio::test]
+async fn what_a_stage_has_reached_that_cannot_be_read_any_more_is_watched_and_taken_back() {
+    let (_turn, cluster, operator) = turn().await;
+    baking(cluster, &operator, "newer").await;
+    baking(cluster, &operator, "newest").await;
+    let definition = "meshrollouts.meshrollout.dev";
+    let words = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/stages/items\
+                 /properties/approval/enum";
+    let more = json!([{"op": "add", "path": format!("{words}/-"), "value": "Twice"}]).to_string();
+    cluster.kubectl_text(&["patch", "crd", definition, "--type=json", "-p", &more]).await.unwrap();
+    let unheard_of = |name: &str| rollout(name).with("/stages/0/approval", json!("Twice"));
+    wait(&operator, "the new word to be admitted", LIMIT, async || {
+        let applied = cluster.apply_rollout(&unheard_of("newer")).await;
+        applied.map_err(|error| error.to_string())
+    })
+    .await;
+    let ready = cluster.until_ready_is("newer", "InvalidSpec", LIMIT).await.unwrap();
+    assert!(ready.message.starts_with("spec.stages[0]: "), "{ready:?}");
+
+    // What else it says counts from now on.
+    let report = |name: &'static str| async move {
+        cluster.report(name, name).await.unwrap()["metadata"]["uid"].clone()
+    };
+    let known = report("newer").await;
+    let observing = unheard_of("newer").with("/action", json!("Observe"));
+    cluster.apply_rollout(&observing).await.unwrap();
+    operator.evaluated("newer", 2, LIMIT).await.unwrap();
+    harm(cluster, "newer");
+    operator.evaluated("newer", 3, LIMIT).await.unwrap();
+    assert_eq!(mode(cluster, "newer").await, "STRICT", "it observes");
+    cluster.apply_rollout(&unheard_of("newer")).await.unwrap();
+    undone(cluster, &operator, "newer", Instant::now()).await;
+    assert_eq!(report("newer").await, known);
+
+    // Nobody remembers what it was.
+    operator.stop().await.unwrap();
+    cluster.apply_rollout(&unheard_of("newest")).await.unwrap();
+    let known = report("newest").await;
+    let operator = cluster.operator(&OperatorOptions::default()).await.unwrap();
+    cluster.until_ready_is("newest", "InvalidSpec", LIMIT).await.unwrap();
+    operator.evaluated("newest", 2, LIMIT).await.unwrap();
+    assert_eq!(mode(cluster, "newest").await, "STRICT");
+    let since = harm(cluster, "newest");
+    undone(cluster, &operator, "newest", since).await;
+    operator.evaluated("newest", 2, LIMIT).await.unwrap();
+    assert_eq!(report("newest").await, known, "it may be told of again");
+
+    let less = json!([{"op": "remove", "path": format!("{words}/2")}]).to_string();
+    cluster.kubectl_text(&["patch", "crd", definition, "--type=json", "-p", &less]).await.unwrap();
+    end(cluster, operator, &["newer", "newest"]).await;
+}
+
 /// Whoever applies the same STRICT by server-side apply owns the field beside us.
 #[tokio::test]
 async fn a_person_steps_back_although_another_manager_says_the_same_strict() {

@@ -56,22 +56,25 @@ fn excepted(context: Context<'_>) -> Vec<&Exception> {
     let after = snapshot.policies.with(policy::ours(snapshot, facts, Mode::Strict));
     let everywhere = policy::targets(facts);
     let passes = |one: &&Exception| {
+        // Metrics name a workload without its kind: a namesake's callers are let in as well.
+        let namesakes = facts.workloads.keys().filter(|it| it.name == one.workload.name);
         // Every port that it names, whether a Service leads there or not: each is let in.
-        let ports = BTreeMap::from([(&one.workload, one.ports.iter().copied().collect())]);
+        let ports = namesakes.map(|it| (it, one.ports.iter().copied().collect())).collect();
         let named = policy::with_ports(facts, &ports);
         let targets = if one.ports.is_empty() { &everywhere } else { &named };
-        let mut of_it = targets
+        let let_in: Vec<_> = targets
             .iter()
-            .filter(|target| *target.workload == one.workload)
+            .filter(|target| target.workload.name == one.workload.name)
             .filter(|target| one.ports.is_empty() || target.port.is_some())
-            .map(|target| target.mode(&after).known().is_some_and(|mode| mode.mode != Mode::Strict))
-            .peekable();
-        of_it.peek().is_some() && of_it.all(|passes| passes)
+            .collect();
+        let_in.iter().any(|target| *target.workload == one.workload)
+            && let_in.iter().all(|target| {
+                target.mode(&after).known().is_some_and(|mode| mode.mode != Mode::Strict)
+            })
     };
     holding.into_iter().filter(passes).collect()
 }
 
-/// Metrics name a workload without its kind.
 fn covers(exception: &Exception, called: &Name) -> bool {
     exception.workload.namespace == called.namespace && exception.workload.name == called.workload
 }

@@ -207,6 +207,18 @@ fn an_exception_without_its_policy_hides_no_plaintext() {
         let found = judged(&to(9090)).obstacles().first().copied().cloned().expect("said");
         assert_eq!(found.subject.port, Some(Port(9090)));
         let mut let_in = to(8080);
+        // Metrics name a namesake of another kind as they name the workload that is let in.
+        let mut namesake = let_in.clone();
+        namesake.edit("catalog", |facts| {
+            let mut other = facts.workloads.values().next().unwrap().clone();
+            other.id.kind = "StatefulSet".into();
+            for pod in &mut other.pods {
+                pod.name = format!("other-{}", pod.name);
+                pod.labels = Arc::new(Labels::from_iter([("app", "other")]));
+            }
+            facts.workloads.insert(other.id.clone(), other);
+        });
+        held_by(namesake, Code::PlaintextSeen);
         let_in.visits(LONG);
         assert_eq!(let_in.mode("catalog"), Some(Mode::Strict));
     }
