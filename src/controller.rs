@@ -26,6 +26,7 @@ use kube::runtime::utils::predicates;
 use kube::runtime::{Predicate, WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use meshrollout_core::decide::State;
+use meshrollout_core::finding::Level;
 use meshrollout_core::ident::{Namespace, Uid};
 use meshrollout_core::plan::Plan;
 use meshrollout_core::progress::Progress;
@@ -68,7 +69,7 @@ pub struct Operator {
 #[derive(Clone, Debug)]
 struct Remembered {
     uid: Uid,
-    /// The last one whose stages could be read.
+    /// The last one whose stages could be read, or what can be read of it.
     plan: Plan,
     /// Whether there was such a one since we began.
     is_whole: bool,
@@ -328,8 +329,28 @@ impl Operator {
         visit: &Visit,
         refusal: &Refusal,
     ) -> (MeshRolloutStatus, Result<(), kube::Error>) {
-        self.reporter.transitions(rollout, plan, &before.states, &visit.decision).await;
-        self.reporter.refused(rollout, refusal).await
+        let (now, decision) = (Timestamp::now(), &visit.decision);
+        self.reporter.transitions(rollout, plan, &before.states, decision).await;
+        for (namespace, because) in &visit.rolled_back {
+            self.reporter.rolled_back(rollout, namespace, because).await;
+        }
+        let stored = rollout.status.clone().unwrap_or_default();
+        let old = before.status.as_ref().unwrap_or(&stored);
+        let watched = decision.watching().filter_map(|name| decision.namespaces.get(name));
+        let found = watched.flat_map(|one| &one.findings).max_by_key(|found| found.level);
+        let found = found.filter(|found| found.level >= Level::Hold);
+        let message = match found {
+            Some(found) => format!("{refusal}; beside that, {}", found.message),
+            None => refusal.to_string(),
+        };
+        let generation = rollout.metadata.generation;
+        let new = MeshRolloutStatus {
+            last_rollback: status::last_rollback(plan, decision, &visit.rolled_back, old, now),
+            ..status::refused(refusal.reason(), &message, generation, old, now)
+        };
+        self.reporter.ready_changed(rollout, old, &new).await;
+        let told = self.reporter.status(rollout, &stored, new.clone()).await;
+        (new, told)
     }
 
     fn stored_reports(&self, rollout: &str) -> impl Iterator<Item = Arc<MeshReport>> {

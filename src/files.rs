@@ -302,12 +302,14 @@ impl Input {
         self.given_mesh.iter().chain(read)
     }
 
-    /// What is in files is believed wherever it stands.
     fn domain(&self) -> Reading<Arc<str>> {
-        match &self.given_domain {
-            Some(given) => Reading::Known(given.as_str().into()),
-            None => domain(self.pods.iter().map(|pod| (&pod.owner.namespace, pod)), |_| true),
+        if let Some(given) = &self.given_domain {
+            return Reading::Known(given.as_str().into());
         }
+        let said = self.pods.iter().filter_map(|pod| {
+            Some((&pod.owner.namespace, pod.pod.name.as_str(), pod.says_of_domain()?))
+        });
+        domain(said, &self.control_planes)
     }
 
     /// Files need not show the mesh configuration; then it is Istio's default.

@@ -2,12 +2,9 @@
 //! applied with force; nothing here touches a policy.
 
 use crate::api::names::{FIELD_MANAGER, FINALIZER, ROLLOUT_LABEL};
-use crate::api::{
-    MeshReport, MeshReportStatus, MeshRollout, MeshRolloutStatus, StoredRollout, parse,
-};
+use crate::api::{MeshReport, MeshReportStatus, MeshRollout, MeshRolloutStatus, StoredRollout};
 use crate::status;
 use futures::{StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -48,20 +45,10 @@ impl Reporter {
         Self { events: Recorder::new(client.clone(), reporter), client }
     }
 
-    /// The spec cannot be used, and why. Yields the status, and whether it could be told.
-    pub async fn refused(
-        &self,
-        rollout: &MeshRollout,
-        refusal: &parse::Refusal,
-    ) -> (MeshRolloutStatus, Result<(), kube::Error>) {
-        let old = rollout.status.clone().unwrap_or_default();
-        let message = refusal.to_string();
-        let generation = rollout.metadata.generation;
-        let now = Timestamp::now();
-        let new = status::refused(refusal.reason(), &message, generation, &old, now);
-        self.ready_changed(rollout, &old, &new).await;
-        let told = self.status(rollout, &old, new.clone()).await;
-        (new, told)
+    /// Publishes that a namespace was taken back of which no report will tell.
+    pub async fn rolled_back(&self, rollout: &MeshRollout, namespace: &Namespace, why: &Finding) {
+        let reason = State::RolledBack.name();
+        self.publish(rollout, true, reason, why.message.clone(), Some(object_of(namespace))).await;
     }
 
     /// Puts our finalizer on the rollout, or takes it off. The version that was seen must still

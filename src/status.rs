@@ -62,28 +62,34 @@ pub fn status(
         stages: stages(plan, decision, snapshot),
         blocked_by_more: count(obstacles.len().saturating_sub(MAX_BLOCKERS)),
         blocked_by,
-        last_rollback: facts
-            .rolled_back
-            .last()
-            .map(|(namespace, because)| LastRollback {
-                stage: decision
-                    .namespaces
-                    .get(namespace)
-                    .and_then(|standing| stage_name(standing.stage))
-                    .unwrap_or_default(),
-                namespace: namespace.to_string(),
-                code: (because.level > Level::Inform).then(|| because.code.id().to_owned()),
-                reason: match because.level {
-                    Level::Inform => "Requested".to_owned(),
-                    Level::Warn | Level::Hold | Level::Block => because.code.name().to_owned(),
-                },
-                message: cut(&because.message, 1024),
-                time: Time(now),
-            })
-            .or_else(|| old.last_rollback.clone()),
+        last_rollback: last_rollback(plan, decision, facts.rolled_back, old, now),
         requests: requests(decision),
         conditions: to_api(conditions, facts.generation),
     }
+}
+
+/// The last of those just done, else the one that was.
+pub fn last_rollback(
+    plan: &Plan,
+    decision: &Decision,
+    just_done: &[(Namespace, Finding)],
+    old: &MeshRolloutStatus,
+    now: Timestamp,
+) -> Option<LastRollback> {
+    let Some((namespace, because)) = just_done.last() else { return old.last_rollback.clone() };
+    let stage = decision.namespaces.get(namespace).map(|standing| standing.stage);
+    let stage = stage.and_then(|stage| plan.stages.get(stage));
+    Some(LastRollback {
+        stage: stage.map(|stage| stage.name.clone()).unwrap_or_default(),
+        namespace: namespace.to_string(),
+        code: (because.level > Level::Inform).then(|| because.code.id().to_owned()),
+        reason: match because.level {
+            Level::Inform => "Requested".to_owned(),
+            Level::Warn | Level::Hold | Level::Block => because.code.name().to_owned(),
+        },
+        message: cut(&because.message, 1024),
+        time: Time(whole_second(now)),
+    })
 }
 
 /// The status of a rollout whose spec cannot be used. What was reached stays in it.

@@ -62,14 +62,13 @@ fn approval(
 ) -> Result<MeshApprovalSpec, String> {
     let name = rollout.metadata.name.clone().unwrap_or_default();
     let status = rollout.status.clone().unwrap_or_default();
+    let is_current = status.observed_generation == rollout.metadata.generation;
     // The plan of a refused spec is an earlier one, or only a part of what is written.
     let accepted = status.conditions.iter().find(|one| one.type_ == "Accepted");
-    if let Some(refused) = accepted.filter(|one| one.status == "False") {
+    if let Some(refused) = accepted.filter(|one| is_current && one.status == "False") {
         return Err(format!("{name} is not accepted: {}", refused.message));
     }
-    let (Some(plan_hash), true) =
-        (status.plan_hash, status.observed_generation == rollout.metadata.generation)
-    else {
+    let (Some(plan_hash), true) = (status.plan_hash, is_current) else {
         return Err(format!(
             "the operator has not read {name} as it is written now; look at it again, and approve then"
         ));
@@ -125,6 +124,11 @@ mod tests {
             accepted["message"] = json!("spec.stages[1]: this operator cannot read it");
         });
         let refused = refused.unwrap_err();
+        let mended = asked(|it| {
+            it["status"]["conditions"][0]["status"] = json!("False");
+            it["metadata"]["generation"] = json!(7);
+        });
+        assert_eq!(mended.unwrap_err(), behind);
         assert_eq!(refused, "shop is not accepted: spec.stages[1]: this operator cannot read it");
     }
 }

@@ -109,8 +109,7 @@ pub fn decide(plan: &Plan, progress: &Progress, snapshot: &Snapshot, now: Timest
         }
     }
     decision.current_stage = decision.first_undone();
-    let in_flight = decision.in_flight(plan).and_then(|index| plan.stages.get(index));
-    let in_flight = in_flight.map(|stage| stage.name.as_str());
+    let in_flight = decision.in_flight(plan);
     decision.progress.requests.hear(&plan.asked, in_flight, now);
     if decision.progress.requests.retry != progress.requests.retry {
         forgive(plan, snapshot, &mut decision.progress);
@@ -348,13 +347,17 @@ impl Decision {
     }
 
     /// The stage that an abort would take back: the one that is watched, else the one that is next.
-    fn in_flight(&self, plan: &Plan) -> Option<usize> {
-        let last = plan.stages.len().checked_sub(1)?;
-        let watched = self.namespaces.values().filter(|one| one.state == State::Watching);
+    fn in_flight<'a>(&self, plan: &'a Plan) -> Option<&'a str> {
+        let mut watched = self.namespaces.values().filter(|one| one.state == State::Watching);
+        let Some(last) = plan.stages.len().checked_sub(1) else {
+            // Of a plan of which no stage can be read.
+            return watched.next().map(|_| "");
+        };
         // Where memory was lost, what was finished long ago is watched once more; it is not meant.
         let watched = watched.map(|one| one.stage).filter(|stage| *stage <= last).max();
         // One that left the plan has no stage, and is in flight all the same.
-        watched.or_else(|| self.first_undone()).map(|stage| stage.min(last))
+        let stage = watched.or_else(|| self.first_undone()).map(|stage| stage.min(last))?;
+        plan.stages.get(stage).map(|stage| stage.name.as_str())
     }
 
     /// Adds what only carrying it out could find.

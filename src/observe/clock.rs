@@ -72,6 +72,7 @@ mod tests {
             assert_eq!(clock.skew().unwrap().as_millis(), expected, "{date}");
         }
     }
+
     #[test]
     fn what_one_answer_allows_another_may_forbid() {
         let at = |milliseconds| Timestamp::from_millisecond(milliseconds).unwrap();

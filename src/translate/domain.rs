@@ -6,33 +6,40 @@ use crate::kubernetes::PodSpec;
 use meshrollout_core::ident::Namespace;
 use meshrollout_core::reading::{Cause, Reading};
 use meshrollout_core::workload::Phase;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Istio's default, and that of Kubernetes.
 pub const DEFAULT: &str = "cluster.local";
 
 /// Who says which domain the Services are in.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Said {
-    /// istiod: it calls Services so, and all rules are held against its names.
-    ByIstiod(Arc<str>),
+    /// istiod: it calls Services so, and all rules are held against its names. It has a default of
+    /// its own where it is told nothing.
+    ByIstiod(Option<Arc<str>>),
     /// A proxy, whose injector was given the same value as istiod.
     ByProxy(Arc<str>),
 }
 
-/// What a pod was started with. istiod has a default of its own; a proxy that is told nothing tells
-/// nothing.
+/// What a pod was started with; a proxy that is told nothing tells nothing.
 pub(super) fn said(spec: &PodSpec) -> Option<Said> {
     spec.standing_containers().find_map(|container| {
         let given = flag(container.args.as_deref().unwrap_or_default());
         match container.name.as_str() {
-            "discovery" => Some(Said::ByIstiod(given.unwrap_or(DEFAULT).into())),
+            "discovery" => Some(Said::ByIstiod(given.map(Arc::from))),
             // `$(POD_NAMESPACE).svc.cluster.local`: where names without a dot are looked up.
             "istio-proxy" => Some(Said::ByProxy(given?.split_once(".svc.")?.1.into())),
             _ => None,
         }
     })
+}
+
+impl OwnedPod {
+    /// What it says while it runs.
+    pub fn says_of_domain(&self) -> Option<&Said> {
+        self.domain.as_ref().filter(|_| self.pod.phase == Phase::Running)
+    }
 }
 
 fn flag(args: &[String]) -> Option<&str> {
@@ -42,36 +49,36 @@ fn flag(args: &[String]) -> Option<&str> {
     value.map(|domain| domain.trim_end_matches('.')).filter(|domain| !domain.is_empty())
 }
 
-/// What those who run say: istiod, and where none is seen the proxies. Where they contradict each
-/// other it is not known what a rule by a full name is for. `is_home` tells where control planes
-/// run: elsewhere anybody may have a container of that name.
+/// What all those say, each with namespace and name of its pod: istiod where an injector's webhook
+/// leads, else everybody who says something, for elsewhere anybody may have a container of that
+/// name. Where they contradict each other it is not known what a rule by a full name is for.
 pub fn domain<'a>(
-    pods: impl Iterator<Item = (&'a Namespace, &'a OwnedPod)>,
-    is_home: impl Fn(&Namespace) -> bool,
+    said: impl Iterator<Item = (&'a Namespace, &'a str, &'a Said)>,
+    control_planes: &BTreeSet<Namespace>,
 ) -> Reading<Arc<str>> {
-    let (mut control_planes, mut proxies) = (BTreeSet::new(), BTreeSet::new());
-    for (namespace, owned) in pods {
-        if !matches!(owned.pod.phase, Phase::Pending | Phase::Running) {
-            continue;
+    let (mut by_istiod, mut by_any) = (BTreeMap::new(), BTreeMap::new());
+    for (namespace, pod, said) in said {
+        match said {
+            Said::ByIstiod(domain) if control_planes.contains(namespace) => {
+                let domain = domain.as_deref().unwrap_or(DEFAULT);
+                by_istiod.entry(domain).or_insert((namespace, pod));
+            }
+            Said::ByProxy(domain) | Said::ByIstiod(Some(domain)) => {
+                by_any.entry(&**domain).or_insert((namespace, pod));
+            }
+            Said::ByIstiod(None) => {}
         }
-        match &owned.domain {
-            Some(Said::ByIstiod(domain)) if is_home(namespace) => control_planes.insert(domain),
-            Some(Said::ByProxy(domain)) => proxies.insert(domain),
-            Some(Said::ByIstiod(_)) | None => false,
-        };
     }
-    let (who, domains) = match control_planes.is_empty() {
-        true => ("proxies", proxies),
-        false => ("istiod's pods", control_planes),
-    };
-    let mut all = domains.iter();
+    let mut all = if by_istiod.is_empty() { by_any } else { by_istiod }.into_iter();
     match (all.next(), all.next()) {
         (None, _) => Reading::Known(DEFAULT.into()),
-        (Some(only), None) => Reading::Known(Arc::clone(only)),
-        (Some(one), Some(other)) => Reading::Unknown(Cause::Malformed(format!(
-            "the domain of the cluster's Services, which {who} call both {one} and {other} \
-             (--domain),"
-        ))),
+        (Some((only, _)), None) => Reading::Known(only.into()),
+        (Some((one, (of_one, first))), Some((other, (of_other, second)))) => {
+            Reading::Unknown(Cause::Malformed(format!(
+                "the domain of the cluster's Services (pod {of_one}/{first} was started with \
+                 --domain {one}, and {of_other}/{second} with {other})"
+            )))
+        }
     }
 }
 
@@ -91,8 +98,14 @@ mod tests {
     }
 
     fn read(pods: &[(Namespace, OwnedPod)]) -> Result<String, String> {
-        let all = pods.iter().map(|(namespace, pod)| (namespace, pod));
-        match domain(all, |namespace| namespace.as_str() == "istio-system") {
+        read_where(pods, &["istio-system"])
+    }
+
+    fn read_where(pods: &[(Namespace, OwnedPod)], homes: &[&str]) -> Result<String, String> {
+        let all = pods.iter().filter_map(|(namespace, pod)| {
+            Some((namespace, pod.pod.name.as_str(), pod.says_of_domain()?))
+        });
+        match domain(all, &homes.iter().map(|home| Namespace::new(*home)).collect()) {
             Reading::Known(domain) => Ok(domain.to_string()),
             Reading::Unknown(cause) => Err(cause.to_string()),
         }
@@ -135,10 +148,23 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_and_nobody_who_is_gone_is_asked() {
+    fn where_an_istiod_is_known_nobody_else_is_asked_and_nobody_who_does_not_run() {
         let feigned = pod("shop", "discovery", &["--domain", "evil.example"], "Running");
         let gone = pod("istio-system", "discovery", &["--domain", "old.example"], "Succeeded");
-        assert_eq!(read(&[feigned, gone, proxy("corp.example")]).unwrap(), "corp.example");
+        let to_come = pod("istio-system", "discovery", &["--domain", "new.example"], "Pending");
+        let istiod = istiod(&["--domain", "corp.example"]);
+        assert_eq!(read(&[feigned, gone, to_come, istiod]).unwrap(), "corp.example");
+    }
+
+    /// A registry of somebody's own may be called so.
+    #[test]
+    fn where_none_is_known_each_has_a_voice_and_a_default_is_none() {
+        let given = pod("shop", "discovery", &["--domain", "evil.example"], "Running");
+        let silent = pod("shop", "discovery", &["serve"], "Running");
+        let all = [silent, proxy("corp.example")];
+        assert_eq!(read_where(&all, &[]).unwrap(), "corp.example");
+        assert_eq!(read_where(&all, &["istio-system"]).unwrap(), "corp.example");
+        read_where(&[given, proxy("corp.example")], &[]).unwrap_err();
     }
 
     #[test]
@@ -146,8 +172,8 @@ mod tests {
         let why = read(&[proxy("a.example"), proxy("b.example")]).unwrap_err();
         assert_eq!(
             why,
-            "the domain of the cluster's Services, which proxies call both a.example and b.example \
-             (--domain), cannot be understood"
+            "the domain of the cluster's Services (pod shop/a was started with --domain a.example, \
+             and shop/a with b.example) cannot be understood"
         );
         read(&[istiod(&["--domain", "a.example"]), istiod(&[])]).unwrap_err();
     }

@@ -467,6 +467,8 @@ async fn what_a_stage_has_reached_that_cannot_be_read_any_more_is_watched_and_ta
     undone(cluster, &operator, "newest", since).await;
     operator.evaluated("newest", 2, LIMIT).await.unwrap();
     assert_eq!(report("newest").await, known, "it may be told of again");
+    let told = cluster.rollout("newest").await.unwrap()["status"]["lastRollback"].clone();
+    assert_eq!(told["namespace"], "newest", "{told}");
 
     let less = json!([{"op": "remove", "path": format!("{words}/2")}]).to_string();
     cluster.kubectl_text(&["patch", "crd", definition, "--type=json", "-p", &less]).await.unwrap();

@@ -8,7 +8,7 @@ use crate::ident::{Labels, Port, WorkloadRef};
 use crate::mode::{Declared, Mode};
 use crate::plan::Existing;
 use crate::policy::{OUR_NAME, Policy};
-use crate::reading::Reading;
+use crate::reading::{Cause, Reading};
 use crate::snapshot::Snapshot;
 use crate::workload::{NamespaceFacts, Pod, Proxy, Workload};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +23,15 @@ pub(super) fn examine(context: Context<'_>) -> Vec<Finding> {
                 Subject::cluster("ConfigMap", "istio"),
                 format!("the mesh's configuration is not known, so neither is its root namespace: {cause}"),
             )
-            .remedy("give the operator the right to read the mesh's ConfigMap"),
+            .remedy(match cause {
+                Cause::Malformed(_) | Cause::Ambiguous(_) => "mend what is named there",
+                Cause::SourceUnavailable(_)
+                | Cause::PartialAnswer(_)
+                | Cause::NotRead(_)
+                | Cause::StaleWatch { .. } => {
+                    "give the operator the right to read the mesh's ConfigMap"
+                }
+            }),
         ];
     }
     let mut findings = vec![];

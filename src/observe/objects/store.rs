@@ -5,7 +5,7 @@ use super::table::Table;
 use crate::kubernetes;
 use crate::observe::sidecars::Whose;
 use crate::translate::WrittenRule;
-use crate::translate::domain::{self, domain};
+use crate::translate::domain::{self, Said, domain};
 use crate::translate::entrance::{self, Class, Defined, Routed};
 use crate::translate::facts::{Header, NamedService, Parts};
 use crate::translate::gateway::{self, GatewayName, Route};
@@ -75,6 +75,8 @@ pub(super) struct Store {
     pub(super) labelled_mesh: Table<MeshConfig>,
     /// By namespace: what was read by itself after a write, and the watch may not have told yet.
     policies_read: BTreeMap<Namespace, Policy>,
+    /// What pods say of the domain, and one of each namespace that says so.
+    said: BTreeMap<Namespace, BTreeMap<Said, String>>,
     /// The domain of the cluster's Services, with which the next two were made.
     domain: Option<Reading<Arc<str>>>,
     /// The same, by whoever sees more pods than are here.
@@ -135,7 +137,13 @@ impl Store {
     }
 
     pub(super) fn targets(&self) -> Vec<Target> {
-        let homes = self.homes();
+        let mut homes = self.control_planes();
+        if homes.is_empty() {
+            // Webhooks by address lead to no namespace: as for the mesh configuration, where it
+            // stands is believed.
+            let configs = self.named_mesh.places().chain(self.labelled_mesh.places());
+            homes.extend(configs.map(|((namespace, _), _)| namespace.clone()));
+        }
         let whose = |namespace: &Namespace, pod: &Pod| match pod.proxy {
             Proxy::Sidecar { .. } | Proxy::Gateway => Some(Whose::Proxy),
             // Elsewhere anybody may give a pod this label.
@@ -213,15 +221,32 @@ impl Store {
         if self.outdated.is_empty() && self.wide.is_some() {
             return;
         }
+        for name in &self.outdated {
+            let mut here = BTreeMap::new();
+            for pod in self.pods.facts_of(name) {
+                if let Some(said) = pod.says_of_domain() {
+                    here.entry(said.clone()).or_insert_with(|| pod.pod.name.clone());
+                }
+            }
+            self.said.remove(name);
+            if !here.is_empty() {
+                self.said.insert(name.clone(), here);
+            }
+        }
         let found = self.told_domain.clone().unwrap_or_else(|| {
-            let homes = self.homes();
-            let pods = self.pods.places().map(|((namespace, _), pod)| (namespace, pod));
-            domain(pods, |namespace| homes.contains(namespace))
+            let said = self.said.iter().flat_map(|(namespace, here)| {
+                here.iter().map(move |(said, pod)| (namespace, pod.as_str(), said))
+            });
+            domain(said, &self.control_planes())
         });
-        if self.domain.as_ref() != Some(&found) {
-            self.domain = Some(found);
+        if self.domain.as_ref() == Some(&found) {
+            return;
+        }
+        let before = self.domain_or_default().to_owned();
+        self.domain = Some(found);
+        self.wide = None;
+        if self.domain_or_default() != before {
             self.outdated.extend(self.facts.keys().cloned());
-            self.wide = None;
         }
     }
 
@@ -396,17 +421,6 @@ impl Store {
         self.pods.get(&pod.namespace, &pod.name)?.process.as_ref()
     }
 
-    /// Where control planes run. Webhooks by address lead to no namespace: as for the mesh
-    /// configuration, where it stands is believed then.
-    fn homes(&self) -> BTreeSet<Namespace> {
-        let mut homes = self.control_planes();
-        if homes.is_empty() {
-            let configs = self.named_mesh.places().chain(self.labelled_mesh.places());
-            homes.extend(configs.map(|((namespace, _), _)| namespace.clone()));
-        }
-        homes
-    }
-
     /// The namespaces that the injectors' webhooks lead to.
     fn control_planes(&self) -> BTreeSet<Namespace> {
         self.injectors.all().flat_map(|one| one.control_planes.iter().cloned()).collect()
@@ -520,7 +534,7 @@ mod tests {
         assert_eq!(read(&["corp.example"], None), by("corp.example"));
         assert_eq!(read(&["corp.example"], Some("told.example")), by("told.example"));
         let (.., why) = read(&["corp.example", "old.example"], None);
-        assert!(why.is_some_and(|why| why.contains("corp.example and old.example")));
+        assert!(why.is_some_and(|why| why.contains("corp.example, and other/a with old.example")));
     }
 
     #[test]

@@ -439,6 +439,21 @@ fn an_abort_takes_back_one_that_left_the_plan_when_all_else_is_done() {
     assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
 }
 
+/// As where a newer version's words are in all of them.
+#[test]
+fn an_abort_takes_back_what_is_watched_though_no_stage_can_be_read() {
+    let mut world = World::shop();
+    world.visits(4);
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict));
+    world.plan.stages.clear();
+    world.plan.paused = true;
+    world.visits(1);
+    assert_eq!(world.mode("catalog"), Some(Mode::Strict));
+    world.plan.asked.abort = Some("now".into());
+    world.visits(1);
+    assert_eq!(world.mode("catalog"), Some(Mode::Permissive));
+}
+
 #[test]
 fn one_that_became_the_root_meanwhile_is_left_to_a_person() {
     let mut world = World::shop();
