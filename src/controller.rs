@@ -375,7 +375,7 @@ impl Operator {
             Some(known) => (Plan { stages: known.stages, source: known.source, ..plan }, true),
             None => (plan, is_whole),
         };
-        (Plan { paused: true, claimed: self.claimed(rollout), ..plan }, is_whole)
+        (Plan { claimed: self.claimed(rollout), ..plan }, is_whole)
     }
 
     fn known(&self, plan: &Plan) -> Option<Remembered> {

@@ -135,7 +135,7 @@ fn of_parts(rollout: &MeshRollout, config: &Config, parts: Parts) -> Plan {
 }
 
 /// What people ask for beside the spec.
-pub fn asked(rollout: &MeshRollout) -> Asked {
+fn asked(rollout: &MeshRollout) -> Asked {
     // As much as status remembers of it: the rest must not make it another request.
     let asked = |name: &str| {
         let value = rollout.annotations().get(name)?;

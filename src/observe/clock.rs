@@ -1,7 +1,14 @@
 //! Whose clock an answer was given by, held against ours.
 
+use http::{HeaderMap, header};
+use jiff::fmt::rfc2822::DateTimeParser;
 use jiff::{SignedDuration, Timestamp};
 use meshrollout_core::reading::Cause;
+
+/// The time of an answer by the clock of whoever gave it, if it says one that can be read.
+pub(super) fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    DateTimeParser::new().parse_timestamp(headers.get(header::DATE)?).ok()
+}
 
 /// What answers say about that clock minus ours.
 #[derive(Debug, Default)]

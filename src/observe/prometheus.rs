@@ -8,6 +8,7 @@ mod answer;
 
 pub use answer::{Sample, Series, matrix, vector};
 
+use super::clock;
 use crate::config::MetricsSource;
 use crate::remote;
 use crate::traces::SPANS;
@@ -217,10 +218,7 @@ impl Prometheus {
             let location = head.headers.get(header::LOCATION).and_then(|to| to.to_str().ok());
             return Err(Error::Redirected(location.unwrap_or("an address not given").into()));
         }
-        let server_time = head
-            .headers
-            .get(header::DATE)
-            .and_then(|date| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok());
+        let server_time = clock::date(&head.headers);
         let text = match Limited::new(body, self.size_limit).collect().await {
             Ok(text) => text.to_bytes().to_vec(),
             Err(error) if error.is::<LengthLimitError>() => {

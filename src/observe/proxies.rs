@@ -7,7 +7,7 @@
 
 mod status;
 
-use super::clock::Clock;
+use super::clock::{self, Clock};
 use super::objects::{Objects, Target};
 use super::sidecars::Whose;
 use crate::config::Config;
@@ -147,15 +147,12 @@ impl Proxies {
             }
             status => return Err(Error::Status(status)),
         }
-        let date = response.headers().get(header::DATE).cloned();
+        let date = clock::date(response.headers());
         let text = Limited::new(response.into_body(), MOST_BYTES).collect().await;
         let text = text.map_err(|error| match error.is::<LengthLimitError>() {
             true => Error::TooLarge,
             false => unreachable(&error),
         })?;
-        let date = date.and_then(|date| {
-            jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date.as_bytes()).ok()
-        });
         let mut all = status::listeners(&text.to_bytes())?;
         // The times it tells are by its own clock.
         let mut clock = Clock::default();

@@ -82,12 +82,8 @@ fn insert<T>(rows: &mut BTreeMap<String, T>, name: String, mut fact: T, share: f
 }
 
 impl<T> Table<T> {
-    fn of(&self, namespace: &Namespace) -> impl Iterator<Item = (&str, &T)> {
-        self.rows.get(namespace).into_iter().flatten().map(|(name, fact)| (name.as_str(), fact))
-    }
-
     pub(super) fn facts_of(&self, namespace: &Namespace) -> impl Iterator<Item = &T> {
-        self.of(namespace).map(|(_, fact)| fact)
+        self.rows.get(namespace).into_iter().flat_map(BTreeMap::values)
     }
 
     pub(super) fn get(&self, namespace: &Namespace, name: &str) -> Option<&T> {
